@@ -1,0 +1,304 @@
+//! Flags, environment and `.env` become one checked [`Config`]; nothing downstream checks again.
+//!
+//! This is the only module that reads the environment.
+
+mod sources;
+
+use std::{path::PathBuf, str::FromStr};
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
+
+use crate::{
+    backups::Policy,
+    qovery::{BaseUrl, Credentials},
+};
+use sources::Sources;
+pub use sources::{Setting, Source};
+
+/// Everything that the program needs to know before it starts.
+#[derive(Debug)]
+pub struct Config {
+    /// What to do.
+    pub command: Command,
+    /// Which Qovery to talk to.
+    pub upstream: Upstream,
+    /// What the operator allows.
+    pub policy: Policy,
+    /// What to log to standard error, and how.
+    pub log: Log,
+    /// Every setting that was given, for `check` to show.
+    pub settings: Vec<Setting>,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Serve MCP on standard input and output: what a host launches (the default)
+    #[default]
+    Stdio,
+    /// Say whether this configuration would work; changes nothing
+    Check,
+}
+
+/// Which Qovery to talk to.
+#[derive(Debug)]
+pub enum Upstream {
+    /// The in-memory one, on loopback.
+    Sandbox,
+    /// The one at this address.
+    Qovery {
+        /// The only address that the key is sent to.
+        base_url: BaseUrl,
+        /// The key.
+        credentials: Credentials,
+    },
+}
+
+/// What to log, and how.
+#[derive(Debug)]
+pub struct Log {
+    /// Levels by target.
+    pub filter: Targets,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why the program does not start: one message that names the setting and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Flags that do not fit, or a call for `--help` or `--version`.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// A setting that does not fit.
+    #[error("{setting} {problem}.")]
+    Invalid {
+        /// The setting, with its source.
+        setting: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+    /// No key.
+    #[error(
+        "QOVERY_API_KEY is not set{}. Set it to an API token from the Qovery console \
+         (Settings > API tokens), or try the program without a key: --sandbox.",
+        .instead.map_or_else(String::new, |name| format!("; {name} is, but this program does not read it"))
+    )]
+    NoKey {
+        /// A variable that other programs take the same key from.
+        instead: Option<&'static str>,
+    },
+    /// A variable that begins like ours and is none of ours.
+    #[error("{name} is not a setting of this program. {}", did_you_mean(.meant.as_deref()))]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The setting with the nearest name.
+        meant: Option<String>,
+    },
+    /// `QOVERY_API_URL` from a `.env` that happened to be there, for a key from elsewhere.
+    #[error(
+        "{path} sets QOVERY_API_URL but not QOVERY_API_KEY: it would send a key from elsewhere to \
+         an address of its own. If that is what you want, name the file: --env-file {path}."
+    )]
+    RedirectedKey {
+        /// The file.
+        path: String,
+    },
+    /// Two upstreams at once.
+    #[error("--api-url does not go with --sandbox: choose one.")]
+    SandboxElsewhere,
+    /// A `.env` file that cannot be read.
+    #[error(
+        "{path} could not be read: {problem}. Correct it, or name another file with --env-file."
+    )]
+    EnvFile {
+        /// The file.
+        path: String,
+        /// Why, without a word of its contents.
+        problem: String,
+    },
+}
+
+/// List, add and safely remove the backups of databases hosted on Qovery, from an AI assistant.
+///
+/// An MCP host launches this program and talks to it over standard input and output. To see it work
+/// without a Qovery account, add --sandbox.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+const AFTER_HELP: &str = "\
+The API key has no flag, because a command line can be read by others:
+  QOVERY_API_KEY       An API token (qov_...) or a JWT
+  QOVERY_API_KEY_FILE  A file that holds it, for mounted secrets
+
+A flag wins over its variable, and that over a .env file in the working directory.";
+
+/// The values are checked in [`Config`], which can name the variable that a wrong one came from.
+#[derive(Args, Debug)]
+struct Options {
+    /// Use an in-memory Qovery with sample databases: no account, no key, nothing is real
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_SANDBOX",
+        value_name = "BOOL"
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        default_value = "false",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    sandbox: String,
+
+    /// List only: refuse to add or remove backups
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_READ_ONLY",
+        value_name = "BOOL"
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        default_value = "false",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    read_only: String,
+
+    /// How many of a database's newest backups are never removed; whatever the number, the newest
+    /// one that has not failed never is
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_KEEP_LATEST",
+        value_name = "N"
+    )]
+    #[arg(default_value = "1", hide_env_values = true)]
+    keep_latest: String,
+
+    /// Where Qovery's API is
+    #[arg(long, global = true, env = "QOVERY_API_URL", value_name = "URL")]
+    #[arg(default_value = BaseUrl::QOVERY, hide_env_values = true)]
+    api_url: String,
+
+    /// Read variables from this file instead of .env in the working directory
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_ENV_FILE",
+        value_name = "FILE"
+    )]
+    #[arg(hide_env_values = true)]
+    env_file: Option<PathBuf>,
+
+    /// What to log to standard error: a level, or target=level, or several with commas
+    #[arg(long, global = true, env = "QOVERY_BACKUPS_LOG", value_name = "FILTER")]
+    #[arg(default_value = DEFAULT_LOG, hide_env_values = true)]
+    log: String,
+
+    /// How a line of the log looks: text or json
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_LOG_FORMAT",
+        value_name = "FORMAT"
+    )]
+    #[arg(default_value = "text", hide_env_values = true)]
+    log_format: String,
+}
+
+/// rmcp tells of every message at `info`.
+const DEFAULT_LOG: &str = "info,rmcp=warn";
+
+impl Config {
+    /// Reads the command line, the environment and `.env`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`]: a configuration that is wrong anywhere is not used in part.
+    pub fn load() -> Result<Self, Error> {
+        let sources = Sources::read()?;
+        let policy = Policy {
+            read_only: sources.parse("QOVERY_BACKUPS_READ_ONLY", boolean)?,
+            keep_latest: sources.parse("QOVERY_BACKUPS_KEEP_LATEST", whole_number)?,
+        };
+        let log = Log {
+            filter: sources.parse("QOVERY_BACKUPS_LOG", log_filter)?,
+            format: sources.parse("QOVERY_BACKUPS_LOG_FORMAT", log_format)?,
+        };
+        let base_url = sources.parse("QOVERY_API_URL", BaseUrl::from_str)?;
+        let mut key = None;
+        let upstream = if sources.parse("QOVERY_BACKUPS_SANDBOX", boolean)? {
+            if sources.source("QOVERY_API_URL") == Some(&Source::Flag) {
+                return Err(Error::SandboxElsewhere);
+            }
+            Upstream::Sandbox
+        } else {
+            let (credentials, setting) = sources.credentials()?;
+            key = Some(setting);
+            Upstream::Qovery {
+                base_url,
+                credentials,
+            }
+        };
+        let command = sources.command();
+        let settings = key.into_iter().chain(sources.into_settings()).collect();
+        Ok(Self {
+            command,
+            upstream,
+            policy,
+            log,
+            settings,
+        })
+    }
+}
+
+fn boolean(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("must be true or false"),
+    }
+}
+
+fn whole_number(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .map_err(|_| "must be a whole number, such as 1")
+}
+
+fn log_filter(text: &str) -> Result<Targets, &'static str> {
+    text.parse()
+        .map_err(|_| "must be a level, or a list such as info,rmcp=debug")
+}
+
+fn log_format(text: &str) -> Result<LogFormat, &'static str> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("must be text or json"),
+    }
+}
+
+fn did_you_mean(meant: Option<&str>) -> String {
+    match meant {
+        Some(name) => format!("Did you mean {name}? Rename or remove it."),
+        None => "Remove it; --help lists the settings.".to_owned(),
+    }
+}

@@ -1,0 +1,46 @@
+//! An MCP server that lets an AI assistant list, add and safely remove the backups of a database
+//! hosted on Qovery.
+//!
+//! # The house, from the ground
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
+//! | [`backups`] | the rules that hold on every face: list, add, remove, and what must stay |
+//! | [`mcp`] | the MCP face: tools, their words, both protocol eras |
+//! | [`serve`] | how the server is reached, and how it drains |
+//! | [`config`] | flags, environment and `.env`, checked once |
+//! | [`check`] | the `check` command |
+//! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
+//!
+//! A call goes down `serve` → `mcp` → `backups` → `qovery` and back the same way: the faces parse
+//! and word, `backups` decides, `qovery` speaks HTTP.
+//!
+//! # What always holds
+//!
+//! - `qovery` and `backups` know neither rmcp nor axum. (Deriving `JsonSchema` is the one concession.)
+//! - Only `config` reads the environment, but for the HTTP client's own proxy variables.
+//! - While it serves, only rmcp writes to standard output. Logs go to standard error.
+//! - No trait stands in front of the upstream: the client is concrete, the sandbox is a real server,
+//!   and the seam between them is the base URL. The sandbox never uses the types of `qovery`.
+//! - Ids are parsed once, at the edge, and written again in their hyphenated form. Nothing else ever
+//!   reaches a path of Qovery's API.
+//! - The key is exposed in one place, where the header is built, and goes to one address.
+//! - A change that was sent is never dropped because its caller went away.
+
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        reason = "a test fails by panicking"
+    )
+)]
+
+pub mod backups;
+pub mod check;
+pub mod config;
+pub mod mcp;
+pub mod qovery;
+pub mod sandbox;
+pub mod serve;

@@ -1,0 +1,152 @@
+//! Parses, logs to standard error, runs, and says how it went in the exit code: 0 for well, 1 for a
+//! failure, 2 for a configuration that was never started.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Context;
+use qovery_backups_mcp::{
+    backups::Backups,
+    check::check,
+    config::{Command, Config, Error, Log, LogFormat, Upstream},
+    mcp,
+    qovery::{Client, Credentials},
+    sandbox::Sandbox,
+    serve,
+};
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+fn main() -> ExitCode {
+    let config = match Config::load() {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    let _flush_on_exit = start_log(&config.log);
+    match run(config) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Shows why the program does not start. A call for `--help` comes here too, and is no error.
+fn refuse(error: &Error) -> ExitCode {
+    let printed = match error {
+        Error::Usage(usage) => usage.print(),
+        error => writeln!(std::io::stderr(), "error: {error}"),
+    };
+    match (error, printed) {
+        (Error::Usage(usage), Ok(())) if !usage.use_stderr() => ExitCode::SUCCESS,
+        _ => ExitCode::from(2),
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<ExitCode> {
+    // One thread serves one host.
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    let shutdown = CancellationToken::new();
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = start(config, shutdown.clone()) => result,
+            result = signals(shutdown) => result,
+        }
+    });
+    // Where standard input is no pipe, a thread may still wait for it; nobody waits for the thread.
+    runtime.shutdown_background();
+    result
+}
+
+async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    let (sandbox, base_url, credentials) = match config.upstream {
+        Upstream::Qovery {
+            base_url,
+            credentials,
+        } => (None, base_url, credentials),
+        Upstream::Sandbox => {
+            let sandbox = Sandbox::start()
+                .await
+                .context("the sandbox could not be started")?;
+            let base_url = sandbox.base_url().parse()?;
+            (Some(sandbox), base_url, Credentials::parse(Sandbox::KEY)?)
+        }
+    };
+    match config.command {
+        Command::Stdio => {
+            let qovery = Client::new(base_url, credentials);
+            let server = mcp::Server::new(Backups::new(qovery, config.policy), sandbox.is_some());
+            serve::stdio(server, shutdown).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check => {
+            let qovery = Client::new(base_url, credentials.clone());
+            let report = tokio::select! {
+                report = check(&config.settings, &credentials, &qovery) => report,
+                () = shutdown.cancelled() => return Ok(ExitCode::FAILURE),
+            };
+            std::io::stdout().write_all(report.text.as_bytes())?;
+            Ok(if report.works {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
+        }
+    }
+}
+
+/// The first signal asks for an end after the calls in flight, the second for an end at once.
+#[cfg(unix)]
+async fn signals(shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// The first Ctrl-C asks for an end after the calls in flight, the second for an end at once.
+#[cfg(not(unix))]
+async fn signals(shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
+    for _ in 0..2 {
+        tokio::signal::ctrl_c().await?;
+        shutdown.cancel();
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// Logs to standard error through a thread of its own, which drops lines rather than wait: a host
+/// may never read that pipe, and a call must not hang on a log.
+fn start_log(log: &Log) -> WorkerGuard {
+    /// Lines that may wait for a slow reader.
+    const WAITING_LINES: usize = 1024;
+
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .finish(std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false);
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(log.filter.clone()))
+        .init();
+    // The default hook writes to standard error itself, and would wait there.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    guard
+}

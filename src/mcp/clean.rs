@@ -1,0 +1,161 @@
+//! Other people's text, made fit for a model to read.
+//!
+//! Names and messages of backups can hide instructions from people in characters that no screen
+//! shows. What is removed: control characters, the characters that Unicode calls default-ignorable
+//! (zero-width, bidirectional, tag characters, variation selectors), and its other format
+//! characters. Line breaks and tabs become spaces, so that words stay apart.
+
+use serde_json::Value;
+
+use crate::qovery::Backup;
+
+/// Cleans every text of a backup, unknown fields included.
+pub(super) fn backup(backup: &mut Backup) {
+    let status = backup.status.as_mut();
+    let (state, details) = status
+        .map(|status| (&mut status.state, &mut status.other))
+        .unzip();
+    let texts = [
+        &mut backup.updated_at,
+        &mut backup.name,
+        &mut backup.message,
+    ];
+    texts.into_iter().chain(state).flatten().for_each(text);
+    text(&mut backup.created_at);
+    for fields in [Some(&mut backup.other), details].into_iter().flatten() {
+        object(fields);
+    }
+}
+
+/// Cleans every text of an object, its keys included.
+pub(super) fn object(fields: &mut serde_json::Map<String, Value>) {
+    fields.values_mut().for_each(value);
+    if fields.keys().any(|key| key.contains(is_hidden)) {
+        *fields = std::mem::take(fields)
+            .into_iter()
+            .map(|(mut key, value)| {
+                text(&mut key);
+                (key, value)
+            })
+            .collect();
+    }
+}
+
+/// A text's beginning and end, cleaned: enough of a long one to recognise it.
+pub(super) fn excerpt(long: &str) -> String {
+    const HEAD: usize = 200;
+    const TAIL: usize = 100;
+    let length = long.chars().count();
+    let mut short = if length <= HEAD + TAIL {
+        long.to_owned()
+    } else {
+        let skipped = length - TAIL;
+        long.chars()
+            .take(HEAD)
+            .chain(['…'])
+            .chain(long.chars().skip(skipped))
+            .collect()
+    };
+    text(&mut short);
+    short
+}
+
+/// Cleans a text in place.
+pub(super) fn text(text: &mut String) {
+    if text.contains(is_hidden) {
+        *text = text
+            .chars()
+            .filter_map(|character| match character {
+                '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => Some(' '),
+                hidden if is_hidden(hidden) => None,
+                shown => Some(shown),
+            })
+            .collect();
+    }
+}
+
+fn value(any: &mut Value) {
+    match any {
+        Value::String(string) => text(string),
+        Value::Array(values) => values.iter_mut().for_each(value),
+        Value::Object(fields) => object(fields),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// General category Cc; general category Cf; property `Default_Ignorable_Code_Point`; the line and
+/// paragraph separators (Unicode 16).
+fn is_hidden(character: char) -> bool {
+    matches!(character,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}'
+        | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+        | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+        | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+        | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn cleaned(dirty: &str) -> String {
+        let mut clean = dirty.to_owned();
+        text(&mut clean);
+        clean
+    }
+
+    #[test]
+    fn hidden_characters_go_and_words_stay_apart() {
+        for (dirty, clean) in [
+            ("nightly 🚀", "nightly 🚀"),
+            ("نسخة", "نسخة"),
+            ("a\nb\tc\r\nd", "a b c  d"),
+            ("\u{1b}[31mred", "[31mred"),
+            ("left\u{202e}right\u{202c}", "leftright"),
+            ("zero\u{200b}width\u{feff}", "zerowidth"),
+            // "hi" in tag characters, and a byte smuggled in a variation selector.
+            ("x\u{e0068}\u{e0069}y\u{e0142}", "xy"),
+        ] {
+            assert_eq!(cleaned(dirty), clean, "{dirty:?}");
+        }
+    }
+
+    #[test]
+    fn no_text_of_a_backup_is_missed() {
+        let dirt = "a\u{202e}b";
+        let dirty = json!({
+            "id": "123e4567-e89b-12d3-a456-426614174000",
+            "created_at": dirt, "updated_at": dirt, "name": dirt, "message": dirt,
+            "status": { "state": dirt, "steps": [{ dirt: dirt }] },
+            "labels": { dirt: [dirt, 1, null] },
+        });
+        let mut cleaned: Backup = serde_json::from_value(dirty).unwrap();
+        backup(&mut cleaned);
+        let cleaned = serde_json::to_string(&cleaned).unwrap();
+        assert!(!cleaned.contains(is_hidden), "{cleaned}");
+        assert_eq!(cleaned.matches("\"ab\"").count(), 9, "{cleaned}");
+    }
+
+    #[test]
+    fn an_excerpt_shows_both_ends() {
+        assert_eq!(excerpt("short"), "short");
+        let long = format!("begin {} end", "x".repeat(1_000_000));
+        let short = excerpt(&long);
+        assert!(short.starts_with("begin x") && short.ends_with("x end"));
+        assert_eq!(short.chars().count(), 301);
+    }
+
+    proptest! {
+        #[test]
+        fn cleaning_leaves_nothing_hidden_and_is_done_once(any in "\\PC*|.*") {
+            let once = cleaned(&any);
+            prop_assert!(!once.contains(is_hidden));
+            prop_assert_eq!(cleaned(&once), once);
+        }
+    }
+}

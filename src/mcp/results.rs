@@ -1,0 +1,122 @@
+//! What the tools give: structured content that keeps to the advertised schema, the same as text,
+//! and errors in-band as text alone.
+
+use std::fmt::Display;
+
+use rmcp::{
+    ErrorData,
+    handler::server::tool::IntoCallToolResult,
+    model::{CallToolResponse, CallToolResult, ContentBlock},
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::clean;
+use crate::{
+    backups::Removal,
+    qovery::{Backup, BackupId, BackupPage},
+};
+
+/// A page of backups, and where the next one starts.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BackupList {
+    #[serde(flatten)]
+    page: BackupPage,
+    /// The `startId` of the next page, or null when this page is the last.
+    next_start_id: Option<BackupId>,
+}
+
+/// A backup that is gone.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RemovedBackup {
+    /// Always `removed`; anything else is an error.
+    #[schemars(extend("const" = "removed"))]
+    outcome: &'static str,
+    /// The backup that was removed, as it was.
+    backup: Backup,
+    /// How many backups of the database remain.
+    #[schemars(schema_with = "count")]
+    remaining: usize,
+}
+
+/// A result that carries the same value as structure and as text.
+pub(super) struct Structured(Value);
+
+/// A failure that a model can read and act on.
+pub(super) struct InBandError(String);
+
+impl BackupList {
+    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Self {
+        let next_start_id = page.next_start_id();
+        page.results
+            .iter_mut()
+            .for_each(|backup| present(backup, verbose));
+        clean::object(&mut page.other);
+        Self {
+            page,
+            next_start_id,
+        }
+    }
+}
+
+impl From<Removal> for RemovedBackup {
+    fn from(mut removal: Removal) -> Self {
+        present(&mut removal.backup, false);
+        Self {
+            outcome: "removed",
+            backup: removal.backup,
+            remaining: removal.remaining,
+        }
+    }
+}
+
+/// A backup as a model sees it: cleaned, and with what helps to choose among backups.
+pub(super) fn present(backup: &mut Backup, verbose: bool) {
+    if let (false, Some(status)) = (verbose, &mut backup.status) {
+        status
+            .other
+            .retain(|field, _| field == "last_deployment_date");
+    }
+    clean::backup(backup);
+}
+
+impl Structured {
+    pub(super) fn new(result: &impl Serialize) -> Result<Self, InBandError> {
+        Ok(Self(serde_json::to_value(result)?))
+    }
+}
+
+impl IntoCallToolResult for Structured {
+    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
+        let mut result = CallToolResult::success(vec![ContentBlock::text(self.0.to_string())]);
+        result.structured_content = Some(self.0);
+        Ok(result.into())
+    }
+}
+
+impl<E: Display> From<E> for InBandError {
+    fn from(error: E) -> Self {
+        let mut text = error.to_string();
+        clean::text(&mut text);
+        Self(text)
+    }
+}
+
+impl From<InBandError> for CallToolResponse {
+    /// Text alone: some clients check structured content against the output schema even on errors.
+    fn from(InBandError(text): InBandError) -> Self {
+        CallToolResult::error(vec![ContentBlock::text(text)]).into()
+    }
+}
+
+impl IntoCallToolResult for InBandError {
+    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
+        Ok(self.into())
+    }
+}
+
+/// A plain count: `usize` would add `format: uint`, at which some validators complain.
+fn count(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 0 })
+}

@@ -1,0 +1,26 @@
+//! The upstream on one page: Qovery's HTTP API, as far as backups go.
+//!
+//! Here live the typed client, what it takes and gives, its credentials and its failures.
+//! What must never live here: a rule about what may be removed, or a word of MCP or REST.
+//!
+//! | method | operation of Qovery's API |
+//! |---|---|
+//! | [`Client::list_backups`] | `listDatabaseBackup`, `GET /database/{databaseId}/backup` |
+//! | [`Client::add_backup`] | `addBackupDatabase`, `POST /database/{databaseId}/backup` |
+//! | [`Client::remove_backup`] | `removeDatabaseBackup`, `DELETE /database/{databaseId}/backup/{backupId}` |
+//! | [`Client::check_access`] | `listOrganization`, `GET /organization` |
+
+mod base_url;
+mod client;
+mod credentials;
+mod error;
+mod model;
+
+pub use base_url::{BaseUrl, BaseUrlError};
+pub use client::{Client, Deadline};
+pub use credentials::{Credentials, CredentialsError, Scheme};
+pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
+pub use model::{
+    Backup, BackupId, BackupMessage, BackupName, BackupPage, DatabaseId, IdError, NewBackup,
+    Status, Text, TextError,
+};

@@ -1,0 +1,287 @@
+//! What can go wrong upstream: what happened, whether anything was changed, what to do next.
+
+use std::{fmt, time::Duration};
+
+/// A call that failed, and what became of the change that it asked for.
+///
+/// Its `Display` form is the whole message for a person or a model: three short sentences.
+#[derive(Debug)]
+pub struct Error {
+    /// What happened last.
+    pub failure: Failure,
+    /// What is known of the change, over all attempts of the call.
+    pub outcome: Outcome,
+}
+
+/// Whether the change that a call asked for was made. A call that only reads is `NotApplied`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The change was made.
+    Applied,
+    /// Nothing was changed.
+    NotApplied,
+    /// It may or may not have been made.
+    Unknown,
+}
+
+/// What happened, one variant a cause.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// 401.
+    #[error("Qovery refused the API key (401)")]
+    Unauthorized,
+    /// 403, for instance a viewer's key that adds or removes.
+    #[error("Qovery does not allow this API key to do that (403){}", quote(.message.as_deref()))]
+    Forbidden {
+        /// Qovery's own words.
+        message: Option<String>,
+    },
+    /// 404.
+    #[error("Qovery knows no such database or backup (404){}", quote(.message.as_deref()))]
+    NotFound {
+        /// Qovery's own words.
+        message: Option<String>,
+    },
+    /// 400, or another 4xx.
+    #[error("Qovery refused the request ({status}){}", quote(.message.as_deref()))]
+    Rejected {
+        /// The HTTP status.
+        status: u16,
+        /// Qovery's own words.
+        message: Option<String>,
+    },
+    /// 429.
+    #[error("Qovery's rate limit is reached (429)")]
+    RateLimited {
+        /// How long Qovery asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// 5xx.
+    #[error("Qovery failed ({status}){}", quote(.message.as_deref()))]
+    Unavailable {
+        /// The HTTP status.
+        status: u16,
+        /// How long Qovery asks to wait.
+        retry_after: Option<Duration>,
+        /// Qovery's own words.
+        message: Option<String>,
+    },
+    /// 3xx. A redirect is never followed: the key goes to the configured address only.
+    #[error("the answer was a redirect ({status}), which is never followed")]
+    Redirected {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A status of success that the operation does not document.
+    #[error("Qovery answered with an unexpected status ({status})")]
+    Unexpected {
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A status of success with a body that is not what the operation documents.
+    #[error("Qovery's answer could not be read: {0}")]
+    Unreadable(Unreadable),
+    /// A body over 8 MiB. It was cut off.
+    #[error("Qovery's answer was larger than 8 MiB and was cut off")]
+    TooLarge,
+    /// No answer in time.
+    #[error("Qovery did not answer in time")]
+    TimedOut,
+    /// The connection broke after the request was sent, or may have been.
+    #[error("the connection to Qovery broke before the answer was complete")]
+    Interrupted(#[source] reqwest::Error),
+    /// No connection: the request was certainly not sent.
+    #[error("Qovery could not be reached: {reason}")]
+    Unreachable {
+        /// Why.
+        reason: Unreachable,
+        /// The library's account of it.
+        source: reqwest::Error,
+    },
+    /// All 64 places for calls stayed taken.
+    #[error("this server is busy: 64 calls to Qovery are in flight")]
+    Overloaded,
+    /// The HTTP client could not be built, for instance without any trusted certificate.
+    #[error("the HTTPS client could not be set up on this machine")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What is wrong with an answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// No body.
+    Empty,
+    /// HTML, plain text or anything else that is not JSON.
+    NotJson,
+    /// JSON that ends early.
+    Truncated,
+    /// JSON of another shape.
+    Shape,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// The name does not resolve.
+    Name,
+    /// Nothing listens there.
+    Refused,
+    /// The other side's certificate is not trusted, or TLS failed otherwise.
+    Tls,
+    /// No connection within three seconds.
+    TimedOut,
+    /// Anything else.
+    Other,
+}
+
+impl Error {
+    /// Whether the same call may succeed later, and is safe to repeat.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        self.outcome == Outcome::NotApplied && self.failure.is_transient()
+    }
+
+    fn advice(&self) -> String {
+        match (self.outcome, &self.failure) {
+            (Outcome::Unknown, _) => {
+                "Do not repeat the call: list the backups first, to see what holds.".to_owned()
+            }
+            (Outcome::Applied, _) => {
+                "Do not repeat the call: list the backups to see it.".to_owned()
+            }
+            (Outcome::NotApplied, failure) => failure.advice(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}. {} {}", self.failure, self.outcome, self.advice())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.failure.source()
+    }
+}
+
+impl Failure {
+    /// What one attempt that ended so tells of the change that it asked for.
+    pub(super) fn outcome_of_change(&self) -> Outcome {
+        match self {
+            Self::Unauthorized
+            | Self::Forbidden { .. }
+            | Self::NotFound { .. }
+            | Self::Rejected { .. }
+            | Self::RateLimited { .. }
+            | Self::Unreachable { .. }
+            | Self::Overloaded
+            | Self::Setup(_) => Outcome::NotApplied,
+            Self::Unavailable { .. }
+            | Self::Redirected { .. }
+            | Self::Unexpected { .. }
+            | Self::Unreadable(_)
+            | Self::TooLarge
+            | Self::TimedOut
+            | Self::Interrupted(_) => Outcome::Unknown,
+        }
+    }
+
+    /// Whether the cause may pass by itself.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::RateLimited { .. }
+            | Self::Unavailable { .. }
+            | Self::TimedOut
+            | Self::Interrupted(_)
+            | Self::Overloaded => true,
+            Self::Unreachable { reason, .. } => *reason != Unreachable::Tls,
+            _ => false,
+        }
+    }
+
+    /// How long Qovery asks to wait.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+
+    fn advice(&self) -> String {
+        let advice = match self {
+            Self::Unauthorized => {
+                "Ask the operator to replace QOVERY_API_KEY; `qovery-backups-mcp check` tests it."
+            }
+            Self::Forbidden { .. } => {
+                "Ask the operator for a key whose role may do this: a viewer's key can only list."
+            }
+            Self::NotFound { .. } => "Check the ids with the person who gave them.",
+            Self::Rejected { .. } => "Correct the arguments before you call again.",
+            Self::RateLimited { .. } | Self::Unavailable { .. } => {
+                return match self.retry_after() {
+                    Some(pause) => format!("Try again in {} seconds.", pause.as_secs().max(1)),
+                    None => "Try again in a minute.".to_owned(),
+                };
+            }
+            Self::TimedOut | Self::Interrupted(_) | Self::Overloaded => "Try again in a minute.",
+            Self::Unreachable {
+                reason: Unreachable::Tls,
+                ..
+            }
+            | Self::Setup(_) => {
+                "Ask the operator to check the certificates that this machine trusts."
+            }
+            Self::Unreachable { .. }
+            | Self::Redirected { .. }
+            | Self::Unexpected { .. }
+            | Self::Unreadable(_)
+            | Self::TooLarge => {
+                "Ask the operator to check QOVERY_API_URL and the network; \
+                 `qovery-backups-mcp check` tests both."
+            }
+        };
+        advice.to_owned()
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Applied => "The change was made.",
+            Self::NotApplied => "Nothing was changed.",
+            Self::Unknown => "Whether anything was changed is not known.",
+        })
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "it is empty",
+            Self::NotJson => "it is not JSON",
+            Self::Truncated => "its JSON breaks off",
+            Self::Shape => "its JSON is not what this operation answers",
+        })
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "its name does not resolve",
+            Self::Refused => "the connection was refused",
+            Self::Tls => "a trusted TLS connection failed",
+            Self::TimedOut => "no connection within 3 seconds",
+            Self::Other => "the connection failed",
+        })
+    }
+}
+
+fn quote(message: Option<&str>) -> String {
+    message.map_or_else(String::new, |message| format!(", saying \"{message}\""))
+}

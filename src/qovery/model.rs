@@ -1,0 +1,303 @@
+//! What Qovery's API takes and gives, and the types that keep anything else out.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::{Map, Number, Value};
+use uuid::Uuid;
+
+/// Declares an id: a UUID that is read in its hyphenated form only, in any case, and written in
+/// lower case. Nothing else ever reaches a path of Qovery's API.
+macro_rules! id {
+    ($(#[doc = $doc:literal])+ $name:ident) => {
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
+        #[serde(transparent)]
+        #[schemars(inline)]
+        pub struct $name(Uuid);
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse_hyphenated(text).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
+id! {
+    /// The id of a database. A person finds it in the Qovery console's address of the database.
+    DatabaseId
+}
+id! {
+    /// The id of a backup, as the list of a database's backups gives it.
+    BackupId
+}
+
+/// Text that is not an id. It is not repeated: it may be a megabyte long.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000")]
+pub struct IdError;
+
+/// `Uuid` also reads braces, `urn:uuid:` and bare digits; of all forms only the hyphenated one has
+/// 36 characters.
+fn parse_hyphenated(text: &str) -> Result<Uuid, IdError> {
+    if text.len() != 36 {
+        return Err(IdError);
+    }
+    Uuid::try_parse(text).map_err(|_| IdError)
+}
+
+/// One page of a database's backups (`BackupPaginatedResponseList`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BackupPage {
+    /// The backups of this page.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub results: Vec<Backup>,
+    /// The number of this page, as Qovery counts.
+    #[schemars(schema_with = "number")]
+    pub page: Number,
+    /// How many backups a full page holds.
+    #[schemars(schema_with = "number")]
+    pub page_size: Number,
+    /// Fields that this program does not know.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl BackupPage {
+    /// Where the next page starts: after the last backup of a full page. A page that is not full
+    /// is the last one; Qovery gives neither a total nor a link.
+    #[must_use]
+    pub fn next_start_id(&self) -> Option<BackupId> {
+        let page_size = self.page_size.as_f64().unwrap_or(0.0);
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a page of 2^52 backups does not exist"
+        )]
+        let full = self.results.len() as f64 >= page_size;
+        if full {
+            self.results.last().map(|backup| backup.id)
+        } else {
+            None
+        }
+    }
+}
+
+/// A backup of a database (`Backup`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Backup {
+    /// The backup's id.
+    pub id: BackupId,
+    /// When the backup was made (RFC 3339).
+    #[schemars(extend("format" = "date-time"))]
+    pub created_at: String,
+    /// When the backup last changed (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub updated_at: Option<String>,
+    /// The name that somebody gave the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub name: Option<String>,
+    /// What somebody wrote about the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub message: Option<String>,
+    /// How far the backup is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Status")]
+    pub status: Option<Status>,
+    /// Fields that this program does not know.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl Backup {
+    /// The backup's state, where Qovery says one.
+    #[must_use]
+    pub fn state(&self) -> Option<&str> {
+        self.status.as_ref()?.state.as_deref()
+    }
+}
+
+/// How far a backup is (`Status`). All but the state is passed through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct Status {
+    /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub state: Option<String>,
+    /// Everything else that Qovery says of the status.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// A backup to be made (`BackupRequest`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBackup {
+    /// The backup's name.
+    pub name: BackupName,
+    /// What the backup is for.
+    pub message: BackupMessage,
+}
+
+/// A backup's name: 1 to 255 characters.
+pub type BackupName = Text<1, 255>;
+
+/// A backup's message: up to 4,000 characters.
+pub type BackupMessage = Text<0, 4000>;
+
+/// Text of `MIN` to `MAX` characters. What its schema announces is what it enforces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Text<const MIN: usize, const MAX: usize>(String);
+
+/// Text that is too short or too long. It is not repeated.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("must be {min} to {max} characters long, and has {length}")]
+pub struct TextError {
+    min: usize,
+    max: usize,
+    length: usize,
+}
+
+impl<const MIN: usize, const MAX: usize> TryFrom<String> for Text<MIN, MAX> {
+    type Error = TextError;
+
+    fn try_from(text: String) -> Result<Self, TextError> {
+        let length = text.chars().count();
+        if (MIN..=MAX).contains(&length) {
+            Ok(Self(text))
+        } else {
+            Err(TextError {
+                min: MIN,
+                max: MAX,
+                length,
+            })
+        }
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> JsonSchema for Text<MIN, MAX> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("TextOf{MIN}To{MAX}").into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "minLength": MIN, "maxLength": MAX })
+    }
+}
+
+/// A plain number: `f64` would add `format: double`, at which some validators complain.
+fn number(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "number" })
+}
+
+/// Qovery may send `null` where its document says "absent".
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const ID: &str = "123e4567-e89b-12d3-a456-426614174000";
+
+    #[test]
+    fn only_the_hyphenated_form_is_an_id() {
+        let upper = ID.to_uppercase();
+        assert_eq!(upper.parse::<BackupId>().unwrap().to_string(), ID);
+        for text in [
+            "",
+            "123e4567e89b12d3a456426614174000",
+            "{123e4567-e89b-12d3-a456-426614174000}",
+            "urn:uuid:123e4567-e89b-12d3-a456-426614174000",
+            " 123e4567-e89b-12d3-a456-42661417400",
+            "../e4567-e89b-12d3-a456-426614174000",
+            "%2e%2e4567-e89b-12d3-a456-4266141740",
+            "123e4567-e89b-12d3-a456-42661417400é",
+        ] {
+            assert_eq!(text.parse::<BackupId>(), Err(IdError), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_as_an_id_is_written_as_a_plain_path_segment(text in "\\PC{30,40}|[0-9a-fA-F-]{36}") {
+            if let Ok(id) = text.parse::<DatabaseId>() {
+                prop_assert_eq!(id.to_string(), text.to_lowercase());
+            }
+        }
+    }
+
+    #[test]
+    fn a_backup_keeps_what_it_does_not_know() {
+        let sent = json!({
+            "id": ID, "created_at": "2026-01-01T00:00:00Z", "size_gb": 3.5, "tags": ["a"],
+            "status": { "state": "SOMETHING_NEW", "steps": { "details": [] } }
+        });
+        let backup: Backup = serde_json::from_value(sent.clone()).unwrap();
+        assert_eq!(backup.state(), Some("SOMETHING_NEW"));
+        assert_eq!(serde_json::to_value(backup).unwrap(), sent);
+    }
+
+    #[test]
+    fn results_status_and_state_may_be_absent_or_null() {
+        for page in [
+            json!({ "page": 1, "page_size": 20 }),
+            json!({ "page": 1, "page_size": 20, "results": null }),
+        ] {
+            let page: BackupPage = serde_json::from_value(page).unwrap();
+            assert!(page.results.is_empty());
+            assert_eq!(page.next_start_id(), None);
+        }
+        for status in [json!(null), json!({}), json!({ "state": null })] {
+            let backup = json!({ "id": ID, "created_at": "x", "status": status });
+            let backup: Backup = serde_json::from_value(backup).unwrap();
+            assert_eq!(backup.state(), None);
+        }
+    }
+
+    #[test]
+    fn text_is_counted_in_characters() {
+        let name = |length| BackupName::try_from("é".repeat(length));
+        assert!(name(1).is_ok() && name(255).is_ok());
+        assert_eq!(
+            name(256).unwrap_err().to_string(),
+            "must be 1 to 255 characters long, and has 256"
+        );
+        assert!(name(0).is_err());
+        assert!(BackupMessage::try_from(String::new()).is_ok());
+        assert!(BackupMessage::try_from("x".repeat(4001)).is_err());
+    }
+}

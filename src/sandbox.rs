@@ -1,0 +1,304 @@
+//! An in-memory Qovery with sample databases: an HTTP server on loopback, for newcomers and tests.
+//!
+//! It speaks what Qovery's OpenAPI document says of the backup operations, and writes its own JSON.
+//! It must never use the types of [`qovery`](crate::qovery): a field name that is wrong there
+//! would then be wrong on both sides, and pass.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, Query, Request, State},
+    http::{StatusCode, header::AUTHORIZATION},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{delete, get},
+};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+use uuid::Uuid;
+
+/// A running sandbox. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    address: SocketAddr,
+    requests: Arc<AtomicU64>,
+    server: JoinHandle<()>,
+}
+
+impl Sandbox {
+    /// The key that the sandbox takes. It opens nothing else.
+    pub const KEY: &str = "qov_sandbox_0000000000000000";
+    /// The id of a database with 27 backups, made over a month.
+    pub const ORDERS: &str = "0de50000-0000-4000-8000-000000000001";
+    /// The id of a database with a single backup.
+    pub const SESSIONS: &str = "0de50000-0000-4000-8000-000000000002";
+
+    /// Starts a sandbox on a loopback port that the kernel chooses.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be had.
+    pub async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let requests = Arc::new(AtomicU64::new(0));
+        let app = app(Arc::clone(&requests));
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                tracing::error!(%error, "the sandbox stopped");
+            }
+        });
+        Ok(Self {
+            address,
+            requests,
+            server,
+        })
+    }
+
+    /// Where it listens, as a base URL.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How many requests it has received.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Qovery's page size.
+const PAGE: usize = 20;
+
+/// A database's backups, newest first, by the database's id.
+type Databases = Arc<Mutex<HashMap<&'static str, Vec<Backup>>>>;
+
+struct Backup {
+    id: String,
+    name: String,
+    message: String,
+    created_at: DateTime<Utc>,
+    /// `None` for a backup that is being made: its state follows from its age.
+    state: Option<&'static str>,
+}
+
+impl Backup {
+    fn new(name: &str, message: &str) -> Self {
+        Self {
+            id: Uuid::new_v4().to_string(),
+            name: name.to_owned(),
+            message: message.to_owned(),
+            created_at: Utc::now(),
+            state: None,
+        }
+    }
+
+    fn sample(number: u32, hours_ago: i64, name: &str, message: &str) -> Self {
+        Self {
+            // Fixed, so that documentation can name it.
+            id: format!("bac00000-0000-4000-8000-{number:012}"),
+            created_at: Utc::now() - TimeDelta::hours(hours_ago),
+            state: Some("READY"),
+            ..Self::new(name, message)
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        let age = (Utc::now() - self.created_at).num_milliseconds();
+        self.state.unwrap_or(match age {
+            ..1_000 => "QUEUED",
+            1_000..2_000 => "EXECUTING",
+            _ => "READY",
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let state = self.state();
+        let created_at = self.created_at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let action_status = match state {
+            "QUEUED" => "QUEUED",
+            "EXECUTING" => "EXECUTING",
+            "READY" => "SUCCESS",
+            _ => "ERROR",
+        };
+        json!({
+            "id": self.id,
+            "created_at": created_at,
+            "updated_at": created_at,
+            "name": self.name,
+            "message": self.message,
+            "status": {
+                "id": self.id,
+                "state": state,
+                "service_deployment_status": "UP_TO_DATE",
+                "last_deployment_date": created_at,
+                "is_part_last_deployment": true,
+                "steps": {
+                    "total_duration_sec": 42,
+                    "total_computing_duration_sec": 40,
+                    "details": [{ "step_name": "EXECUTING", "status": "SUCCESS", "duration_sec": 40 }]
+                },
+                "execution_id": format!("{}-1", self.id),
+                "status_details": {
+                    "action": "DEPLOY",
+                    "status": action_status,
+                    "sub_action": "NONE"
+                },
+                "deployment_request_id": null,
+                "deployment_requests_count": 0
+            }
+        })
+    }
+}
+
+fn samples() -> HashMap<&'static str, Vec<Backup>> {
+    let mut orders: Vec<Backup> = (1_u32..=27)
+        .rev()
+        .map(|number| {
+            let hours_ago = 2 + i64::from(27 - number) * 28;
+            Backup::sample(
+                number,
+                hours_ago,
+                &format!("nightly-{number:02}"),
+                "Scheduled.",
+            )
+        })
+        .collect();
+    orders[1].name = "before-migration 🚀".into();
+    orders[1].message = "Taken by hand before the schema migration.".into();
+    orders[3].state = Some("DEPLOYMENT_ERROR");
+    orders[3].message = "The disk was full.".into();
+    // Framed by the control characters that set a text's direction.
+    orders[5].message = "\u{202b}نسخة احتياطية قبل الترقية\u{202c}".into();
+    let sessions = vec![Backup::sample(101, 9, "first", "The only one.")];
+    HashMap::from([(Sandbox::ORDERS, orders), (Sandbox::SESSIONS, sessions)])
+}
+
+fn app(requests: Arc<AtomicU64>) -> Router {
+    let databases: Databases = Arc::new(Mutex::new(samples()));
+    Router::new()
+        .route("/organization", get(organizations))
+        .route("/database/{database}/backup", get(list).post(add))
+        .route("/database/{database}/backup/{backup}", delete(remove))
+        .with_state(databases)
+        .layer(middleware::from_fn(authorize))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            requests.fetch_add(1, Ordering::Relaxed);
+            next.run(request)
+        }))
+}
+
+async fn authorize(request: Request, next: Next) -> Response {
+    let expected = format!("Token {}", Sandbox::KEY);
+    match request.headers().get(AUTHORIZATION) {
+        Some(value) if value.as_bytes() == expected.as_bytes() => next.run(request).await,
+        _ => Refusal(
+            StatusCode::UNAUTHORIZED,
+            "Access token is missing or invalid",
+        )
+        .into_response(),
+    }
+}
+
+async fn organizations() -> Json<Value> {
+    let created_at = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
+    Json(json!({ "results": [{
+        "id": "0de50000-0000-4000-8000-000000000000",
+        "created_at": created_at,
+        "name": "Sandbox",
+        "plan": "FREE",
+    }] }))
+}
+
+async fn list(
+    State(databases): State<Databases>,
+    Path(database): Path<String>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Result<Json<Value>, Refusal> {
+    let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+    let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
+    let start = match query.get("startId") {
+        None => 0,
+        Some(id) => 1 + position(backups, id)?,
+    };
+    let results: Vec<Value> = backups[start..]
+        .iter()
+        .take(PAGE)
+        .map(Backup::to_json)
+        .collect();
+    Ok(Json(
+        json!({ "results": results, "page": start / PAGE + 1, "page_size": PAGE }),
+    ))
+}
+
+async fn add(
+    State(databases): State<Databases>,
+    Path(database): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+    let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
+    let body: Value = serde_json::from_slice(&body)
+        .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "The body must be JSON"))?;
+    let (Some(name), Some(message)) = (body["name"].as_str(), body["message"].as_str()) else {
+        return Err(Refusal(
+            StatusCode::BAD_REQUEST,
+            "name and message are required",
+        ));
+    };
+    let backup = Backup::new(name, message);
+    let answer = backup.to_json();
+    backups.insert(0, backup);
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+async fn remove(
+    State(databases): State<Databases>,
+    Path((database, backup)): Path<(String, String)>,
+) -> Result<StatusCode, Refusal> {
+    let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+    let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
+    let position = position(backups, &backup)?;
+    backups.remove(position);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn position(backups: &[Backup], id: &str) -> Result<usize, Refusal> {
+    Uuid::try_parse(id).map_err(|_| Refusal(StatusCode::BAD_REQUEST, "Not a UUID"))?;
+    backups
+        .iter()
+        .position(|backup| backup.id == id)
+        .ok_or(NOT_FOUND)
+}
+
+const NOT_FOUND: Refusal = Refusal(StatusCode::NOT_FOUND, "Resource not found");
+
+/// An error in the shape that Qovery's documentation shows.
+struct Refusal(StatusCode, &'static str);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(status, message) = self;
+        let error = status.canonical_reason();
+        let body = json!({ "status": status.as_u16(), "error": error, "message": message });
+        (status, Json(body)).into_response()
+    }
+}

@@ -1,0 +1,7 @@
+//! How the server is reached: listeners, what guards them, and how they drain.
+//!
+//! What must never live here: what a request means. That is for the faces.
+
+mod stdio;
+
+pub use stdio::stdio;
