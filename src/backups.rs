@@ -1,7 +1,7 @@
 //! The rules that hold on every face: what listing, adding and removing a backup mean here.
 //!
 //! What must never live here: a word of MCP, REST or HTTP. A face parses its caller's input into
-//! the types of [`qovery`](crate::qovery), calls one method, and words the result.
+//! the types of [`qovery`], calls one method, and words the result.
 
 mod guard;
 

@@ -235,3 +235,61 @@ fn server_info() -> MetaObject {
         .insert("io.modelcontextprotocol/serverInfo".to_owned(), info);
     meta
 }
+
+#[cfg(test)]
+mod tests {
+    use rmcp::{
+        ServiceExt,
+        handler::server::tool::ToolRoute,
+        service::{RunningService, ServiceError},
+    };
+
+    use super::*;
+    use crate::{
+        backups::Policy,
+        qovery::{Client, Credentials},
+    };
+
+    /// A server with one more tool, which panics.
+    async fn session() -> (Sandbox, RunningService<rmcp::RoleClient, ()>) {
+        let sandbox = Sandbox::start().await.unwrap();
+        let credentials = Credentials::parse(Sandbox::KEY).unwrap();
+        let qovery = Client::new(sandbox.base_url().parse().unwrap(), credentials);
+        let policy = Policy {
+            read_only: false,
+            keep_latest: 1,
+        };
+        let mut server = Server::new(Backups::new(qovery, policy), true);
+        let mut router = (*server.router).clone();
+        let tool = Tool::new("panic", "Panics.", Arc::new(rmcp::model::JsonObject::new()));
+        router.add_route(ToolRoute::new_dyn(tool, |_| {
+            Box::pin(async { std::panic::resume_unwind(Box::new("a test's panic")) })
+        }));
+        server.router = Arc::new(router);
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move { server.serve(far).await.unwrap().waiting().await });
+        (sandbox, ().serve(near).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_the_next_call_works() {
+        let (_sandbox, client) = session().await;
+        let panic = client
+            .call_tool(CallToolRequestParams::new("panic"))
+            .await
+            .unwrap_err();
+        let ServiceError::McpError(error) = panic else {
+            unreachable!("a protocol error, not {panic}");
+        };
+        assert_eq!(error.code, ErrorCode::INTERNAL_ERROR);
+        assert!(error.message.contains("not known"), "{}", error.message);
+
+        let arguments = json!({ "databaseId": Sandbox::ORDERS })
+            .as_object()
+            .cloned()
+            .unwrap();
+        let call = CallToolRequestParams::new(TOOLS[0]).with_arguments(arguments);
+        let result = client.call_tool(call).await.unwrap();
+        assert_eq!(result.is_error, Some(false));
+    }
+}

@@ -30,7 +30,7 @@ pub(super) fn backup(backup: &mut Backup) {
 /// Cleans every text of an object, its keys included.
 pub(super) fn object(fields: &mut serde_json::Map<String, Value>) {
     fields.values_mut().for_each(value);
-    if fields.keys().any(|key| key.contains(is_hidden)) {
+    if fields.keys().any(|key| has_hidden(key)) {
         *fields = std::mem::take(fields)
             .into_iter()
             .map(|(mut key, value)| {
@@ -62,7 +62,7 @@ pub(super) fn excerpt(long: &str) -> String {
 
 /// Cleans a text in place.
 pub(super) fn text(text: &mut String) {
-    if text.contains(is_hidden) {
+    if has_hidden(text) {
         *text = text
             .chars()
             .filter_map(|character| match character {
@@ -81,6 +81,11 @@ fn value(any: &mut Value) {
         Value::Object(fields) => object(fields),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// Nearly every text is plain ASCII, which needs no look at its characters.
+fn has_hidden(text: &str) -> bool {
+    !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && text.contains(is_hidden)
 }
 
 /// General category Cc; general category Cf; property `Default_Ignorable_Code_Point`; the line and

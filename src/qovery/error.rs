@@ -67,7 +67,7 @@ pub enum Failure {
         message: Option<String>,
     },
     /// 3xx. A redirect is never followed: the key goes to the configured address only.
-    #[error("the answer was a redirect ({status}), which is never followed")]
+    #[error("The answer was a redirect ({status}), which is never followed")]
     Redirected {
         /// The HTTP status.
         status: u16,
@@ -88,7 +88,7 @@ pub enum Failure {
     #[error("Qovery did not answer in time")]
     TimedOut,
     /// The connection broke after the request was sent, or may have been.
-    #[error("the connection to Qovery broke before the answer was complete")]
+    #[error("The connection to Qovery broke before the answer was complete")]
     Interrupted(#[source] reqwest::Error),
     /// No connection: the request was certainly not sent.
     #[error("Qovery could not be reached: {reason}")]
@@ -99,10 +99,10 @@ pub enum Failure {
         source: reqwest::Error,
     },
     /// All 64 places for calls stayed taken.
-    #[error("this server is busy: 64 calls to Qovery are in flight")]
+    #[error("This server is busy: 64 calls to Qovery are in flight")]
     Overloaded,
     /// The HTTP client could not be built, for instance without any trusted certificate.
-    #[error("the HTTPS client could not be set up on this machine")]
+    #[error("The HTTPS client could not be set up on this machine")]
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

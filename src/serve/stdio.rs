@@ -25,6 +25,7 @@ pub async fn stdio(
         shutdown,
         open: false,
     };
+    tracing::info!("serving MCP on standard input and output");
     let session = match server.serve(transport).await {
         Ok(session) => session,
         Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),

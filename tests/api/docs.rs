@@ -1,0 +1,59 @@
+//! What the project tells its users is true of the program.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::helpers::{Era, TestApp};
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn the_example_for_hosts_launches_the_server() {
+    let config: Value = serde_json::from_str(&read("mcp-config.example.json")).unwrap();
+    let server = &config["mcpServers"]["qovery-backups"];
+    let command = Path::new(server["command"].as_str().unwrap());
+    assert!(command.ends_with("qovery-backups-mcp"), "{command:?}");
+    let arguments: Vec<&str> = server["args"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| text.as_str().unwrap())
+        .collect();
+    let mut app = TestApp::new(&[]);
+    for (name, value) in server["env"].as_object().unwrap() {
+        let name: &'static str = String::leak(name.clone());
+        app.variables
+            .push((name, value.as_str().unwrap().to_owned()));
+    }
+    let mut session = app.session(Era::Handshake, &arguments).await;
+    let answer = session.request("tools/list", json!({})).await;
+    assert_eq!(answer["result"]["tools"].as_array().unwrap().len(), 3);
+    assert!(session.finish().await.status.success());
+}
+
+#[tokio::test]
+async fn the_readme_names_every_setting_and_tool() {
+    let help = TestApp::new(&[]).run(&["--help"]).await.stdout;
+    let readme = read("README.md");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let names = help
+        .split(|c| !is_part(c))
+        .filter(|word| word.starts_with("--") || word.starts_with("QOVERY_"))
+        .filter(|word| word.len() > 2);
+    let mut count = 0;
+    for name in names {
+        assert!(readme.contains(name), "README.md does not name {name}");
+        count += 1;
+    }
+    assert!(count > 10, "{help}");
+    for tool in [
+        "list-database-backups",
+        "add-backup-database",
+        "remove-database-backup",
+    ] {
+        assert!(readme.contains(tool), "README.md does not name {tool}");
+    }
+}

@@ -1,0 +1,199 @@
+//! How a session ends, and what does not end it.
+
+use std::{process::Stdio, time::Instant};
+
+use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
+
+use crate::helpers::{ERAS, Era, Reply, TestApp, Upstream, response, sandbox_session};
+
+const LIST: &str = "list-database-backups";
+
+async fn signal(process: Option<u32>, name: &str) {
+    let process = process.unwrap().to_string();
+    let sent = Command::new("kill")
+        .args(["-s", name, &process])
+        .status()
+        .await
+        .unwrap();
+    assert!(sent.success());
+}
+
+/// A page that is sent only when the test says so.
+fn held_page() -> Reply {
+    let body = json!({ "page": 1, "page_size": 20, "results": [] }).to_string();
+    Reply::Held(response(
+        "200 OK",
+        "Content-Type: application/json\r\n",
+        &body,
+    ))
+}
+
+#[tokio::test]
+async fn a_call_in_flight_is_answered_after_standard_input_closes() {
+    for era in ERAS {
+        let mut upstream = Upstream::always(held_page()).await;
+        let mut session = TestApp::with_upstream(&upstream.url())
+            .session(era, &[])
+            .await;
+        let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
+        let id = session.post("tools/call", params).await;
+        upstream.received(1).await;
+        session.close_stdin();
+        upstream.release();
+        let answer = session.answer(id).await;
+        assert_eq!(answer["result"]["structuredContent"]["results"], json!([]));
+        let end = session.finish().await;
+        assert!(end.status.success(), "{:?}", end.status);
+        assert_eq!(end.stdout, "");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_call_in_flight_is_answered_after_a_signal() {
+    for (era, name) in [
+        (Era::Handshake, "TERM"),
+        (Era::Stateless, "TERM"),
+        (Era::Handshake, "INT"),
+    ] {
+        let mut upstream = Upstream::always(held_page()).await;
+        let mut session = TestApp::with_upstream(&upstream.url())
+            .session(era, &[])
+            .await;
+        let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
+        let id = session.post("tools/call", params).await;
+        upstream.received(1).await;
+        signal(session.child.id(), name).await;
+        upstream.release();
+        let answer = session.answer(id).await;
+        assert_eq!(answer["result"]["structuredContent"]["results"], json!([]));
+        // Standard input is still open.
+        assert!(session.child.wait().await.unwrap().success());
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
+    for era in ERAS {
+        let mut open = sandbox_session(era, &[]).await;
+        signal(open.child.id(), "TERM").await;
+        assert!(open.child.wait().await.unwrap().success());
+        assert!(open.finish().await.status.success());
+    }
+    // Before any message, and where standard input is no pipe.
+    let app = TestApp::new(&[]);
+    for stdin in [
+        Stdio::piped(),
+        Stdio::from(std::fs::File::open("/dev/zero").unwrap()),
+    ] {
+        let mut child = app
+            .command(&["--sandbox", "--log-format", "json"])
+            .stdin(stdin)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = log.next_line().await.unwrap().unwrap();
+        assert!(ready.contains("serving"), "{ready}");
+        signal(child.id(), "TERM").await;
+        assert!(child.wait().await.unwrap().success());
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    let mut upstream = Upstream::always(Reply::Hang).await;
+    let mut session = TestApp::with_upstream(&upstream.url())
+        .session(Era::Handshake, &[])
+        .await;
+    let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
+    session.post("tools/call", params).await;
+    upstream.received(1).await;
+    let started = Instant::now();
+    // The first may be taken together with the second; what matters is that the process ends.
+    while session.child.try_wait().unwrap().is_none() && started.elapsed().as_secs() < 60 {
+        let process = session
+            .child
+            .id()
+            .map(|id| id.to_string())
+            .unwrap_or_default();
+        let _ = Command::new("kill")
+            .args(["-s", "TERM", &process])
+            .status()
+            .await;
+    }
+    assert!(started.elapsed().as_secs() < 3, "{:?}", started.elapsed());
+    assert_eq!(session.child.wait().await.unwrap().code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_host_that_leaves_at_once_is_no_error() {
+    let end = TestApp::new(&[]).run(&["--sandbox"]).await;
+    assert!(end.status.success());
+    assert_eq!(end.stdout, "");
+}
+
+#[tokio::test]
+async fn starting_asks_nothing_of_the_upstream() {
+    let sandbox = Sandbox::start().await.unwrap();
+    for era in ERAS {
+        let mut session = TestApp::with_upstream(&sandbox.base_url())
+            .session(era, &[])
+            .await;
+        session.request("tools/list", json!({})).await;
+        assert!(session.finish().await.status.success());
+    }
+    assert_eq!(sandbox.requests(), 0);
+}
+
+/// A host may never read standard error. All calls are sent and answered while its pipe is full.
+#[tokio::test]
+async fn nobody_has_to_read_the_log() {
+    const CALLS: u32 = 2000;
+    let app = TestApp::new(&[]);
+    let mut child = app
+        .command(&["--sandbox", "--log", "trace"])
+        .spawn()
+        .unwrap();
+    let _never_read = child.stderr.take().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+    let handshake = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "test", "version": "1" }
+    } });
+    let calls = (1..=CALLS).map(|id| {
+        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {
+            "name": LIST, "arguments": { "databaseId": Sandbox::SESSIONS }
+        } })
+    });
+    let lines: Vec<String> = std::iter::once(handshake)
+        .chain(calls)
+        .map(|m| m.to_string())
+        .collect();
+    let sender = tokio::spawn(async move {
+        stdin
+            .write_all((lines.join("\n") + "\n").as_bytes())
+            .await
+            .unwrap();
+        stdin
+    });
+    let mut answered = 0;
+    while answered <= CALLS {
+        let line = tokio::time::timeout(std::time::Duration::from_secs(60), stdout.next_line());
+        let line = line.await.expect("an answer in time").unwrap().unwrap();
+        assert!(
+            line.contains("\"result\"") && !line.contains("\"isError\":true"),
+            "{line}"
+        );
+        answered += 1;
+    }
+    drop(sender.await.unwrap());
+    assert!(child.wait().await.unwrap().success());
+}

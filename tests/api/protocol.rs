@@ -1,0 +1,151 @@
+//! Lines that are not what the protocol has: the process goes on and answers the next request.
+
+use serde_json::{Value, json};
+
+use crate::helpers::{ERAS, Era, Session, TestApp, sandbox_session};
+
+fn strange_lines() -> Vec<Vec<u8>> {
+    let deep = format!(
+        r#"{{"jsonrpc":"2.0","id":"deep","method":"tools/list","params":{}{}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    let long = format!(
+        r#"{{"jsonrpc":"2.0","id":"long","method":"{}"}}"#,
+        "x".repeat(17 << 20)
+    );
+    vec![
+        b"hello".to_vec(),
+        b"{".to_vec(),
+        b"\xff\xfe\x00".to_vec(),
+        br#"{"jsonrpc":"2.0","id":"utf8","method":"a\xff"}"#.to_vec(),
+        deep.into_bytes(),
+        long.into_bytes(),
+        br#"[{"jsonrpc":"2.0","id":"batch","method":"ping"}]"#.to_vec(),
+        br#"{"jsonrpc":"2.0","id":"a response","result":{}}"#.to_vec(),
+        br#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"an error"}}"#.to_vec(),
+        br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.to_vec(),
+        br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9}}"#
+            .to_vec(),
+        br#"{"jsonrpc":"2.0","method":"notifications/unheard-of"}"#.to_vec(),
+        b"".to_vec(),
+        b"null".to_vec(),
+        b"42".to_vec(),
+    ]
+}
+
+async fn lists_the_tools(session: &mut Session) {
+    let answer = session.request("tools/list", json!({})).await;
+    assert_eq!(
+        answer["result"]["tools"].as_array().unwrap().len(),
+        3,
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn strange_lines_in_a_session_do_not_end_it() {
+    for era in ERAS {
+        let mut session = sandbox_session(era, &[]).await;
+        for line in strange_lines() {
+            session.send(&line).await;
+            lists_the_tools(&mut session).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn strange_lines_before_a_session_do_not_end_the_process() {
+    for era in ERAS {
+        let mut session = TestApp::new(&[]).spawn(era, &["--sandbox"]);
+        for line in strange_lines() {
+            session.send(&line).await;
+        }
+        session.open().await;
+        lists_the_tools(&mut session).await;
+    }
+}
+
+#[tokio::test]
+async fn a_ping_or_a_discovery_may_come_before_a_notification() {
+    let mut session = TestApp::new(&[]).spawn(Era::Stateless, &["--sandbox"]);
+    session.request("ping", json!({})).await;
+    session.request("server/discover", json!({})).await;
+    session
+        .send(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)
+        .await;
+    lists_the_tools(&mut session).await;
+}
+
+#[tokio::test]
+async fn an_unknown_tool_is_a_protocol_error_that_names_the_tools() {
+    for era in ERAS {
+        let mut session = sandbox_session(era, &[]).await;
+        let params = json!({ "name": "drop-database", "arguments": {} });
+        let error = session.request("tools/call", params).await["error"].clone();
+        assert_eq!(error["code"], -32602, "{error}");
+        let message = error["message"].as_str().unwrap();
+        for tool in [
+            "list-database-backups",
+            "add-backup-database",
+            "remove-database-backup",
+        ] {
+            assert!(message.contains(tool), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn malformed_params_are_a_protocol_error() {
+    for era in ERAS {
+        let mut session = sandbox_session(era, &[]).await;
+        for params in [
+            json!({ "name": "list-database-backups", "arguments": "none" }),
+            json!({ "name": "list-database-backups", "arguments": [1] }),
+            json!({ "arguments": {} }),
+            json!({ "name": 1 }),
+            json!({}),
+        ] {
+            let answer = session.request("tools/call", params.clone()).await;
+            assert_eq!(answer["error"]["code"], -32602, "{params}: {answer}");
+        }
+        let answer = session.request("backups/list", json!({})).await;
+        assert_eq!(answer["error"]["code"], -32601, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn every_revision_with_a_handshake_is_spoken() {
+    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
+        let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
+        let params = json!({
+            "protocolVersion": version, "capabilities": {},
+            "clientInfo": { "name": "test", "version": "1" }
+        });
+        let answer = session.request("initialize", params).await;
+        assert_eq!(answer["result"]["protocolVersion"], version);
+        lists_the_tools(&mut session).await;
+    }
+    let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
+    let params = json!({
+        "protocolVersion": "2099-01-01", "capabilities": {},
+        "clientInfo": { "name": "test", "version": "1" }
+    });
+    let answer = session.request("initialize", params).await;
+    assert_eq!(answer["result"]["protocolVersion"], "2025-11-25");
+}
+
+#[tokio::test]
+async fn a_stateless_request_of_an_unknown_revision_learns_the_known_ones() {
+    let mut session = sandbox_session(Era::Handshake, &[]).await;
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2099-01-01",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let error = session
+        .request("tools/list", json!({ "_meta": meta }))
+        .await["error"]
+        .clone();
+    let supported = error["data"]["supported"].as_array().unwrap();
+    assert!(supported.contains(&Value::from("2026-07-28")), "{error}");
+}

@@ -1,0 +1,306 @@
+//! An upstream that fails in every way: each failure has its own text, and nothing is done twice.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::{Value, json};
+
+use crate::helpers::{Era, Reply, TestApp, Upstream, backup, backup_id, json_reply, page, reply};
+
+const LIST: &str = "list-database-backups";
+const ADD: &str = "add-backup-database";
+const REMOVE: &str = "remove-database-backup";
+
+fn arguments(tool: &str) -> Value {
+    match tool {
+        LIST => json!({ "databaseId": Sandbox::ORDERS }),
+        ADD => json!({ "databaseId": Sandbox::ORDERS, "name": "n", "message": "m" }),
+        _ => json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(1) }),
+    }
+}
+
+/// Gives the page with three backups to a removal that looks first, and `reply` to anything else.
+async fn failing(tool: &str, reply: Reply) -> Upstream {
+    let removal = tool == REMOVE;
+    Upstream::start(move |_, line| {
+        if removal && line.starts_with("GET ") {
+            page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
+        } else {
+            reply.clone()
+        }
+    })
+    .await
+}
+
+async fn refused(url: &str, tool: &str) -> String {
+    let mut session = TestApp::with_upstream(url)
+        .session(Era::Handshake, &[])
+        .await;
+    let started = Instant::now();
+    let text = session.refused(tool, arguments(tool)).await;
+    assert!(
+        started.elapsed() < Duration::from_secs(26),
+        "{tool}: {:?}",
+        started.elapsed()
+    );
+    // The process goes on.
+    session.request("tools/list", json!({})).await;
+    text
+}
+
+fn failures() -> Vec<(&'static str, Reply)> {
+    let says = |status: u16, message: &str| {
+        let body = json!({ "status": status, "error": "x", "message": message });
+        json_reply(&format!("{status} X"), &body)
+    };
+    let json = "Content-Type: application/json\r\n";
+    let page = json!({ "page": 1, "page_size": 20, "results": [backup(1, "READY")] }).to_string();
+    let endless = "HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n{"
+        .as_bytes()
+        .to_vec();
+    vec![
+        ("401", says(401, "Access token is missing or invalid")),
+        ("403", says(403, "Viewer")),
+        ("404", says(404, "Resource not found")),
+        ("400", says(400, "name\u{202e} is taken")),
+        ("400 long", says(400, &"x".repeat(10_000))),
+        ("400 html", reply("400 Bad Request", "", "<html>no</html>")),
+        (
+            "429",
+            reply("429 Too Many Requests", "Retry-After: 60\r\n", ""),
+        ),
+        ("500", says(500, "Internal")),
+        (
+            "503",
+            reply("503 Service Unavailable", "", "<html>busy</html>"),
+        ),
+        (
+            "200 html",
+            reply(
+                "200 OK",
+                "Content-Type: text/html\r\n",
+                "<html>sign in</html>",
+            ),
+        ),
+        (
+            "truncated json",
+            reply("200 OK", json, &page[..page.len() - 5]),
+        ),
+        ("other json", reply("200 OK", json, "{\"hello\":1}")),
+        ("empty body", reply("200 OK", json, "")),
+        ("100 MiB body", Reply::Flood(endless)),
+        (
+            "302",
+            reply("302 Found", "Location: https://example.org/\r\n", ""),
+        ),
+        ("hang", Reply::Hang),
+        ("reset", Reply::Reset),
+    ]
+}
+
+/// The words of every failure are one reviewed text.
+#[tokio::test]
+async fn every_failure_has_its_own_text() {
+    let cases = failures().into_iter().flat_map(|(name, reply)| {
+        [LIST, ADD, REMOVE].map(|tool| {
+            let reply = reply.clone();
+            async move {
+                let upstream = failing(tool, reply).await;
+                format!(
+                    "{name} | {tool}\n  {}",
+                    refused(&upstream.url(), tool).await
+                )
+            }
+        })
+    });
+    // Nothing listens on the port of a listener that is gone.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let nowhere = [
+        ("refused", format!("http://{closed}")),
+        // Reserved: no resolver knows it (RFC 6761, section 6.4).
+        ("DNS failure", "https://nowhere.invalid".to_owned()),
+    ];
+    let unreachable = nowhere.iter().flat_map(|(name, url)| {
+        [LIST, ADD]
+            .map(|tool| async move { format!("{name} | {tool}\n  {}", refused(url, tool).await) })
+    });
+    let mut texts = join_all(cases).await;
+    texts.extend(join_all(unreachable).await);
+    insta::assert_snapshot!("failures", texts.join("\n"));
+
+    for (name, _) in failures() {
+        let mine: Vec<&String> = texts
+            .iter()
+            .filter(|text| text.starts_with(&format!("{name} |")))
+            .collect();
+        assert_eq!(mine.len(), 3, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn reading_is_repeated_twice_and_adding_never() {
+    let busy = reply("503 Service Unavailable", "", "");
+    for (tool, requests) in [(LIST, 3), (ADD, 1), (REMOVE, 1 + 3)] {
+        let upstream = failing(tool, busy.clone()).await;
+        refused(&upstream.url(), tool).await;
+        assert_eq!(upstream.requests().len(), requests, "{tool}");
+    }
+    // 429 says that nothing was done, so that even adding may be repeated.
+    let upstream = Upstream::start(|number, _| match number {
+        0 => reply("429 Too Many Requests", "Retry-After: 1\r\n", ""),
+        _ => json_reply("201 Created", &backup(1, "QUEUED")),
+    })
+    .await;
+    let mut session = TestApp::with_upstream(&upstream.url())
+        .session(Era::Handshake, &[])
+        .await;
+    let started = Instant::now();
+    session.ok(ADD, arguments(ADD)).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_repetition_may_succeed() {
+    let upstream = Upstream::start(|number, _| match number {
+        0 => Reply::Reset,
+        1 => reply("500 Internal Server Error", "", ""),
+        _ => page(&[]),
+    })
+    .await;
+    let mut session = TestApp::with_upstream(&upstream.url())
+        .session(Era::Handshake, &[])
+        .await;
+    session.ok(LIST, arguments(LIST)).await;
+}
+
+/// What a removal's attempts are answered with, one after the other, after the list.
+async fn removal(replies: &'static [&'static str]) -> (Value, Upstream) {
+    let upstream = Upstream::start(move |number, line| {
+        if line.starts_with("GET ") {
+            page(&[backup(1, "READY"), backup(2, "READY")])
+        } else {
+            reply(replies[number - 1], "", "")
+        }
+    })
+    .await;
+    let mut session = TestApp::with_upstream(&upstream.url())
+        .session(Era::Handshake, &[])
+        .await;
+    (session.call(REMOVE, arguments(REMOVE)).await, upstream)
+}
+
+#[tokio::test]
+async fn a_removal_says_what_became_of_it() {
+    let text = |result: &Value| result["content"][0]["text"].as_str().unwrap().to_owned();
+
+    let (result, _) = removal(&["503 X", "404 Not Found"]).await;
+    assert_eq!(
+        result["structuredContent"]["outcome"], "removed",
+        "the first attempt removed it"
+    );
+
+    let (result, upstream) = removal(&["404 Not Found"]).await;
+    assert!(text(&result).contains("404") && text(&result).contains("Nothing was changed"));
+    assert_eq!(upstream.requests().len(), 2);
+
+    let (result, _) = removal(&["503 X", "403 Forbidden"]).await;
+    assert!(
+        text(&result).contains("Whether anything was changed is not known"),
+        "{result}"
+    );
+
+    let (result, _) = removal(&["200 OK"]).await;
+    assert!(
+        text(&result).contains("Whether anything was changed is not known"),
+        "{result}"
+    );
+}
+
+#[tokio::test]
+async fn an_added_backup_whose_answer_is_lost_is_said_to_be_made() {
+    let head = "HTTP/1.1 201 Created\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"id\"";
+    for broken in [
+        Reply::Bytes(head.into()),
+        json_reply("201 Created", &json!({})),
+    ] {
+        let upstream = Upstream::always(broken).await;
+        let text = refused(&upstream.url(), ADD).await;
+        assert!(
+            text.contains("The change was made. Do not repeat the call"),
+            "{text}"
+        );
+        assert_eq!(upstream.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_are_what_the_api_takes() {
+    let id = Sandbox::ORDERS;
+    let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE4MDAwMDAwMDB9.c2lnbmF0dXJl";
+    for (key, authorization) in [
+        (
+            Sandbox::KEY,
+            format!("authorization: Token {}\r\n", Sandbox::KEY),
+        ),
+        (jwt, format!("authorization: Bearer {jwt}\r\n")),
+        (
+            "Bearer qov_0123456789abcdef",
+            "authorization: Bearer qov_0123456789abcdef\r\n".into(),
+        ),
+    ] {
+        let upstream = Upstream::start(|_, line| match line {
+            line if line.starts_with("POST") => json_reply("201 Created", &backup(1, "QUEUED")),
+            line if line.starts_with("DELETE") => reply("204 No Content", "", ""),
+            _ => page(&[backup(1, "READY"), backup(2, "READY")]),
+        })
+        .await;
+        let url = format!("{}/", upstream.url());
+        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", key)]);
+        let mut session = app.session(Era::Handshake, &[]).await;
+        let list = json!({ "databaseId": id.to_uppercase(), "startId": backup_id(2) });
+        session.ok(LIST, list).await;
+        session.ok(ADD, arguments(ADD)).await;
+        session.ok(REMOVE, arguments(REMOVE)).await;
+        let requests = upstream.requests();
+        let lines: Vec<&str> = requests.iter().map(|r| r.lines().next().unwrap()).collect();
+        assert_eq!(
+            lines,
+            [
+                &format!(
+                    "GET /database/{id}/backup?startId={} HTTP/1.1",
+                    backup_id(2)
+                ),
+                &format!("POST /database/{id}/backup HTTP/1.1"),
+                &format!("GET /database/{id}/backup HTTP/1.1"),
+                &format!("DELETE /database/{id}/backup/{} HTTP/1.1", backup_id(1)),
+            ]
+        );
+        for request in &requests {
+            assert!(request.contains(&authorization), "{request}");
+            assert!(
+                request.contains("user-agent: qovery-backups-mcp/"),
+                "{request}"
+            );
+        }
+        let (_, body) = requests[1].split_once("\r\n\r\n").unwrap();
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body, json!({ "name": "n", "message": "m" }));
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let elsewhere = Upstream::always(page(&[])).await;
+    let location = format!("Location: {}/\r\n", elsewhere.url());
+    for status in ["301 X", "302 X", "307 X", "308 X"] {
+        let upstream = Upstream::always(reply(status, &location, "")).await;
+        refused(&upstream.url(), LIST).await;
+        assert_eq!(upstream.requests().len(), 1);
+    }
+    assert_eq!(elsewhere.requests().len(), 0);
+}
