@@ -11,19 +11,18 @@ use crate::qovery::Backup;
 
 /// Cleans every text of a backup, unknown fields included.
 pub(super) fn backup(backup: &mut Backup) {
-    let status = backup.status.as_mut();
-    let (state, details) = status
-        .map(|status| (&mut status.state, &mut status.other))
-        .unzip();
+    text(&mut backup.created_at);
     let texts = [
         &mut backup.updated_at,
         &mut backup.name,
         &mut backup.message,
     ];
-    texts.into_iter().chain(state).flatten().for_each(text);
-    text(&mut backup.created_at);
-    for fields in [Some(&mut backup.other), details].into_iter().flatten() {
-        object(fields);
+    texts.into_iter().flatten().for_each(text);
+    object(&mut backup.other);
+    if let Some(status) = &mut backup.status {
+        let texts = [&mut status.state, &mut status.last_deployment_date];
+        texts.into_iter().flatten().for_each(text);
+        object(&mut status.details);
     }
 }
 
@@ -140,6 +139,7 @@ mod tests {
             "labels": { dirt: [dirt, 1, null] },
         });
         let mut cleaned: Backup = serde_json::from_value(dirty).unwrap();
+        cleaned.status.as_mut().unwrap().read_details().unwrap();
         backup(&mut cleaned);
         let cleaned = serde_json::to_string(&cleaned).unwrap();
         assert!(!cleaned.contains(is_hidden), "{cleaned}");

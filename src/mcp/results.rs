@@ -50,38 +50,32 @@ pub(super) struct Structured {
 pub(super) struct InBandError(String);
 
 impl BackupList {
-    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Self {
+    /// The page as a model sees it: cleaned, and with the details of each status only if `verbose`.
+    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Result<Self, InBandError> {
         let next_start_id = page.next_start_id();
-        page.results
-            .iter_mut()
-            .for_each(|backup| present(backup, verbose));
+        for backup in &mut page.results {
+            if let (true, Some(status)) = (verbose, &mut backup.status) {
+                status.read_details()?;
+            }
+            clean::backup(backup);
+        }
         clean::object(&mut page.other);
-        Self {
+        Ok(Self {
             page,
             next_start_id,
-        }
+        })
     }
 }
 
 impl From<Removal> for RemovedBackup {
     fn from(mut removal: Removal) -> Self {
-        present(&mut removal.backup, false);
+        clean::backup(&mut removal.backup);
         Self {
             outcome: "removed",
             backup: removal.backup,
             remaining: removal.remaining,
         }
     }
-}
-
-/// A backup as a model sees it: cleaned, and with what helps to choose among backups.
-pub(super) fn present(backup: &mut Backup, verbose: bool) {
-    if let (false, Some(status)) = (verbose, &mut backup.status) {
-        status
-            .other
-            .retain(|field, _| field == "last_deployment_date");
-    }
-    clean::backup(backup);
 }
 
 impl Structured {

@@ -8,7 +8,8 @@ use rmcp::{
 use super::{
     Server,
     arguments::{self, AddArguments, ListArguments, RemoveArguments, parse},
-    results::{BackupList, InBandError, RemovedBackup, Structured, present},
+    clean,
+    results::{BackupList, InBandError, RemovedBackup, Structured},
 };
 use crate::qovery::Backup;
 
@@ -41,7 +42,7 @@ impl Server {
             // Nobody waits for the answer any more; reading can stop where it is.
             () = context.ct.cancelled() => return Err("The call was cancelled.".into()),
         };
-        Structured::new(&BackupList::new(page, arguments.verbose.unwrap_or(false)))
+        Structured::new(&BackupList::new(page, arguments.verbose.unwrap_or(false))?)
     }
 
     /// Make a new backup of a database. Answers as soon as Qovery has accepted it; the backup is then
@@ -63,7 +64,7 @@ impl Server {
         let arguments: AddArguments = parse(arguments)?;
         let database = arguments.database_id;
         let mut backup = self.backups.add(database, arguments.backup()?).await?;
-        present(&mut backup, false);
+        clean::backup(&mut backup);
         Structured::new(&backup)
     }
 

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, value::RawValue};
 use uuid::Uuid;
 
 /// Declares an id: a UUID that is read in its hyphenated form only, in any case, and written in
@@ -64,7 +64,7 @@ fn parse_hyphenated(text: &str) -> Result<Uuid, IdError> {
 }
 
 /// One page of a database's backups (`BackupPaginatedResponseList`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct BackupPage {
     /// The backups of this page.
     #[serde(default, deserialize_with = "null_is_default")]
@@ -100,7 +100,7 @@ impl BackupPage {
 }
 
 /// A backup of a database (`Backup`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Backup {
     /// The backup's id.
     pub id: BackupId,
@@ -136,17 +136,58 @@ impl Backup {
     }
 }
 
-/// How far a backup is (`Status`). All but the state is passed through.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// How far a backup is (`Status`). It makes up most of an answer, and hardly anybody wants more of it
+/// than the state; the rest stays unread until [`read_details`](Self::read_details).
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 #[schemars(inline)]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub state: Option<String>,
-    /// Everything else that Qovery says of the status.
+    /// When the backup was last worked on (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub last_deployment_date: Option<String>,
+    /// Everything else that Qovery says of the status, once it is read.
     #[serde(flatten)]
-    pub other: Map<String, Value>,
+    pub details: Map<String, Value>,
+    #[serde(skip)]
+    unread: Option<Box<RawValue>>,
+}
+
+impl Status {
+    /// Reads the details.
+    ///
+    /// # Errors
+    ///
+    /// When the status is no JSON object.
+    pub fn read_details(&mut self) -> Result<(), serde_json::Error> {
+        if let Some(unread) = self.unread.take() {
+            self.details = serde_json::from_str(unread.get())?;
+            self.details.remove("state");
+            self.details.remove("last_deployment_date");
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Status {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Known {
+            state: Option<String>,
+            last_deployment_date: Option<String>,
+        }
+        let unread = Box::<RawValue>::deserialize(deserializer)?;
+        let known: Known = serde_json::from_str(unread.get()).map_err(de::Error::custom)?;
+        Ok(Self {
+            state: known.state,
+            last_deployment_date: known.last_deployment_date,
+            details: Map::new(),
+            unread: Some(unread),
+        })
+    }
 }
 
 /// A backup to be made (`BackupRequest`).
@@ -266,8 +307,9 @@ mod tests {
             "id": ID, "created_at": "2026-01-01T00:00:00Z", "size_gb": 3.5, "tags": ["a"],
             "status": { "state": "SOMETHING_NEW", "steps": { "details": [] } }
         });
-        let backup: Backup = serde_json::from_value(sent.clone()).unwrap();
+        let mut backup: Backup = serde_json::from_value(sent.clone()).unwrap();
         assert_eq!(backup.state(), Some("SOMETHING_NEW"));
+        backup.status.as_mut().unwrap().read_details().unwrap();
         assert_eq!(serde_json::to_value(backup).unwrap(), sent);
     }
 
