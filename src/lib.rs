@@ -25,7 +25,8 @@
 //!   and the seam between them is the base URL. The sandbox never uses the types of `qovery`.
 //! - Ids are parsed once, at the edge, and written again in their hyphenated form. Nothing else ever
 //!   reaches a path of Qovery's API.
-//! - The key is exposed in one place, where the header is built, and goes to one address.
+//! - The key is exposed where it is read and where its header is built, nowhere else, and goes to one
+//!   address.
 //! - A change that was sent is never dropped because its caller went away.
 
 #![cfg_attr(

@@ -57,3 +57,56 @@ async fn the_readme_names_every_setting_and_tool() {
         assert!(readme.contains(tool), "README.md does not name {tool}");
     }
 }
+
+/// The invariants of the house that can be read off its source.
+#[test]
+fn every_line_is_in_its_room() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![source.clone()];
+    let mut checked = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let room = path
+                .strip_prefix(&source)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .replace('\\', "/");
+            let code: String = std::fs::read_to_string(&path)
+                .unwrap()
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
+            let is = |name: &str| room.starts_with(name);
+            let has = |words: &[&str]| words.iter().any(|word| code.contains(word));
+            if is("qovery") || is("backups") {
+                assert!(
+                    !has(&["rmcp", "axum", "crate::mcp", "crate::serve"]),
+                    "{room}"
+                );
+            }
+            if is("qovery") {
+                assert!(!has(&["crate::backups"]), "{room}");
+            }
+            if is("sandbox") {
+                assert!(!has(&["crate::"]), "{room}");
+            }
+            if !is("config") {
+                assert!(!has(&["env::var", "dotenvy"]), "{room}");
+            }
+            if !is("main") {
+                assert!(!has(&["stdout()"]), "{room}");
+            }
+            if !is("qovery/credentials") && !is("config/sources") {
+                assert!(!has(&["expose_secret"]), "{room}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "only {checked} files were read");
+}
