@@ -235,7 +235,16 @@ impl EnvFile {
             _ => error("it is not a file of NAME=VALUE lines".to_owned()),
         };
         let lines = dotenvy::from_path_iter(&path).map_err(explain)?;
-        let variables = lines.collect::<Result<_, _>>().map_err(explain)?;
+        let variables: BTreeMap<_, _> = lines.collect::<Result<_, _>>().map_err(explain)?;
+        // `$NAME` is replaced from the environment: the address could carry any secret of it away.
+        if !named && variables.contains_key(URL) {
+            let text = fs::read_to_string(&path).map_err(|cause| error(cause.to_string()))?;
+            if text.contains('$') {
+                return Err(error(format!(
+                    "it sets {URL} and refers to variables with $"
+                )));
+            }
+        }
         Ok(Self {
             path,
             named,

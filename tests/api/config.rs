@@ -146,6 +146,13 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
         &format!("{redirect}QOVERY_API_KEY=qov_0123456789abcdef\n"),
     );
     assert_eq!(app.run(&["check"]).await.status.code(), Some(1));
+    // An address must not be built from the rest of the environment.
+    let key = "QOVERY_API_KEY=qov_0123456789abcdef";
+    app.file(
+        ".env",
+        &format!("QOVERY_API_URL=https://${{HOME}}.example\n{key}\n"),
+    );
+    assert!(refused(&app, &["check"]).await.contains("with $"));
     // A file that a found file names may hold anybody's key.
     app.file("key", KEY.1);
     app.file(".env", &format!("{redirect}QOVERY_API_KEY_FILE=key\n"));
