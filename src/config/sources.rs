@@ -231,19 +231,17 @@ impl EnvFile {
         // The library's own text of a line that does not parse repeats the line, key and all.
         let explain = |cause| match cause {
             dotenvy::Error::LineParse(_, _) => error("a line in it is not NAME=VALUE".to_owned()),
-            dotenvy::Error::Io(cause) => error(cause.to_string()),
             _ => error("it is not a file of NAME=VALUE lines".to_owned()),
         };
-        let lines = dotenvy::from_path_iter(&path).map_err(explain)?;
-        let variables: BTreeMap<_, _> = lines.collect::<Result<_, _>>().map_err(explain)?;
+        let text = fs::read_to_string(&path).map_err(|cause| error(cause.to_string()))?;
+        let variables: BTreeMap<_, _> = dotenvy::from_read_iter(text.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(explain)?;
         // `$NAME` is replaced from the environment: the address could carry any secret of it away.
-        if !named && variables.contains_key(URL) {
-            let text = fs::read_to_string(&path).map_err(|cause| error(cause.to_string()))?;
-            if text.contains('$') {
-                return Err(error(format!(
-                    "it sets {URL} and refers to variables with $"
-                )));
-            }
+        if !named && variables.contains_key(URL) && text.contains('$') {
+            return Err(error(format!(
+                "it sets {URL} and refers to variables with $"
+            )));
         }
         Ok(Self {
             path,

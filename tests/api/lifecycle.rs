@@ -9,7 +9,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::helpers::{ERAS, Era, Reply, TestApp, Upstream, response, sandbox_session};
+use crate::helpers::{ERAS, Era, Reply, Session, TestApp, Upstream, response, sandbox_session};
 
 const LIST: &str = "list-database-backups";
 
@@ -33,16 +33,21 @@ fn held_page() -> Reply {
     ))
 }
 
+/// A session whose call has reached its upstream, which replies so; and the call's id.
+async fn call_in_flight(era: Era, reply: Reply) -> (Upstream, Session, u64) {
+    let mut upstream = Upstream::always(reply).await;
+    let app = TestApp::with_upstream(&upstream.url());
+    let mut session = app.session(era, &[]).await;
+    let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
+    let id = session.post("tools/call", params).await;
+    upstream.received(1).await;
+    (upstream, session, id)
+}
+
 #[tokio::test]
 async fn a_call_in_flight_is_answered_after_standard_input_closes() {
     for era in ERAS {
-        let mut upstream = Upstream::always(held_page()).await;
-        let mut session = TestApp::with_upstream(&upstream.url())
-            .session(era, &[])
-            .await;
-        let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
-        let id = session.post("tools/call", params).await;
-        upstream.received(1).await;
+        let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
         session.close_stdin();
         upstream.release();
         let answer = session.answer(id).await;
@@ -61,13 +66,7 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
         (Era::Stateless, "TERM"),
         (Era::Handshake, "INT"),
     ] {
-        let mut upstream = Upstream::always(held_page()).await;
-        let mut session = TestApp::with_upstream(&upstream.url())
-            .session(era, &[])
-            .await;
-        let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
-        let id = session.post("tools/call", params).await;
-        upstream.received(1).await;
+        let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
         signal(session.child.id(), name).await;
         upstream.release();
         let answer = session.answer(id).await;
@@ -108,13 +107,7 @@ async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
-    let mut upstream = Upstream::always(Reply::Hang).await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
-        .await;
-    let params = json!({ "name": LIST, "arguments": { "databaseId": Sandbox::ORDERS } });
-    session.post("tools/call", params).await;
-    upstream.received(1).await;
+    let (_upstream, mut session, _) = call_in_flight(Era::Handshake, Reply::Hang).await;
     let started = Instant::now();
     // The first may be taken together with the second; what matters is that the process ends.
     while session.child.try_wait().unwrap().is_none() && started.elapsed().as_secs() < 60 {
