@@ -54,8 +54,10 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     let shutdown = CancellationToken::new();
     let result = runtime.block_on(async {
         tokio::select! {
-            result = start(config, shutdown.clone()) => result,
-            result = signals(shutdown) => result,
+            // In this order, so that signals are caught before anybody can read that it serves.
+            biased;
+            result = signals(shutdown.clone()) => result,
+            result = start(config, shutdown) => result,
         }
     });
     // Where standard input is no pipe, a thread may still wait for it; nobody waits for the thread.
