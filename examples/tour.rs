@@ -13,6 +13,7 @@ use qovery_backups_mcp::{
     mcp,
     qovery::{Client, Credentials},
     sandbox::Sandbox,
+    telemetry::Telemetry,
 };
 use rmcp::{
     RoleClient, ServiceExt,
@@ -32,7 +33,7 @@ async fn main() -> anyhow::Result<()> {
         read_only: false,
         keep_latest: 1,
     };
-    let server = mcp::Server::new(Backups::new(qovery, policy), true);
+    let server = mcp::Server::new(Backups::new(qovery, policy), Telemetry::new()?, true);
     let (near, far) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(async move {
         server

@@ -9,7 +9,13 @@ use std::sync::Arc;
 
 use tokio::task::JoinError;
 
-use crate::qovery::{self, Backup, BackupId, BackupPage, Client, DatabaseId, Deadline, NewBackup};
+use crate::{
+    call::{self, Call},
+    qovery::{
+        self, Answered, Backup, BackupId, BackupPage, Client, DatabaseId, Deadline, NewBackup,
+        Outcome,
+    },
+};
 pub use guard::Protection;
 
 /// The backups of databases, under one operator's policy. Clones share one client.
@@ -117,14 +123,16 @@ impl Backups {
     /// [`Error::Qovery`].
     pub async fn list(
         &self,
+        call: &Call,
         database: DatabaseId,
         start_id: Option<BackupId>,
-    ) -> Result<BackupPage, Error> {
-        Ok(self
+    ) -> Result<Answered<BackupPage>, Error> {
+        let page = self
             .inner
             .qovery
-            .list_backups(database, start_id, Deadline::start())
-            .await?)
+            .list_backups(database, start_id, call, Deadline::start())
+            .await;
+        recorded(call, page.map_err(Error::from))
     }
 
     /// Asks for a new backup. Once it is on its way it runs to its end, even if the caller goes
@@ -133,14 +141,22 @@ impl Backups {
     /// # Errors
     ///
     /// [`Error::ReadOnly`], [`Error::Qovery`].
-    pub async fn add(&self, database: DatabaseId, backup: NewBackup) -> Result<Backup, Error> {
-        self.allow_changes()?;
-        let inner = Arc::clone(&self.inner);
+    pub async fn add(
+        &self,
+        call: &Arc<Call>,
+        database: DatabaseId,
+        backup: NewBackup,
+    ) -> Result<Answered<Backup>, Error> {
+        if let Err(refusal) = self.allow_changes() {
+            return recorded(call, Err(refusal));
+        }
+        let (inner, call) = (Arc::clone(&self.inner), Arc::clone(call));
         to_its_end(async move {
-            Ok(inner
+            let added = inner
                 .qovery
-                .add_backup(database, &backup, Deadline::start())
-                .await?)
+                .add_backup(database, &backup, &call, Deadline::start())
+                .await;
+            recorded(&call, added.map_err(Error::from))
         })
         .await
     }
@@ -151,17 +167,62 @@ impl Backups {
     /// # Errors
     ///
     /// Any [`Error`].
-    pub async fn remove(&self, database: DatabaseId, backup: BackupId) -> Result<Removal, Error> {
-        self.allow_changes()?;
-        let inner = Arc::clone(&self.inner);
-        to_its_end(async move { inner.remove(database, backup).await }).await
+    pub async fn remove(
+        &self,
+        call: &Arc<Call>,
+        database: DatabaseId,
+        backup: BackupId,
+    ) -> Result<Removal, Error> {
+        if let Err(refusal) = self.allow_changes() {
+            return recorded(call, Err(refusal));
+        }
+        let (inner, call) = (Arc::clone(&self.inner), Arc::clone(call));
+        to_its_end(async move {
+            let removal = inner.remove(&call, database, backup).await;
+            recorded(&call, removal)
+        })
+        .await
     }
 }
 
+impl Error {
+    /// The cause as one word, the same for every call that fails so.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read_only",
+            Self::NotListed { .. } => "not_listed",
+            Self::Protected { .. } => "protected",
+            Self::ListIncomplete { .. } => "list_incomplete",
+            Self::Qovery(error) => error.failure.kind(),
+        }
+    }
+
+    /// What became of the change.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Qovery(error) => error.outcome,
+            _ => Outcome::NotApplied,
+        }
+    }
+}
+
+/// Leaves in the call what became of it.
+fn recorded<T>(call: &Call, result: Result<T, Error>) -> Result<T, Error> {
+    call.set_outcome(result.as_ref().map_or_else(Error::kind, |_| call::OK));
+    result
+}
+
 impl Inner {
-    async fn remove(&self, database: DatabaseId, id: BackupId) -> Result<Removal, Error> {
+    async fn remove(
+        &self,
+        call: &Call,
+        database: DatabaseId,
+        id: BackupId,
+    ) -> Result<Removal, Error> {
         let deadline = Deadline::start();
-        let mut backups = self.complete_list(database, deadline).await?;
+        let mut backups = self.complete_list(call, database, deadline).await?;
         let Some(position) = backups.iter().position(|backup| backup.id == id) else {
             return Err(Error::NotListed {
                 database,
@@ -174,7 +235,9 @@ impl Inner {
                 protection,
             });
         }
-        self.qovery.remove_backup(database, id, deadline).await?;
+        self.qovery
+            .remove_backup(database, id, call, deadline)
+            .await?;
         Ok(Removal {
             backup: backups.swap_remove(position),
             remaining: backups.len(),
@@ -184,6 +247,7 @@ impl Inner {
     /// Every backup of the database. Part of a list cannot tell which backup is the newest.
     async fn complete_list(
         &self,
+        call: &Call,
         database: DatabaseId,
         deadline: Deadline,
     ) -> Result<Vec<Backup>, Error> {
@@ -195,8 +259,9 @@ impl Inner {
         for _ in 0..MOST_PAGES {
             let page = self
                 .qovery
-                .list_backups(database, start_id, deadline)
-                .await?;
+                .list_backups(database, start_id, call, deadline)
+                .await?
+                .value;
             let next = page.next_start_id();
             for backup in page.results {
                 if backups.iter().any(|seen| seen.id == backup.id) {

@@ -4,16 +4,17 @@
 
 mod sources;
 
-use std::{path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 
 use crate::{
     backups::Policy,
     qovery::{BaseUrl, Credentials},
+    serve::http::{self, AllowedHost, AllowedOrigin, Tokens},
 };
-use sources::Sources;
+use sources::{ACCESS_TOKEN, ACCESS_TOKEN_FILE, Sources};
 pub use sources::{Setting, Source};
 
 /// Everything that the program needs to know before it starts.
@@ -21,6 +22,8 @@ pub use sources::{Setting, Source};
 pub struct Config {
     /// What to do.
     pub command: Command,
+    /// How to serve over HTTP, if that is what to do.
+    pub http: http::Settings,
     /// Which Qovery to talk to.
     pub upstream: Upstream,
     /// What the operator allows.
@@ -37,6 +40,8 @@ pub enum Command {
     /// Serve MCP on standard input and output: what a host launches (the default)
     #[default]
     Stdio,
+    /// Serve MCP over streamable HTTP, and the same operations as a REST API
+    Http,
     /// Say whether this configuration would work; changes nothing
     Check,
 }
@@ -117,6 +122,15 @@ pub enum Error {
     /// Two upstreams at once.
     #[error("--api-url does not go with --sandbox: choose one.")]
     SandboxElsewhere,
+    /// An address that others can reach, and nothing that tells callers apart.
+    #[error(
+        "{setting} is not a loopback address, so anybody who reaches it could remove backups. Set \
+         QOVERY_BACKUPS_ACCESS_TOKEN to a secret that callers must send, or listen on 127.0.0.1."
+    )]
+    OpenDoor {
+        /// The setting, with its source.
+        setting: String,
+    },
     /// A `.env` file that cannot be read.
     #[error(
         "{path} could not be read: {problem}. Correct it, or name another file with --env-file."
@@ -131,8 +145,8 @@ pub enum Error {
 
 /// List, add and safely remove the backups of databases hosted on Qovery, from an AI assistant.
 ///
-/// An MCP host launches this program and talks to it over standard input and output. To see it work
-/// without a Qovery account, add --sandbox.
+/// An MCP host launches this program and talks to it over standard input and output, or reaches it
+/// over HTTP. To see it work without a Qovery account, add --sandbox.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
@@ -146,6 +160,11 @@ const AFTER_HELP: &str = "\
 The API key has no flag, because a command line can be read by others:
   QOVERY_API_KEY       An API token (qov_...) or a JWT
   QOVERY_API_KEY_FILE  A file that holds it, for mounted secrets
+
+Callers of the HTTP ports send `Authorization: Bearer <token>` once there are access tokens, which
+any address but a loopback one needs:
+  QOVERY_BACKUPS_ACCESS_TOKEN       One token, or one a line as name:token
+  QOVERY_BACKUPS_ACCESS_TOKEN_FILE  A file that holds them, for mounted secrets
 
 A flag wins over its variable, and that over a .env file in the working directory.";
 
@@ -193,6 +212,89 @@ struct Options {
     #[arg(default_value = "1", hide_env_values = true)]
     keep_latest: String,
 
+    /// Where the command http serves MCP, at /mcp
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_MCP_ADDR",
+        value_name = "ADDRESS"
+    )]
+    #[arg(
+        default_value = "127.0.0.1:9090",
+        hide_env_values = true,
+        help_heading = HTTP
+    )]
+    mcp_addr: String,
+
+    /// Where the command http serves the REST API
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_REST_ADDR",
+        value_name = "ADDRESS"
+    )]
+    #[arg(
+        default_value = "127.0.0.1:8080",
+        hide_env_values = true,
+        help_heading = HTTP
+    )]
+    rest_addr: String,
+
+    /// Serve MCP only
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_NO_REST",
+        value_name = "BOOL"
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        default_value = "false",
+        hide_default_value = true,
+        hide_env_values = true,
+        help_heading = HTTP
+    )]
+    no_rest: String,
+
+    /// A name under which callers reach the ports, repeatable: any port unless it names one
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_ALLOWED_HOST",
+        value_name = "HOST"
+    )]
+    #[arg(action = ArgAction::Append, default_value = "localhost,127.0.0.1,[::1]")]
+    #[arg(hide_env_values = true, help_heading = HTTP)]
+    allowed_host: Vec<String>,
+
+    /// A web origin whose pages may call the ports, repeatable, such as https://example.com or
+    /// http://localhost:*
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_ALLOWED_ORIGIN",
+        value_name = "ORIGIN"
+    )]
+    #[arg(action = ArgAction::Append, default_value = "none")]
+    #[arg(hide_env_values = true, help_heading = HTTP)]
+    allowed_origin: Vec<String>,
+
+    /// Keep sessions for MCP clients of the revisions before 2026-07-28
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_SESSIONS",
+        value_name = "BOOL"
+    )]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        default_value = "false",
+        hide_default_value = true,
+        hide_env_values = true,
+        help_heading = HTTP
+    )]
+    sessions: String,
+
     /// Where Qovery's API is
     #[arg(long, global = true, env = "QOVERY_API_URL", value_name = "URL")]
     #[arg(default_value = BaseUrl::QOVERY, hide_env_values = true)]
@@ -223,6 +325,8 @@ struct Options {
     #[arg(default_value = "text", hide_env_values = true)]
     log_format: String,
 }
+
+const HTTP: &str = "Options of the command http";
 
 /// rmcp tells of every message at `info`.
 const DEFAULT_LOG: &str = "info,rmcp=warn";
@@ -258,16 +362,72 @@ impl Config {
                 credentials,
             }
         };
+        let (http, tokens) = http_settings(&sources)?;
         let command = sources.command();
-        let settings = key.into_iter().chain(sources.into_settings()).collect();
+        let settings = key
+            .into_iter()
+            .chain(tokens)
+            .chain(sources.into_settings())
+            .collect();
         Ok(Self {
             command,
+            http,
             upstream,
             policy,
             log,
             settings,
         })
     }
+}
+
+/// How to serve over HTTP; and the setting that gave the access tokens, masked.
+fn http_settings(sources: &Sources) -> Result<(http::Settings, Option<Setting>), Error> {
+    let tokens = sources.secret(ACCESS_TOKEN, ACCESS_TOKEN_FILE)?;
+    let (tokens, setting) = match tokens {
+        Some((mut setting, text)) => {
+            let tokens = Tokens::parse(&text).map_err(|error| setting.invalid(error))?;
+            setting.value = tokens.names().collect::<Vec<_>>().join(", ");
+            (tokens, Some(setting))
+        }
+        None => (Tokens::default(), None),
+    };
+    let address = |variable| {
+        let address: SocketAddr = sources.parse(variable, address)?;
+        if tokens.is_empty() && !address.ip().is_loopback() {
+            return Err(Error::OpenDoor {
+                setting: sources.name(variable),
+            });
+        }
+        Ok(address)
+    };
+    let mcp = address("QOVERY_BACKUPS_MCP_ADDR")?;
+    let rest = if sources.parse("QOVERY_BACKUPS_NO_REST", boolean)? {
+        None
+    } else {
+        Some(address("QOVERY_BACKUPS_REST_ADDR")?)
+    };
+    let settings = http::Settings {
+        mcp,
+        rest,
+        allowed_hosts: sources.parse("QOVERY_BACKUPS_ALLOWED_HOST", list::<AllowedHost>)?,
+        allowed_origins: match sources.source("QOVERY_BACKUPS_ALLOWED_ORIGIN") {
+            Some(Source::Default) => Vec::new(),
+            _ => sources.parse("QOVERY_BACKUPS_ALLOWED_ORIGIN", list::<AllowedOrigin>)?,
+        },
+        tokens,
+        sessions: sources.parse("QOVERY_BACKUPS_SESSIONS", boolean)?,
+    };
+    Ok((settings, setting))
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "must be an IP address and a port, such as 127.0.0.1:9090")
+}
+
+/// Values with commas between them.
+fn list<T: FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
+    text.split(',').map(|value| value.trim().parse()).collect()
 }
 
 fn boolean(text: &str) -> Result<bool, &'static str> {

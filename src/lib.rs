@@ -39,9 +39,12 @@
 )]
 
 pub mod backups;
+pub mod call;
 pub mod check;
 pub mod config;
 pub mod mcp;
 pub mod qovery;
+pub mod rest;
 pub mod sandbox;
 pub mod serve;
+pub mod telemetry;

@@ -10,8 +10,10 @@ use qovery_backups_mcp::{
     config::{Command, Config, Error, Log, LogFormat, Upstream},
     mcp,
     qovery::{Client, Credentials},
+    rest::Rest,
     sandbox::Sandbox,
-    serve,
+    serve::{self, http::Listeners},
+    telemetry::Telemetry,
 };
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -66,7 +68,15 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<ExitCode> {
-    let (sandbox, base_url, credentials) = match config.upstream {
+    let Config {
+        command,
+        http,
+        upstream,
+        policy,
+        settings,
+        ..
+    } = config;
+    let (sandbox, base_url, credentials) = match upstream {
         Upstream::Qovery {
             base_url,
             credentials,
@@ -79,17 +89,37 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
             (Some(sandbox), base_url, Credentials::parse(Sandbox::KEY)?)
         }
     };
-    match config.command {
+    let sandboxed = sandbox.is_some();
+    let qovery = Client::new(base_url, credentials.clone());
+    match command {
         Command::Stdio => {
-            let qovery = Client::new(base_url, credentials);
-            let server = mcp::Server::new(Backups::new(qovery, config.policy), sandbox.is_some());
+            let backups = Backups::new(qovery, policy);
+            let server = mcp::Server::new(backups, Telemetry::new()?, sandboxed);
             serve::stdio(server, shutdown).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Http => {
+            let backups = Backups::new(qovery, policy);
+            let telemetry = Telemetry::new()?;
+            let listeners = Listeners::bind(&http)?;
+            let mcp_url = listeners.mcp_url()?;
+            let authenticated = !http.tokens.is_empty();
+            let mode = Mode {
+                sandboxed,
+                authenticated,
+                read_only: policy.read_only,
+            };
+            mode.greet(&mcp_url, listeners.rest_url()?.as_deref());
+            let rest = Rest::new(backups.clone(), telemetry.clone(), authenticated, &mcp_url);
+            let server = mcp::Server::new(backups, telemetry.clone(), sandboxed);
+            listeners
+                .serve(http, server, rest, telemetry, shutdown)
+                .await;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Check => {
-            let qovery = Client::new(base_url, credentials.clone());
             let report = tokio::select! {
-                report = check(&config.settings, &credentials, &qovery) => report,
+                report = check(&settings, &credentials, &qovery) => report,
                 () = shutdown.cancelled() => return Ok(ExitCode::FAILURE),
             };
             std::io::stdout().write_all(report.text.as_bytes())?;
@@ -98,6 +128,50 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
             } else {
                 ExitCode::FAILURE
             })
+        }
+    }
+}
+
+/// What a person who starts the HTTP ports wants to see at once.
+struct Mode {
+    sandboxed: bool,
+    authenticated: bool,
+    read_only: bool,
+}
+
+impl Mode {
+    /// Says where the server listens, in which mode, and what to paste to use it.
+    fn greet(&self, mcp_url: &str, rest_url: Option<&str>) {
+        let upstream = if self.sandboxed { "sandbox" } else { "Qovery" };
+        let (read_only, authenticated) = (self.read_only, self.authenticated);
+        let header = |flag| {
+            let sent = format!(" {flag} \"Authorization: Bearer $ACCESS_TOKEN\"");
+            if authenticated { sent } else { String::new() }
+        };
+        tracing::info!(
+            upstream,
+            read_only,
+            authenticated,
+            "MCP is listening on {mcp_url}"
+        );
+        let header_flag = header("--header");
+        tracing::info!(
+            "try: claude mcp add --transport http qovery-backups {mcp_url}{header_flag}"
+        );
+        if let Some(url) = rest_url {
+            let database = if self.sandboxed {
+                Sandbox::ORDERS
+            } else {
+                "$DATABASE_ID"
+            };
+            tracing::info!(
+                upstream,
+                read_only,
+                authenticated,
+                "REST is listening on {url}"
+            );
+            let header_flag = header("-H");
+            tracing::info!("try: curl{header_flag} {url}/v1/database/{database}/backup");
         }
     }
 }

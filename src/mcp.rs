@@ -11,6 +11,7 @@ mod tools;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use axum::http::request::Parts;
 use futures_util::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
@@ -24,13 +25,19 @@ use rmcp::{
 };
 use serde_json::{Value, json};
 
-use crate::{backups::Backups, sandbox::Sandbox};
+use crate::{
+    backups::Backups,
+    call::{self, Call, Face, RequestId, TraceParent},
+    sandbox::Sandbox,
+    telemetry::Telemetry,
+};
 use results::InBandError;
 
 /// The MCP server. Clones are cheap, and share the backups behind them.
 #[derive(Clone)]
 pub struct Server {
     backups: Backups,
+    telemetry: Telemetry,
     router: Arc<ToolRouter<Self>>,
     /// In the order in which a client shows them, without those that the operator switched off.
     tools: Arc<[Tool]>,
@@ -41,11 +48,11 @@ pub struct Server {
 /// those with a restart.
 const TOOLS_TTL_MS: u64 = 60 * 60 * 1000;
 
-/// The tools, from the harmless to the destructive.
-const TOOLS: [&str; 3] = [
-    "list-database-backups",
-    "add-backup-database",
-    "remove-database-backup",
+/// The tools, from the harmless to the destructive, and what logs and metrics call them.
+const TOOLS: [(&str, &str); 3] = [
+    ("list-database-backups", "list"),
+    ("add-backup-database", "add"),
+    ("remove-database-backup", "remove"),
 ];
 
 const INSTRUCTIONS: &str = "\
@@ -67,11 +74,11 @@ const ICON: &str = "data:image/svg+xml;base64,\
 impl Server {
     /// A server over `backups`; with `sandbox`, its instructions say so and name the sample ids.
     #[must_use]
-    pub fn new(backups: Backups, sandbox: bool) -> Self {
+    pub fn new(backups: Backups, telemetry: Telemetry, sandbox: bool) -> Self {
         let router = Self::tool_router();
         let tools = TOOLS
             .iter()
-            .filter_map(|name| router.get(name))
+            .filter_map(|(name, _)| router.get(name))
             .filter(|tool| backups.allow_changes().is_ok() || !is_change(tool))
             .cloned()
             .collect();
@@ -87,10 +94,63 @@ impl Server {
         };
         Self {
             backups,
+            telemetry,
             router: Arc::new(router),
             tools,
             instructions: instructions.into(),
         }
+    }
+
+    /// The call that a request belongs to: the one that the HTTP door began, or a new one.
+    fn call(&self, context: &mut RequestContext<RoleServer>) -> Arc<Call> {
+        let at_the_door = context
+            .extensions
+            .get::<Parts>()
+            .and_then(|request| request.extensions.get::<Arc<Call>>());
+        let call = match at_the_door {
+            Some(call) => Arc::clone(call),
+            None => Call::begin(RequestId::new(), Face::Mcp, &self.telemetry),
+        };
+        // Without a session, the transport has only a placeholder for a client of an older revision.
+        let unknown = Implementation::default();
+        if let Some(client) = context.client_info().filter(|client| *client != unknown) {
+            let caller = format!("{} {}", client.name, client.version);
+            call.set_caller(clean::excerpt(&caller));
+        }
+        if let Some(trace) = context.meta.get_traceparent().and_then(TraceParent::parse) {
+            call.set_trace(trace);
+        }
+        context.extensions.insert(Arc::clone(&call));
+        call
+    }
+
+    /// What a tool's call comes to, before the revision's own additions.
+    async fn answer(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let tool = self
+            .router
+            .get(&request.name)
+            .ok_or_else(|| self.unknown_tool())?;
+        if let (true, Err(refusal)) = (is_change(tool), self.backups.allow_changes()) {
+            return Ok(InBandError::from(refusal).into());
+        }
+        let call = self
+            .router
+            .call(ToolCallContext::new(self, request, context));
+        // rmcp never answers a call that panics; the client would wait for its own timeout.
+        AssertUnwindSafe(call)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| {
+                Err(ErrorData::internal_error(
+                    "This server failed on the call. Whether anything was changed is not known: \
+                     list the backups before you do anything else.",
+                    None,
+                ))
+            })
     }
 
     fn unknown_tool(&self) -> ErrorData {
@@ -116,7 +176,13 @@ impl ServerHandler for Server {
             .with_instructions(&*self.instructions)
     }
 
-    async fn discover(&self, _: RequestContext<RoleServer>) -> Result<DiscoverResult, ErrorData> {
+    async fn discover(
+        &self,
+        mut context: RequestContext<RoleServer>,
+    ) -> Result<DiscoverResult, ErrorData> {
+        let call = self.call(&mut context);
+        call.set_operation("server/discover");
+        call.set_outcome(call::OK);
         let versions = self.supported_protocol_versions().into_owned();
         let mut result = DiscoverResult::from_server_info(versions, self.get_info());
         result.ttl_ms = TOOLS_TTL_MS;
@@ -127,8 +193,11 @@ impl ServerHandler for Server {
     async fn list_tools(
         &self,
         _: Option<PaginatedRequestParams>,
-        context: RequestContext<RoleServer>,
+        mut context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        let call = self.call(&mut context);
+        call.set_operation("tools/list");
+        call.set_outcome(call::OK);
         let mut result = ListToolsResult::with_all_items(self.tools.to_vec());
         if is_stateless(&context) {
             result.ttl_ms = Some(TOOLS_TTL_MS);
@@ -141,34 +210,29 @@ impl ServerHandler for Server {
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
+        mut context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let tool = self
-            .router
-            .get(&request.name)
-            .ok_or_else(|| self.unknown_tool())?;
-        let stateless = is_stateless(&context);
-        let mut response =
-            match self.backups.allow_changes() {
-                Err(refusal) if is_change(tool) => InBandError::from(refusal).into(),
-                _ => {
-                    let call = self
-                        .router
-                        .call(ToolCallContext::new(self, request, context));
-                    // rmcp never answers a call that panics; the client would wait for its own timeout.
-                    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
-                    Err(ErrorData::internal_error(
-                        "This server failed on the call. Whether anything was changed is not \
-                         known: list the backups before you do anything else.",
-                        None,
-                    ))
-                })?
-                }
-            };
-        if let (true, CallToolResponse::Complete(result)) = (stateless, &mut response) {
-            result.meta = Some(server_info());
+        let call = self.call(&mut context);
+        if let Some((_, operation)) = TOOLS.iter().find(|(name, _)| *name == request.name) {
+            call.set_operation(operation);
         }
-        Ok(response)
+        let stateless = is_stateless(&context);
+        let mut response = self.answer(request, context).await;
+        match &mut response {
+            Ok(CallToolResponse::Complete(result)) => {
+                // Only arguments fail before the room that would have said so itself.
+                call.set_outcome(match result.is_error {
+                    Some(true) => "invalid_arguments",
+                    _ => call::OK,
+                });
+                if stateless {
+                    result.meta = Some(server_info());
+                }
+            }
+            Ok(_) => {}
+            Err(error) => call.set_outcome(kind(error)),
+        }
+        response
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
@@ -180,7 +244,7 @@ impl ServerHandler for Server {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _: RequestContext<RoleServer>,
+        mut context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         const METHODS: [&str; 5] = [
             "initialize",
@@ -190,8 +254,11 @@ impl ServerHandler for Server {
             "tools/list",
         ];
         let CustomRequest { method, params, .. } = request;
+        let call = self.call(&mut context);
         if !METHODS.contains(&method.as_str()) {
-            return Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None));
+            let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None);
+            call.set_outcome(kind(&error));
+            return Err(error);
         }
         let reason = if method == "tools/call" {
             serde_json::from_value::<CallToolRequestParams>(params.unwrap_or_default()).err()
@@ -202,7 +269,19 @@ impl ServerHandler for Server {
         if let Some(reason) = reason {
             message = format!("{message}: {}", clean::excerpt(&reason.to_string()));
         }
-        Err(ErrorData::invalid_params(message, None))
+        let error = ErrorData::invalid_params(message, None);
+        call.set_outcome(kind(&error));
+        Err(error)
+    }
+}
+
+/// A protocol error as one word, for logs and metrics.
+fn kind(error: &ErrorData) -> &'static str {
+    match error.code {
+        ErrorCode::METHOD_NOT_FOUND => "method_not_found",
+        ErrorCode::INVALID_PARAMS => "invalid_params",
+        ErrorCode::INTERNAL_ERROR => "internal_error",
+        _ => "protocol_error",
     }
 }
 
@@ -259,7 +338,11 @@ mod tests {
             read_only: false,
             keep_latest: 1,
         };
-        let mut server = Server::new(Backups::new(qovery, policy), true);
+        let mut server = Server::new(
+            Backups::new(qovery, policy),
+            Telemetry::new().unwrap(),
+            true,
+        );
         let mut router = (*server.router).clone();
         let tool = Tool::new("panic", "Panics.", Arc::new(rmcp::model::JsonObject::new()));
         router.add_route(ToolRoute::new_dyn(tool, |_| {
@@ -288,7 +371,7 @@ mod tests {
             .as_object()
             .cloned()
             .unwrap();
-        let call = CallToolRequestParams::new(TOOLS[0]).with_arguments(arguments);
+        let call = CallToolRequestParams::new(TOOLS[0].0).with_arguments(arguments);
         let result = client.call_tool(call).await.unwrap();
         assert_eq!(result.is_error, Some(false));
     }

@@ -2,6 +2,7 @@
 //!
 //! What must never live here: what a request means. That is for the faces.
 
+pub mod http;
 mod stdio;
 
 pub use stdio::stdio;

@@ -19,6 +19,10 @@ const PREFIX: &str = "QOVERY_BACKUPS_";
 const KEY: &str = "QOVERY_API_KEY";
 const KEY_FILE: &str = "QOVERY_API_KEY_FILE";
 const URL: &str = "QOVERY_API_URL";
+pub(super) const ACCESS_TOKEN: &str = "QOVERY_BACKUPS_ACCESS_TOKEN";
+pub(super) const ACCESS_TOKEN_FILE: &str = "QOVERY_BACKUPS_ACCESS_TOKEN_FILE";
+/// Our own variables that have no flag: secrets.
+const SECRETS: [&str; 2] = [ACCESS_TOKEN, ACCESS_TOKEN_FILE];
 /// What other programs call the same key.
 const OTHER_NAMES: [&str; 3] = [
     "QOVERY_API_TOKEN",
@@ -126,29 +130,11 @@ impl Sources {
 
     /// The key, from whichever of its two variables holds it; and the setting that gave it, masked.
     pub(super) fn credentials(&self) -> Result<(Credentials, Setting), Error> {
-        let (mut setting, key) = match (self.key_variable(KEY)?, self.key_variable(KEY_FILE)?) {
-            (Some(key), Some(file)) if key.source == file.source => {
-                return Err(key.invalid(format!("is set beside {KEY_FILE}: remove one of them")));
-            }
-            // Of two layers the upper one wins.
-            (Some(key), file)
-                if file
-                    .as_ref()
-                    .is_none_or(|_| key.source == Source::Environment) =>
-            {
-                let text = SecretString::from(key.value.as_str());
-                (key, text)
-            }
-            (_, Some(file)) => {
-                let text = read_key_file(&file)?;
-                (file, text)
-            }
-            _ => {
-                let instead = OTHER_NAMES
-                    .into_iter()
-                    .find(|name| env::var_os(name).is_some());
-                return Err(Error::NoKey { instead });
-            }
+        let Some((mut setting, key)) = self.secret(KEY, KEY_FILE)? else {
+            let instead = OTHER_NAMES
+                .into_iter()
+                .find(|name| env::var_os(name).is_some());
+            return Err(Error::NoKey { instead });
         };
         self.refuse_redirected_key(&setting)?;
         let credentials =
@@ -157,11 +143,43 @@ impl Sources {
         Ok((credentials, setting))
     }
 
+    /// A secret, from its own variable or from the file that the other one names; and the setting
+    /// that gave it.
+    pub(super) fn secret(
+        &self,
+        variable: &str,
+        file_variable: &str,
+    ) -> Result<Option<(Setting, SecretString)>, Error> {
+        match (self.given(variable)?, self.given(file_variable)?) {
+            (Some(secret), Some(file)) if secret.source == file.source => {
+                Err(secret.invalid(format!("is set beside {file_variable}: remove one of them")))
+            }
+            // Of two layers the upper one wins.
+            (Some(secret), file) if file.is_none() || secret.source == Source::Environment => {
+                let text = SecretString::from(secret.value.as_str());
+                Ok(Some((secret, text)))
+            }
+            (_, Some(file)) => {
+                let text = read_secret_file(&file)?;
+                Ok(Some((file, text)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A setting as a message names it.
+    pub(super) fn name(&self, variable: &str) -> String {
+        self.settings
+            .get(variable)
+            .map_or_else(|| variable.to_owned(), Setting::to_string)
+    }
+
     pub(super) fn into_settings(self) -> Vec<Setting> {
         self.settings.into_values().collect()
     }
 
-    fn key_variable(&self, variable: &str) -> Result<Option<Setting>, Error> {
+    /// A setting that has no flag.
+    fn given(&self, variable: &str) -> Result<Option<Setting>, Error> {
         let given = |value, source| Setting {
             variable: variable.to_owned(),
             flag: None,
@@ -203,9 +221,11 @@ impl Sources {
             .file
             .iter()
             .flat_map(|file| file.variables.keys().cloned());
-        let unknown = in_environment
-            .chain(in_file)
-            .find(|name| name.starts_with(PREFIX) && !self.settings.contains_key(name));
+        let unknown = in_environment.chain(in_file).find(|name| {
+            name.starts_with(PREFIX)
+                && !self.settings.contains_key(name)
+                && !SECRETS.contains(&name.as_str())
+        });
         let Some(name) = unknown else {
             return Ok(());
         };
@@ -213,11 +233,13 @@ impl Sources {
         let meant = self
             .settings
             .keys()
+            .map(String::as_str)
             .filter(|known| known.starts_with(PREFIX))
+            .chain(SECRETS)
             .map(|known| (likeness(known), known))
             .max_by(|one, other| one.0.total_cmp(&other.0))
             .filter(|(likeness, _)| *likeness > 0.7)
-            .map(|(_, known)| known.clone());
+            .map(|(_, known)| known.to_owned());
         Err(Error::UnknownVariable { name, meant })
     }
 }
@@ -290,10 +312,8 @@ fn setting(argument: &Arg, matches: &ArgMatches, file: Option<&EnvFile>) -> Opti
     let variable = argument.get_env()?.to_str()?;
     let id = argument.get_id().as_str();
     let value = || {
-        matches
-            .get_raw(id)?
-            .next()
-            .map(|value| value.to_string_lossy().into_owned())
+        let values = matches.get_raw(id)?.map(|value| value.to_string_lossy());
+        Some(values.collect::<Vec<_>>().join(","))
     };
     let (value, source) = match matches.value_source(id) {
         Some(ValueSource::CommandLine) => (value()?, Source::Flag),
@@ -314,7 +334,7 @@ fn setting(argument: &Arg, matches: &ArgMatches, file: Option<&EnvFile>) -> Opti
     })
 }
 
-fn read_key_file(setting: &Setting) -> Result<SecretString, Error> {
+fn read_secret_file(setting: &Setting) -> Result<SecretString, Error> {
     let text = fs::read_to_string(&setting.value).map_err(|error| {
         setting.invalid(format!(
             "names a file that could not be read ({error}): {}",

@@ -1,8 +1,13 @@
 //! The tools. Each one's documentation is its description: a model has nothing else to go by.
 
+use std::sync::Arc;
+
 use rmcp::{
-    RoleServer, handler::server::tool::schema_for_output, model::JsonObject,
-    service::RequestContext, tool, tool_router,
+    RoleServer,
+    handler::server::{common::Extension, tool::schema_for_output},
+    model::JsonObject,
+    service::RequestContext,
+    tool, tool_router,
 };
 
 use super::{
@@ -11,7 +16,7 @@ use super::{
     clean,
     results::{BackupList, InBandError, RemovedBackup, Structured},
 };
-use crate::qovery::Backup;
+use crate::{call::Call, qovery::Backup};
 
 #[tool_router(vis = "pub(super)")]
 impl Server {
@@ -35,14 +40,22 @@ impl Server {
         &self,
         arguments: JsonObject,
         context: RequestContext<RoleServer>,
+        Extension(call): Extension<Arc<Call>>,
     ) -> Result<Structured, InBandError> {
-        let arguments: ListArguments = parse(arguments)?;
+        let ListArguments {
+            database_id,
+            start_id,
+            verbose,
+        } = parse(arguments)?;
         let page = tokio::select! {
-            page = self.backups.list(arguments.database_id, arguments.start_id) => page?,
+            page = self.backups.list(&call, database_id, start_id) => page?.value,
             // Nobody waits for the answer any more; reading can stop where it is.
-            () = context.ct.cancelled() => return Err("The call was cancelled.".into()),
+            () = context.ct.cancelled() => {
+                call.set_outcome("cancelled");
+                return Err("The call was cancelled.".into());
+            }
         };
-        Structured::new(&BackupList::new(page, arguments.verbose.unwrap_or(false))?)
+        Structured::new(&BackupList::new(page, verbose.unwrap_or(false))?)
     }
 
     /// Make a new backup of a database. Answers as soon as Qovery has accepted it; the backup is then
@@ -60,10 +73,18 @@ impl Server {
             open_world_hint = true
         )
     )]
-    async fn add_backup_database(&self, arguments: JsonObject) -> Result<Structured, InBandError> {
+    async fn add_backup_database(
+        &self,
+        arguments: JsonObject,
+        Extension(call): Extension<Arc<Call>>,
+    ) -> Result<Structured, InBandError> {
         let arguments: AddArguments = parse(arguments)?;
         let database = arguments.database_id;
-        let mut backup = self.backups.add(database, arguments.backup()?).await?;
+        let mut backup = self
+            .backups
+            .add(&call, database, arguments.backup()?)
+            .await?
+            .value;
         clean::backup(&mut backup);
         Structured::new(&backup)
     }
@@ -86,12 +107,13 @@ impl Server {
     async fn remove_database_backup(
         &self,
         arguments: JsonObject,
+        Extension(call): Extension<Arc<Call>>,
     ) -> Result<Structured, InBandError> {
-        let arguments: RemoveArguments = parse(arguments)?;
-        let removal = self
-            .backups
-            .remove(arguments.database_id, arguments.backup_id)
-            .await?;
+        let RemoveArguments {
+            database_id,
+            backup_id,
+        } = parse(arguments)?;
+        let removal = self.backups.remove(&call, database_id, backup_id).await?;
         Structured::new(&RemovedBackup::from(removal))
     }
 }

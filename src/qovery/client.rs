@@ -24,6 +24,7 @@ use super::{
     Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup,
     Outcome, Unreachable, Unreadable,
 };
+use crate::{call::Call, telemetry::Attempt};
 
 /// To connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -67,10 +68,21 @@ impl Deadline {
     }
 }
 
-struct Request {
+/// What Qovery answered.
+#[derive(Clone, Debug)]
+pub struct Answered<T> {
+    /// The answer as it was read.
+    pub value: T,
+    /// The answer as it was sent: JSON, to the byte.
+    pub json: Vec<u8>,
+}
+
+struct Request<'a> {
     method: Method,
     path: String,
     body: Option<String>,
+    /// On whose behalf it is made.
+    call: Option<&'a Call>,
 }
 
 /// An answer with a status of success.
@@ -101,13 +113,15 @@ impl Client {
         &self,
         database: DatabaseId,
         start_id: Option<BackupId>,
+        call: &Call,
         deadline: Deadline,
-    ) -> Result<BackupPage, Error> {
+    ) -> Result<Answered<BackupPage>, Error> {
         let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
         let request = Request {
             method: Method::GET,
             path: format!("/database/{database}/backup{query}"),
             body: None,
+            call: Some(call),
         };
         let answer = self.send(&request, deadline).await?;
         answer.read().map_err(|failure| Error {
@@ -126,12 +140,14 @@ impl Client {
         &self,
         database: DatabaseId,
         backup: &NewBackup,
+        call: &Call,
         deadline: Deadline,
-    ) -> Result<Backup, Error> {
+    ) -> Result<Answered<Backup>, Error> {
         let request = Request {
             method: Method::POST,
             path: format!("/database/{database}/backup"),
             body: Some(json!(backup).to_string()),
+            call: Some(call),
         };
         let answer = self.send(&request, deadline).await?;
         // 201 says that it was made; another status of success may come from anything between.
@@ -156,12 +172,14 @@ impl Client {
         &self,
         database: DatabaseId,
         backup: BackupId,
+        call: &Call,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let request = Request {
             method: Method::DELETE,
             path: format!("/database/{database}/backup/{backup}"),
             body: None,
+            call: Some(call),
         };
         let answer = match self.send(&request, deadline).await {
             Err(Error {
@@ -199,18 +217,19 @@ impl Client {
             method: Method::GET,
             path: "/organization".to_owned(),
             body: None,
+            call: None,
         };
         let answer = self.send(&request, deadline).await?;
-        let organizations: Organizations = answer.read().map_err(|failure| Error {
+        let organizations: Answered<Organizations> = answer.read().map_err(|failure| Error {
             failure,
             outcome: Outcome::NotApplied,
         })?;
-        Ok(organizations.results.len())
+        Ok(organizations.value.results.len())
     }
 
     /// One call: waits for its place, then attempts it until it succeeds, may not be repeated, or
     /// has no time left.
-    async fn send(&self, request: &Request, deadline: Deadline) -> Result<Answer, Error> {
+    async fn send(&self, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
         let _place = timeout_at(deadline.0, self.in_flight.acquire())
             .await
             .map_err(|_| Error {
@@ -249,11 +268,20 @@ impl Client {
             })
     }
 
-    async fn attempt(&self, request: &Request, deadline: Deadline) -> Result<Answer, Failure> {
+    async fn attempt(&self, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Failure> {
         let started = Instant::now();
         let result = self
             .exchange(request, ATTEMPT.min(deadline.remaining()))
             .await;
+        if let Some(call) = request.call {
+            call.attempted(match &result {
+                Ok(answer) => Attempt::Answered(answer.status.as_u16()),
+                Err(Failure::Unreachable { .. }) => Attempt::Unreachable,
+                Err(failure) => failure
+                    .status()
+                    .map_or(Attempt::Broken(failure.kind()), Attempt::Answered),
+            });
+        }
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
         match &result {
@@ -269,12 +297,15 @@ impl Client {
         result
     }
 
-    async fn exchange(&self, request: &Request, timeout: Duration) -> Result<Answer, Failure> {
+    async fn exchange(&self, request: &Request<'_>, timeout: Duration) -> Result<Answer, Failure> {
         let mut builder = self
             .http()
             .await?
             .request(request.method.clone(), self.base_url.join(&request.path))
             .timeout(timeout);
+        if let Some(trace) = request.call.and_then(Call::trace) {
+            builder = builder.header("traceparent", trace.as_str());
+        }
         if let Some(body) = &request.body {
             builder = builder
                 .header(CONTENT_TYPE, "application/json")
@@ -349,7 +380,7 @@ impl Client {
     }
 }
 
-impl Request {
+impl Request<'_> {
     fn is_change(&self) -> bool {
         self.method != Method::GET
     }
@@ -366,17 +397,20 @@ impl Request {
 }
 
 impl Answer {
-    fn read<T: DeserializeOwned>(self) -> Result<T, Failure> {
-        let body = self.body?;
-        serde_json::from_slice(&body).map_err(|error| {
-            use serde_json::error::Category;
-            Failure::Unreadable(match error.classify() {
-                _ if body.trim_ascii().is_empty() => Unreadable::Empty,
-                Category::Eof => Unreadable::Truncated,
-                Category::Syntax | Category::Io => Unreadable::NotJson,
-                Category::Data => Unreadable::Shape,
-            })
-        })
+    fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
+        let json = self.body?;
+        match serde_json::from_slice(&json) {
+            Ok(value) => Ok(Answered { value, json }),
+            Err(error) => {
+                use serde_json::error::Category;
+                Err(Failure::Unreadable(match error.classify() {
+                    _ if json.trim_ascii().is_empty() => Unreadable::Empty,
+                    Category::Eof => Unreadable::Truncated,
+                    Category::Syntax | Category::Io => Unreadable::NotJson,
+                    Category::Data => Unreadable::Shape,
+                }))
+            }
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::{fmt, time::Duration};
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 /// A call that failed, and what became of the change that it asked for.
 ///
 /// Its `Display` form is the whole message for a person or a model: three short sentences.
@@ -14,7 +17,9 @@ pub struct Error {
 }
 
 /// Whether the change that a call asked for was made. A call that only reads is `NotApplied`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Outcome {
     /// The change was made.
     Applied,
@@ -185,6 +190,44 @@ impl Failure {
             | Self::TooLarge
             | Self::TimedOut
             | Self::Interrupted(_) => Outcome::Unknown,
+        }
+    }
+
+    /// The cause as one word, the same for every call that fails so.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unauthorized => "key_rejected",
+            Self::Forbidden { .. } => "forbidden",
+            Self::NotFound { .. } => "not_found",
+            Self::Rejected { .. } => "rejected",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Redirected { .. } => "redirected",
+            Self::Unexpected { .. } => "unexpected",
+            Self::Unreadable(_) => "unreadable",
+            Self::TooLarge => "too_large",
+            Self::TimedOut => "timed_out",
+            Self::Interrupted(_) => "interrupted",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Overloaded => "overloaded",
+            Self::Setup(_) => "setup",
+        }
+    }
+
+    /// The HTTP status that Qovery answered with, where it answered with a failure.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Unauthorized => Some(401),
+            Self::Forbidden { .. } => Some(403),
+            Self::NotFound { .. } => Some(404),
+            Self::RateLimited { .. } => Some(429),
+            Self::Rejected { status, .. }
+            | Self::Unavailable { status, .. }
+            | Self::Redirected { status }
+            | Self::Unexpected { status } => Some(*status),
+            _ => None,
         }
     }
 

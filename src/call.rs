@@ -1,0 +1,279 @@
+//! One call: who asks, on which face, and what became of it. Every room that it passes adds what it
+//! knows; when the last one lets go of it, it becomes one line of the log and one count.
+//!
+//! What must never live here: an id of a database or a backup, a name, a token or a body.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use uuid::Uuid;
+
+use crate::telemetry::{Attempt, Telemetry};
+
+/// Where a call came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// MCP, over standard input or HTTP.
+    Mcp,
+    /// The REST API.
+    Rest,
+}
+
+/// A call, from the request that asks for it to the answer.
+#[derive(Debug)]
+pub struct Call {
+    id: RequestId,
+    face: Face,
+    caller: OnceLock<String>,
+    trace: OnceLock<TraceParent>,
+    started: Instant,
+    attempts: AtomicU32,
+    record: Mutex<Record>,
+    telemetry: Telemetry,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    operation: &'static str,
+    outcome: Option<&'static str>,
+    status: Option<u16>,
+}
+
+/// What went well.
+pub const OK: &str = "ok";
+
+impl Call {
+    /// A call that begins now.
+    #[must_use]
+    pub fn begin(id: RequestId, face: Face, telemetry: &Telemetry) -> Arc<Self> {
+        telemetry.call_began();
+        Arc::new(Self {
+            id,
+            face,
+            caller: OnceLock::new(),
+            trace: OnceLock::new(),
+            started: Instant::now(),
+            attempts: AtomicU32::new(0),
+            record: Mutex::new(Record {
+                operation: "other",
+                outcome: None,
+                status: None,
+            }),
+            telemetry: telemetry.clone(),
+        })
+    }
+
+    /// Its id, which the answer repeats.
+    #[must_use]
+    pub fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Says who asks. Whoever knows it first is right: a token's name comes before what a client
+    /// says of itself.
+    pub fn set_caller(&self, caller: impl Into<String>) {
+        self.caller.get_or_init(|| caller.into());
+    }
+
+    /// Who asks: the name of an access token, else the name that a client gave itself.
+    #[must_use]
+    pub fn caller(&self) -> &str {
+        self.caller.get().map_or("anonymous", String::as_str)
+    }
+
+    /// Says which trace it belongs to. The first one holds.
+    pub fn set_trace(&self, trace: TraceParent) {
+        self.trace.get_or_init(|| trace);
+    }
+
+    /// The trace that it belongs to.
+    #[must_use]
+    pub fn trace(&self) -> Option<&TraceParent> {
+        self.trace.get()
+    }
+
+    /// Says what is asked for. One of few names: it becomes a label of the metrics.
+    pub fn set_operation(&self, operation: &'static str) {
+        self.with_record(|record| record.operation = operation);
+    }
+
+    /// Says what became of it: [`OK`], or the kind of failure. One of few names, too. The first one
+    /// holds: the room where it failed knows best.
+    pub fn set_outcome(&self, outcome: &'static str) {
+        self.with_record(|record| {
+            record.outcome.get_or_insert(outcome);
+        });
+    }
+
+    /// Says with which HTTP status it is answered.
+    pub fn set_status(&self, status: u16) {
+        self.with_record(|record| record.status = Some(status));
+        self.set_outcome(if status < 400 { OK } else { "refused" });
+    }
+
+    /// Counts an attempt to get an answer from Qovery.
+    pub fn attempted(&self, attempt: Attempt) {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.telemetry.attempted(attempt);
+    }
+
+    fn with_record(&self, change: impl FnOnce(&mut Record)) {
+        change(&mut self.record.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let record = *self
+            .record
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Whoever asked went away before there was an answer.
+        let outcome = record.outcome.unwrap_or("abandoned");
+        let elapsed = self.started.elapsed();
+        self.telemetry
+            .call_ended(self.face, record.operation, outcome, elapsed);
+        tracing::info!(
+            request_id = %self.id,
+            caller = self.caller(),
+            face = self.face.name(),
+            operation = record.operation,
+            outcome,
+            status = record.status,
+            milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            attempts = self.attempts.load(Ordering::Relaxed),
+            trace_id = self.trace().map(TraceParent::trace_id),
+            "call"
+        );
+    }
+}
+
+impl Face {
+    /// Its name in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mcp => "mcp",
+            Self::Rest => "rest",
+        }
+    }
+}
+
+/// The id of one call: what a caller sent, if it is fit for a log, else a new UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// A new id.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Uuid::new_v4().to_string())
+    }
+
+    /// A caller's own id, if it is 1 to 128 of the characters that mean nothing in a log, a URI or a
+    /// header.
+    #[must_use]
+    pub fn sane(text: &str) -> Option<Self> {
+        let sane = (1..=128).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+        sane.then(|| Self(text.to_owned()))
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The position of a call in a distributed trace (W3C Trace Context, "traceparent Header").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceParent(String);
+
+impl TraceParent {
+    /// A header's value, if it is one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hexadecimal = |part: &str, length| {
+            part.len() == length
+                && part
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let not_zero = |part: &str| part.bytes().any(|byte| byte != b'0');
+        let mut parts = text.split('-');
+        let (version, trace, parent, flags) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let valid = version == "00"
+            && hexadecimal(trace, 32)
+            && not_zero(trace)
+            && hexadecimal(parent, 16)
+            && not_zero(parent)
+            && hexadecimal(flags, 2)
+            && parts.next().is_none();
+        valid.then(|| Self(text.to_owned()))
+    }
+
+    /// The header's value.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id that all calls of a trace share.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        &self.0[3..35]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sane_request_id_is_taken_over() {
+        assert_eq!(
+            RequestId::sane("a-1._~Z").map(|id| id.to_string()),
+            Some("a-1._~Z".to_owned())
+        );
+        let long = "x".repeat(129);
+        for text in ["", "a b", "a\nb", "a\"b", "é", "a/b", long.as_str()] {
+            assert_eq!(RequestId::sane(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_valid_traceparent_is_passed_on() {
+        let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = TraceParent::parse(valid).unwrap();
+        assert_eq!(trace.as_str(), valid);
+        assert_eq!(trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        for text in [
+            "",
+            "00",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01\n",
+        ] {
+            assert_eq!(TraceParent::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Failures over HTTP, as problem details (RFC 9457).
+
+use std::borrow::Cow;
+
+use aide::OperationOutput;
+use axum::{
+    body::Body,
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    },
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::{
+    backups::Error,
+    call::RequestId,
+    qovery::{Failure, Outcome, Unreachable},
+};
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: &'static str,
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    outcome: Outcome,
+    retryable: bool,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// A problem, as it is sent.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Details<'a> {
+    /// The kind of problem, the same for every request that fails so.
+    r#type: String,
+    /// The kind, for people.
+    title: String,
+    /// The HTTP status.
+    #[schemars(with = "i32", range(min = 400, max = 599))]
+    status: u16,
+    /// What happened, whether anything was changed, and what to do next.
+    detail: &'a str,
+    /// The request's id, as in `X-Request-Id` and in the server's log.
+    instance: &'a str,
+    /// Whether the change was made that was asked for.
+    outcome: Outcome,
+    /// Whether the same request may succeed later, and is safe to repeat.
+    retryable: bool,
+}
+
+/// The kinds that no room below knows: each its name, its status and its text.
+macro_rules! problems {
+    ($($(#[$doc:meta])* $kind:ident, $status:ident, $detail:literal;)+) => {
+        impl Problem {
+            $($(#[$doc])* #[must_use] pub fn $kind() -> Self {
+                Self::new(stringify!($kind), StatusCode::$status, $detail)
+            })+
+        }
+    };
+}
+
+problems! {
+    /// A `Host` that is missing, doubled or no host.
+    malformed_host, BAD_REQUEST, "The Host header is missing or malformed. Nothing was changed.";
+    /// A `Host` that is none of ours.
+    forbidden_host, FORBIDDEN, "This server does not answer to that name. Nothing was changed. The operator allows names with --allowed-host.";
+    /// A web page of somebody else.
+    forbidden_origin, FORBIDDEN, "Pages of that origin may not call this server. Nothing was changed. The operator allows origins with --allowed-origin.";
+    /// No token, or a wrong one.
+    unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
+    /// A body over 1 MiB.
+    body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 1 MiB. Nothing was changed.";
+    /// A body that ended early.
+    body_broken, BAD_REQUEST, "The body could not be read. Nothing was changed.";
+    /// A body that took more than ten seconds.
+    body_too_slow, REQUEST_TIMEOUT, "The body was not complete after 10 seconds. Nothing was changed.";
+    /// A path that is none.
+    no_such_path, NOT_FOUND, "There is nothing at this path. Nothing was changed.";
+    /// A session that is none, or another caller's.
+    no_such_session, NOT_FOUND, "There is no such session. Nothing was changed. Begin a new one with initialize.";
+    /// A method that the path does not have.
+    method_not_allowed, METHOD_NOT_ALLOWED, "The path does not have this method; Allow names those that it has. Nothing was changed.";
+    /// A caller that takes no JSON.
+    not_acceptable, NOT_ACCEPTABLE, "Answers are JSON, which the Accept header excludes. Nothing was changed.";
+    /// A body that is not JSON by its own account.
+    unsupported_media_type, UNSUPPORTED_MEDIA_TYPE, "The Content-Type must be application/json. Nothing was changed.";
+    /// A fault of this server.
+    internal, INTERNAL_SERVER_ERROR, "This server failed. Whether anything was changed is not known.";
+}
+
+impl Problem {
+    pub(super) fn new(
+        kind: &'static str,
+        status: StatusCode,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            kind,
+            status,
+            detail: detail.into(),
+            outcome: Outcome::NotApplied,
+            retryable: false,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Input that does not fit.
+    #[must_use]
+    pub fn invalid(reason: &str) -> Self {
+        /// Some reasons repeat the input.
+        const LONGEST: usize = 300;
+        let short: String = reason.chars().take(LONGEST).collect();
+        let detail = format!("{short}. No request was sent to Qovery, and nothing was changed.");
+        Self::new("invalid_request", StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// All places for calls are taken.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        let detail = "This server is overloaded: try again in a second. Nothing was changed.";
+        let mut problem = Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, detail);
+        problem.retryable = true;
+        problem.with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// The kind, as logs and metrics call it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The same, with one more header in its response.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn title(&self) -> String {
+        let mut title = self.kind.replace('_', " ");
+        if let Some(first) = title.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        title
+    }
+
+    /// What is sent of it, once it is known to which request it belongs.
+    pub(super) fn details<'a>(&'a self, instance: &'a str) -> Details<'a> {
+        let kind = self.kind.replace('_', "-");
+        Details {
+            r#type: format!("urn:qovery-backups-mcp:problem:{kind}"),
+            title: self.title(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            instance,
+            outcome: self.outcome,
+            retryable: self.retryable,
+        }
+    }
+
+    /// Writes itself as the body of its response.
+    pub(crate) fn write(&self, id: &RequestId, response: &mut Response) {
+        let json = HeaderValue::from_static("application/problem+json");
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, json);
+        headers.remove(CONTENT_LENGTH);
+        // It has text and numbers only, which always can be written.
+        let body = serde_json::to_vec(&self.details(&id.to_string())).unwrap_or_default();
+        *response.body_mut() = Body::from(body);
+    }
+}
+
+impl IntoResponse for Problem {
+    /// A response that carries the problem, for the door to write.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        for (name, value) in &self.headers {
+            response.headers_mut().insert(name, value.clone());
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl OperationOutput for Problem {
+    /// Documented by hand, status by status.
+    type Inner = Self;
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let mut problem = Self::new(error.kind(), status(&error), error.to_string());
+        problem.outcome = error.outcome();
+        if let Error::Qovery(error) = &error {
+            problem.retryable = error.retryable();
+            if let Some(pause) = error.failure.retry_after() {
+                return problem.with_header(RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+            }
+        }
+        if problem.status == StatusCode::TOO_MANY_REQUESTS
+            || problem.status == StatusCode::SERVICE_UNAVAILABLE
+        {
+            // Qovery's limits are by the minute.
+            return problem.with_header(RETRY_AFTER, HeaderValue::from_static("60"));
+        }
+        problem
+    }
+}
+
+/// That Qovery refuses our key is not the caller's 401, and an answer that makes no sense is not the
+/// caller's fault.
+fn status(error: &Error) -> StatusCode {
+    let failure = match error {
+        Error::ReadOnly => return StatusCode::FORBIDDEN,
+        Error::NotListed { .. } => return StatusCode::NOT_FOUND,
+        Error::Protected { .. } => return StatusCode::CONFLICT,
+        Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
+        Error::Qovery(error) => &error.failure,
+    };
+    match failure {
+        Failure::Forbidden { .. } => StatusCode::FORBIDDEN,
+        Failure::NotFound { .. } => StatusCode::NOT_FOUND,
+        Failure::Rejected { status: 409, .. } => StatusCode::CONFLICT,
+        Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
+        Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Failure::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::TimedOut
+        | Failure::Unreachable {
+            reason: Unreachable::TimedOut,
+            ..
+        } => StatusCode::GATEWAY_TIMEOUT,
+        Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Failure::Unauthorized
+        | Failure::Unavailable { .. }
+        | Failure::Redirected { .. }
+        | Failure::Unexpected { .. }
+        | Failure::Unreadable(_)
+        | Failure::TooLarge
+        | Failure::Interrupted(_)
+        | Failure::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+    }
+}

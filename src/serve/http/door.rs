@@ -1,0 +1,360 @@
+//! The door: what a request must get past before it reaches a face, the same on both ports.
+//!
+//! In this order: probes pass freely; then the `Host` and `Origin` of a request (MCP 2026-07-28,
+//! "Security Warning" of Streamable HTTP), its access token, its body, and a place among the calls in
+//! flight. Whatever the answer, it carries the request's id.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+        header::{
+            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+            ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+            ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, CONNECTION,
+            CONTENT_LENGTH, HOST, ORIGIN, VARY, WWW_AUTHENTICATE,
+        },
+        request::Parts,
+        uri::Authority,
+    },
+    response::IntoResponse,
+};
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{
+    access::{AllowedHost, AllowedOrigin, Tokens},
+    connections::{Busy, Connection},
+};
+use crate::{
+    call::{Call, Face, RequestId, TraceParent},
+    rest::Problem,
+    telemetry::Telemetry,
+};
+
+/// The largest valid body is a tenth of it.
+const LARGEST_BODY: usize = 1 << 20;
+/// From the end of a header to the end of the body.
+const BODY: Duration = Duration::from_secs(10);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What a page of an allowed origin may send.
+const ALLOWED_HEADERS: &str = "accept, authorization, content-type, last-event-id, mcp-method, \
+    mcp-name, mcp-protocol-version, mcp-session-id, traceparent, x-request-id";
+const ALLOWED_METHODS: &str = "DELETE, GET, POST";
+/// What it may read of an answer, beside what is always readable.
+const EXPOSED_HEADERS: &str =
+    "location, mcp-protocol-version, mcp-session-id, retry-after, www-authenticate, x-request-id";
+
+/// The rules of both doors.
+pub(super) struct Guards {
+    pub(super) hosts: Vec<AllowedHost>,
+    pub(super) origins: Vec<AllowedOrigin>,
+    pub(super) tokens: Tokens,
+    pub(super) calls: Arc<Semaphore>,
+    pub(super) telemetry: Telemetry,
+    pub(super) draining: CancellationToken,
+}
+
+/// The door to one face.
+#[derive(Clone)]
+pub(super) struct Door {
+    face: Face,
+    guards: Arc<Guards>,
+    behind: Router,
+}
+
+/// The door, as one connection uses it.
+#[derive(Clone)]
+pub(super) struct Service {
+    door: Door,
+    connection: Arc<Connection>,
+}
+
+impl tower::Service<Request<Incoming>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let Self { door, connection } = self.clone();
+        Box::pin(async move { Ok(door.answer(request, &connection).await) })
+    }
+}
+
+impl Door {
+    pub(super) fn new(face: Face, guards: Arc<Guards>, behind: Router) -> Self {
+        Self {
+            face,
+            guards,
+            behind,
+        }
+    }
+
+    pub(super) fn service(&self, connection: Arc<Connection>) -> Service {
+        Service {
+            door: self.clone(),
+            connection,
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        connection.header_read();
+        let mut response = match self.guards.probe(&parts) {
+            Some(response) => {
+                connection.answered();
+                response
+            }
+            None => self.answer_call(parts.clone(), body, connection).await,
+        };
+        if self.guards.draining.is_cancelled() && parts.version < Version::HTTP_2 {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn answer_call(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        connection: &Arc<Connection>,
+    ) -> Response<Body> {
+        let id = text(&parts.headers, &REQUEST_ID).and_then(RequestId::sane);
+        let call = Call::begin(id.unwrap_or_default(), self.face, &self.guards.telemetry);
+        if let Some(trace) = text(&parts.headers, &TRACE_PARENT).and_then(TraceParent::parse) {
+            call.set_trace(trace);
+        }
+        let origin = parts.headers.get(ORIGIN).cloned();
+        let allowed = self.guards.check_origin(origin.as_ref());
+        let is_allowed = allowed.is_ok();
+        let result = match allowed {
+            Ok(()) => self.pass(parts, body, &call, connection).await,
+            Err(problem) => Err(problem),
+        };
+        let mut response = result.unwrap_or_else(|problem| {
+            connection.answered();
+            problem.into_response()
+        });
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            call.set_outcome(problem.kind());
+            problem.write(call.id(), &mut response);
+        }
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(&call.id().to_string()) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if let (Some(origin), true) = (origin, is_allowed) {
+            let exposed = HeaderValue::from_static(EXPOSED_HEADERS);
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+            headers.append(VARY, HeaderValue::from_static("origin"));
+        }
+        call.set_status(response.status().as_u16());
+        response
+    }
+
+    async fn pass(
+        &self,
+        mut parts: Parts,
+        body: Incoming,
+        call: &Arc<Call>,
+        connection: &Arc<Connection>,
+    ) -> Result<Response<Body>, Problem> {
+        self.guards.check_host(&parts)?;
+        if is_preflight(&parts) {
+            connection.answered();
+            return Ok(preflight());
+        }
+        self.guards.authenticate(&parts.headers, call)?;
+        let body = read(&parts.headers, body).await?;
+        let permit = if self.face == Face::Mcp && parts.method == Method::GET {
+            // It waits for events, and is counted as a session instead.
+            None
+        } else {
+            let permit = Arc::clone(&self.guards.calls).try_acquire_owned();
+            Some(permit.map_err(|_| Problem::overloaded())?)
+        };
+        let held = Held {
+            body: Body::empty(),
+            _guards: (permit, connection.busy(), Arc::clone(call)),
+        };
+        // It was for this door, and nothing behind it needs it.
+        parts.headers.remove(AUTHORIZATION);
+        parts.extensions.insert(Arc::clone(call));
+        let request = Request::from_parts(parts, Body::from(body));
+        let Ok(response) = self.behind.clone().oneshot(request).await;
+        Ok(response.map(|body| Body::new(Held { body, ..held })))
+    }
+}
+
+impl Guards {
+    /// The answer to a question of the operator's machinery, which knows neither names nor tokens.
+    fn probe(&self, request: &Parts) -> Option<Response<Body>> {
+        let reading = request.method == Method::GET || request.method == Method::HEAD;
+        let (status, text) = match request.uri.path() {
+            _ if !reading => return None,
+            "/healthz" => (StatusCode::OK, "alive\n"),
+            "/readyz" if self.draining.is_cancelled() => {
+                (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+            }
+            "/readyz" if !self.telemetry.qovery_answers() => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Qovery rejected the key or could not be reached within the last minute\n",
+            ),
+            "/readyz" => (StatusCode::OK, "ready\n"),
+            _ => return None,
+        };
+        Some((status, [(CACHE_CONTROL, "no-store")], text).into_response())
+    }
+
+    /// A page that reaches this machine by a name of its own choosing could otherwise call it (DNS
+    /// rebinding).
+    fn check_host(&self, request: &Parts) -> Result<(), Problem> {
+        let mut named = request.headers.get_all(HOST).iter();
+        let header = named.next();
+        let parsed = match header {
+            Some(value) => {
+                Some(Authority::try_from(value.as_bytes()).map_err(|_| Problem::malformed_host())?)
+            }
+            None => None,
+        };
+        let authorities = [parsed.as_ref(), request.uri.authority()];
+        let mut authorities = authorities.into_iter().flatten().peekable();
+        if named.next().is_some() || authorities.peek().is_none() {
+            return Err(Problem::malformed_host());
+        }
+        let allowed = |name: &Authority| self.hosts.iter().any(|host| host.allows(name));
+        if authorities.all(allowed) {
+            Ok(())
+        } else {
+            Err(Problem::forbidden_host())
+        }
+    }
+
+    fn check_origin(&self, origin: Option<&HeaderValue>) -> Result<(), Problem> {
+        let Some(origin) = origin else {
+            return Ok(());
+        };
+        let origin = origin.to_str().unwrap_or_default();
+        if self.origins.iter().any(|allowed| allowed.allows(origin)) {
+            Ok(())
+        } else {
+            Err(Problem::forbidden_origin())
+        }
+    }
+
+    fn authenticate(&self, headers: &HeaderMap, call: &Call) -> Result<(), Problem> {
+        if self.tokens.is_empty() {
+            return Ok(());
+        }
+        let presented = text(headers, &AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        });
+        if let Some(caller) = presented.and_then(|token| self.tokens.caller(token)) {
+            call.set_caller(caller);
+            return Ok(());
+        }
+        // RFC 6750, section 3: an error is named only if a token was sent.
+        let challenge = if presented.is_some() {
+            r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#
+        } else {
+            r#"Bearer realm="qovery-backups-mcp""#
+        };
+        let challenge = HeaderValue::from_static(challenge);
+        Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge))
+    }
+}
+
+/// A question of a browser, before it lets a page call.
+fn is_preflight(request: &Parts) -> bool {
+    request.method == Method::OPTIONS
+        && request.headers.contains_key(ORIGIN)
+        && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn preflight() -> Response<Body> {
+    let headers = [
+        (ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
+        (ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem> {
+    let announced = text(headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    if announced.is_some_and(|length: u64| length > LARGEST_BODY as u64) {
+        return Err(Problem::body_too_large());
+    }
+    match timeout(BODY, Limited::new(body, LARGEST_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Problem::body_too_large())
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(error, "a body broke");
+            Err(Problem::body_broken())
+        }
+        Err(_) => Err(Problem::body_too_slow()),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A body that holds on to a call's place, its connection and its record until the peer has it, or
+/// does not want it any more.
+struct Held {
+    body: Body,
+    _guards: (Option<OwnedSemaphorePermit>, Busy, Arc<Call>),
+}
+
+impl hyper::body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
