@@ -137,8 +137,8 @@ impl Drop for Call {
         // Whoever asked went away before there was an answer.
         let outcome = record.outcome.unwrap_or("abandoned");
         let elapsed = self.started.elapsed();
-        self.telemetry
-            .call_ended(self.face, record.operation, outcome, elapsed);
+        let labels = [self.face.name(), record.operation, outcome];
+        self.telemetry.call_ended(labels, outcome == OK, elapsed);
         tracing::info!(
             request_id = %self.id,
             caller = self.caller(),

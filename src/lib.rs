@@ -5,20 +5,25 @@
 //!
 //! | room | what lives there |
 //! |---|---|
+//! | [`telemetry`] | what an operator can watch: metrics, and whether Qovery answered lately |
+//! | [`call`] | one call: who asks, on which face, and what became of it |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
 //! | [`backups`] | the rules that hold on every face: list, add, remove, and what must stay |
 //! | [`mcp`] | the MCP face: tools, their words, both protocol eras |
-//! | [`serve`] | how the server is reached, and how it drains |
+//! | [`rest`] | the REST face: routes, problem details, OpenAPI |
+//! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
 //! | [`config`] | flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
 //!
-//! A call goes down `serve` → `mcp` → `backups` → `qovery` and back the same way: the faces parse
-//! and word, `backups` decides, `qovery` speaks HTTP.
+//! A call goes down `serve` → `mcp` or `rest` → `backups` → `qovery` and back the same way: the door
+//! lets it in, the faces parse and word, `backups` decides, `qovery` speaks HTTP. A [`call::Call`]
+//! goes with it, and each room writes into it what only that room knows.
 //!
 //! # What always holds
 //!
 //! - `qovery` and `backups` know neither rmcp nor axum. (Deriving `JsonSchema` is the one concession.)
+//! - `mcp` and `rest` never import each other.
 //! - Only `config` reads the environment, but for the HTTP client's own proxy variables.
 //! - While it serves, only rmcp writes to standard output. Logs go to standard error.
 //! - No trait stands in front of the upstream: the client is concrete, the sandbox is a real server,

@@ -11,8 +11,6 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::call::{Face, OK};
-
 /// The metrics of this process. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Telemetry(Arc<Inner>);
@@ -120,11 +118,11 @@ impl Telemetry {
         self.0.calls.inc();
     }
 
-    pub(crate) fn call_ended(&self, face: Face, operation: &str, outcome: &str, elapsed: Duration) {
-        let labels = [face.name(), operation, outcome];
+    /// Counts a call by its face, operation and outcome.
+    pub(crate) fn call_ended(&self, labels: [&str; 3], well: bool, elapsed: Duration) {
         self.0.calls.dec();
         self.0.requests.with_label_values(&labels).inc();
-        if outcome != OK {
+        if !well {
             self.0.errors.with_label_values(&labels).inc();
         }
         self.0
