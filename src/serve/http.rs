@@ -52,6 +52,8 @@ pub struct PortError {
 /// Calls that may be in flight at once, on both ports. At a second each, Qovery's 64 places serve
 /// them all within eight.
 const CALLS_IN_FLIGHT: usize = 512;
+/// Streams of events that may be open at once, beside the calls.
+const STREAMS: usize = 256;
 /// Longer than a good answer takes, and shorter than what a supervisor allows before it kills.
 const DRAIN: Duration = Duration::from_secs(10);
 /// For the last bytes of the last answers.
@@ -120,6 +122,7 @@ impl Listeners {
             origins: settings.allowed_origins,
             tokens: settings.tokens,
             calls: Arc::clone(&calls),
+            streams: Arc::new(Semaphore::new(STREAMS)),
             telemetry,
             draining: shutdown.clone(),
         });

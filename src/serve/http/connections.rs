@@ -76,6 +76,8 @@ struct State {
     since: Instant,
     /// Requests in the hands of a face.
     calls: usize,
+    /// Whether it is HTTP/2, where bytes may come that belong to no request.
+    multiplexed: bool,
     /// Since when the peer takes nothing.
     stalled: Option<Instant>,
 }
@@ -156,6 +158,7 @@ impl Connections {
                 phase: Phase::Header,
                 since: Instant::now(),
                 calls: 0,
+                multiplexed: false,
                 stalled: None,
             }),
             close: CancellationToken::new(),
@@ -298,8 +301,10 @@ impl Connection {
     }
 
     /// Says that a request's header is complete.
-    pub(super) fn header_read(&self) {
-        self.lock().enter(Phase::Body);
+    pub(super) fn header_read(&self, multiplexed: bool) {
+        let mut state = self.lock();
+        state.multiplexed = multiplexed;
+        state.enter(Phase::Body);
     }
 
     /// Says that a request is in the hands of a face, until the guard is dropped.
@@ -376,7 +381,7 @@ impl AsyncRead for Watched {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             let mut state = self.connection.lock();
-            if state.phase == Phase::Idle && state.calls == 0 {
+            if state.phase == Phase::Idle && state.calls == 0 && !state.multiplexed {
                 state.enter(Phase::Header);
             }
         }

@@ -70,6 +70,7 @@ pub(super) struct Guards {
     pub(super) origins: Vec<AllowedOrigin>,
     pub(super) tokens: Tokens,
     pub(super) calls: Arc<Semaphore>,
+    pub(super) streams: Arc<Semaphore>,
     pub(super) telemetry: Telemetry,
     pub(super) draining: CancellationToken,
 }
@@ -126,15 +127,16 @@ impl Door {
         connection: &Arc<Connection>,
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        connection.header_read();
+        let multiplexed = parts.version >= Version::HTTP_2;
+        connection.header_read(multiplexed);
         let mut response = match self.guards.probe(&parts) {
             Some(response) => {
                 connection.answered();
                 response
             }
-            None => self.answer_call(parts.clone(), body, connection).await,
+            None => self.answer_call(parts, body, connection).await,
         };
-        if self.guards.draining.is_cancelled() && parts.version < Version::HTTP_2 {
+        if self.guards.draining.is_cancelled() && !multiplexed {
             let headers = response.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -195,16 +197,17 @@ impl Door {
         }
         self.guards.authenticate(&parts.headers, call)?;
         let body = read(&parts.headers, body).await?;
-        let permit = if self.face == Face::Mcp && parts.method == Method::GET {
-            // It waits for events, and is counted as a session instead.
-            None
+        // A GET of MCP waits for events, for as long as the caller likes.
+        let places = if self.face == Face::Mcp && parts.method == Method::GET {
+            &self.guards.streams
         } else {
-            let permit = Arc::clone(&self.guards.calls).try_acquire_owned();
-            Some(permit.map_err(|_| Problem::overloaded())?)
+            &self.guards.calls
         };
+        let place = Arc::clone(places).try_acquire_owned();
+        let place = place.map_err(|_| Problem::overloaded())?;
         let held = Held {
             body: Body::empty(),
-            _guards: (permit, connection.busy(), Arc::clone(call)),
+            _guards: (place, connection.busy(), Arc::clone(call)),
         };
         // It was for this door, and nothing behind it needs it.
         parts.headers.remove(AUTHORIZATION);
@@ -336,7 +339,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 /// does not want it any more.
 struct Held {
     body: Body,
-    _guards: (Option<OwnedSemaphorePermit>, Busy, Arc<Call>),
+    _guards: (OwnedSemaphorePermit, Busy, Arc<Call>),
 }
 
 impl hyper::body::Body for Held {
