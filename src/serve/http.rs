@@ -130,10 +130,13 @@ impl Listeners {
         let rest_door = Door::new(Face::Rest, guards, rest.router());
         let rest = async {
             if let Some(listener) = self.rest {
-                connections.accept(listener, rest_door).await;
+                connections
+                    .accept(listener, |connection| rest_door.service(connection))
+                    .await;
             }
         };
-        tokio::join!(connections.accept(self.mcp, mcp_door), rest);
+        let mcp = connections.accept(self.mcp, |connection| mcp_door.service(connection));
+        tokio::join!(mcp, rest);
 
         tracing::info!("draining: no new connections, calls in flight are answered");
         let deadline = Instant::now() + DRAIN;

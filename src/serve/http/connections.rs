@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io,
     pin::{Pin, pin},
     sync::{
@@ -16,6 +17,11 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    body::Body,
+    http::{Request, Response},
+};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -27,8 +33,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service;
 
-use super::door::Door;
 use crate::telemetry::Telemetry;
 
 /// Open connections, on both ports. One more takes the place of the one that was idle longest.
@@ -50,6 +56,23 @@ const WATCH: Duration = Duration::from_secs(1);
 const BUFFER: usize = 64 << 10;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 64;
+
+/// What answers the requests of a connection.
+pub(super) trait Answer:
+    Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Answer for S where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
 
 /// The open connections of both ports.
 pub(super) struct Connections {
@@ -104,15 +127,19 @@ impl Connections {
         }
     }
 
-    /// Accepts connections until the shutdown, and lets their requests through the door.
-    pub(super) async fn accept(&self, listener: TcpListener, door: Door) {
+    /// Accepts connections until the shutdown. Each has its requests answered by a service of its own.
+    pub(super) async fn accept<S: Answer>(
+        &self,
+        listener: TcpListener,
+        service: impl Fn(Arc<Connection>) -> S,
+    ) {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.shutdown.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream, &door),
+                Ok((stream, _)) => self.admit(stream, &service),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     // Most often no descriptor is left, and the next attempt finds one.
@@ -130,7 +157,7 @@ impl Connections {
                 stream.set_nonblocking(true)?;
                 TcpStream::from_std(stream)
             }) {
-                Ok(Ok(stream)) => self.admit(stream, &door),
+                Ok(Ok(stream)) => self.admit(stream, &service),
                 _ => return,
             }
         }
@@ -142,7 +169,7 @@ impl Connections {
         self.tasks.wait().await;
     }
 
-    fn admit(&self, stream: TcpStream, door: &Door) {
+    fn admit<S: Answer>(&self, stream: TcpStream, service: impl Fn(Arc<Connection>) -> S) {
         // Answers are written whole; waiting to fill a packet only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "the peer has gone already");
@@ -165,7 +192,7 @@ impl Connections {
         });
         let key = self.next.fetch_add(1, Ordering::Relaxed);
         let place = Place::take(Arc::clone(&self.open), key, &connection);
-        let service = door.service(Arc::clone(&connection));
+        let service = service(Arc::clone(&connection));
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             let _place = place;
@@ -174,10 +201,10 @@ impl Connections {
     }
 }
 
-async fn serve(
+async fn serve<S: Answer>(
     stream: TcpStream,
     connection: Arc<Connection>,
-    service: super::door::Service,
+    service: S,
     shutdown: CancellationToken,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
