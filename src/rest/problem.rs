@@ -88,8 +88,6 @@ problems! {
     not_acceptable, NOT_ACCEPTABLE, "Answers are JSON, which the Accept header excludes. Nothing was changed.";
     /// A body that is not JSON by its own account.
     unsupported_media_type, UNSUPPORTED_MEDIA_TYPE, "The Content-Type must be application/json. Nothing was changed.";
-    /// A fault of this server.
-    internal, INTERNAL_SERVER_ERROR, "This server failed. Whether anything was changed is not known.";
 }
 
 impl Problem {
@@ -116,6 +114,16 @@ impl Problem {
         let short: String = reason.chars().take(LONGEST).collect();
         let detail = format!("{short}. No request was sent to Qovery, and nothing was changed.");
         Self::new("invalid_request", StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// A fault of this server.
+    #[must_use]
+    pub fn internal() -> Self {
+        let detail = "This server failed on the request. Whether anything was changed is not known: \
+                      list the backups before you do anything else.";
+        let mut problem = Self::new("internal_error", StatusCode::INTERNAL_SERVER_ERROR, detail);
+        problem.outcome = Outcome::Unknown;
+        problem
     }
 
     /// All places for calls are taken.
@@ -208,7 +216,7 @@ impl From<Error> for Problem {
         if problem.status == StatusCode::TOO_MANY_REQUESTS
             || problem.status == StatusCode::SERVICE_UNAVAILABLE
         {
-            // Qovery's limits are by the minute.
+            // As the detail says.
             return problem.with_header(RETRY_AFTER, HeaderValue::from_static("60"));
         }
         problem

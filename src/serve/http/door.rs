@@ -6,6 +6,7 @@
 
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -28,7 +29,7 @@ use axum::{
     },
     response::IntoResponse,
 };
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use tokio::{
@@ -213,8 +214,12 @@ impl Door {
         parts.headers.remove(AUTHORIZATION);
         parts.extensions.insert(Arc::clone(call));
         let request = Request::from_parts(parts, Body::from(body));
-        let Ok(response) = self.behind.clone().oneshot(request).await;
-        Ok(response.map(|body| Body::new(Held { body, ..held })))
+        let answer = self.behind.clone().oneshot(request);
+        // A panic would take the connection with it, and leave this call without an answer.
+        match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(response)) => Ok(response.map(|body| Body::new(Held { body, ..held }))),
+            Err(_) => Err(Problem::internal()),
+        }
     }
 }
 
@@ -359,5 +364,60 @@ impl hyper::body::Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{super::connections::Connections, *};
+
+    async fn ask(port: u16, path: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_gives_its_place_back() {
+        let behind = Router::new()
+            .route(
+                "/panic",
+                get(async || -> String { std::panic::resume_unwind(Box::new("a test's panic")) }),
+            )
+            .route("/", get(async || "well"));
+        let telemetry = Telemetry::new().unwrap();
+        let guards = Guards {
+            hosts: vec!["localhost".parse().unwrap()],
+            origins: Vec::new(),
+            tokens: Tokens::default(),
+            calls: Arc::new(Semaphore::new(1)),
+            streams: Arc::new(Semaphore::new(1)),
+            telemetry: telemetry.clone(),
+            draining: CancellationToken::new(),
+        };
+        let door = Door::new(Face::Rest, Arc::new(guards), behind);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Connections::new(telemetry, CancellationToken::new());
+        let questions = async {
+            for _ in 0..2 {
+                let answer = ask(port, "/panic").await;
+                assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+                assert!(answer.contains("\"outcome\":\"unknown\""), "{answer}");
+            }
+            assert!(ask(port, "/").await.starts_with("HTTP/1.1 200"));
+        };
+        tokio::select! {
+            () = connections.accept(listener, |connection| door.service(connection)) => unreachable!(),
+            () = questions => {}
+        }
     }
 }
