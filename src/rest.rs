@@ -57,7 +57,7 @@ impl Rest {
     pub fn router(self) -> Router {
         let (operations, document) = document::routes(self.authenticated);
         let document = Bytes::from(document);
-        operations
+        let routes = operations
             .route_layer(middleware::from_fn(name_operation))
             .route(
                 "/openapi.json",
@@ -68,8 +68,11 @@ impl Rest {
             .route("/metrics", get(metrics))
             .method_not_allowed_fallback(other_method)
             .fallback(async || Problem::no_such_path())
+            .with_state(self);
+        // The router adds `Allow` after all of its own layers.
+        Router::new()
+            .fallback_service(routes)
             .layer(middleware::map_response(allow_options))
-            .with_state(self)
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 use serde_json::{Map, Number, Value, value::RawValue};
 use uuid::Uuid;
 
@@ -33,8 +36,7 @@ macro_rules! id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
+                deserializer.deserialize_str(IdVisitor).map(Self)
             }
         }
     };
@@ -53,6 +55,21 @@ id! {
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000")]
 pub struct IdError;
+
+/// Reads an id while its reader still knows where the text stands, and can name the place.
+struct IdVisitor;
+
+impl Visitor<'_> for IdVisitor {
+    type Value = Uuid;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Uuid, E> {
+        parse_hyphenated(text).map_err(E::custom)
+    }
+}
 
 /// `Uuid` also reads braces, `urn:uuid:` and bare digits; of all forms only the hyphenated one has
 /// 36 characters.

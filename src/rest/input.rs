@@ -74,6 +74,7 @@ impl From<PathRejection> for Problem {
         let detail = match rejection {
             PathRejection::FailedToDeserializePathParams(error) => match error.into_kind() {
                 ErrorKind::DeserializeError { key, message, .. } => format!("{key}: {message}"),
+                ErrorKind::InvalidUtf8InPathParam { key } => format!("{key}: must be UTF-8"),
                 _ => "The path is not valid".to_owned(),
             },
             _ => "The path is not valid".to_owned(),

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// Longer than any call may take: a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The two eras of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,11 +145,7 @@ impl Session {
         if self.era == Era::Stateless {
             return self.request("server/discover", json!({})).await;
         }
-        let client = json!({ "name": "test", "version": "1" });
-        let params = json!({
-            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client
-        });
-        let answer = self.request("initialize", params).await;
+        let answer = self.request("initialize", initialize_params()).await;
         let done = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         self.send(done.to_string().as_bytes()).await;
         answer
@@ -165,14 +161,7 @@ impl Session {
     pub(crate) async fn post(&mut self, method: &str, mut params: Value) -> u64 {
         self.last_id += 1;
         if let (Era::Stateless, Some(params)) = (self.era, params.as_object_mut()) {
-            params.insert(
-                "_meta".to_owned(),
-                json!({
-                    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                    "io.modelcontextprotocol/clientInfo": { "name": "test", "version": "1" },
-                    "io.modelcontextprotocol/clientCapabilities": {},
-                }),
-            );
+            params.insert("_meta".to_owned(), stateless_meta());
         }
         let id = self.last_id;
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
@@ -260,6 +249,34 @@ impl Session {
     }
 }
 
+/// What begins a session of the handshake era.
+pub(crate) fn initialize_params() -> Value {
+    json!({
+        "protocolVersion": "2025-11-25", "capabilities": {},
+        "clientInfo": { "name": "test", "version": "1" }
+    })
+}
+
+/// What every request of the stateless era carries.
+pub(crate) fn stateless_meta() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "test", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    })
+}
+
+#[cfg(unix)]
+pub(crate) async fn signal(child: &Child, name: &str) {
+    let process = child.id().unwrap().to_string();
+    let sent = Command::new("kill")
+        .args(["-s", name, &process])
+        .status()
+        .await
+        .unwrap();
+    assert!(sent.success());
+}
+
 /// What a misbehaving upstream does with a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
@@ -289,7 +306,7 @@ pub(crate) fn reply(status: &str, headers: &str, body: &str) -> Reply {
     Reply::Bytes(response(status, headers, body))
 }
 
-pub(crate) fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
+fn response(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
         "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
@@ -439,4 +456,15 @@ pub(crate) fn page(backups: &[Value]) -> Reply {
         "200 OK",
         &json!({ "page": 1, "page_size": 20, "results": backups }),
     )
+}
+
+/// A JSON body that is sent only when the test says so.
+pub(crate) fn held_reply(status: &str, body: &str) -> Reply {
+    Reply::Held(response(status, "Content-Type: application/json\r\n", body))
+}
+
+/// An empty page that is sent only when the test says so.
+pub(crate) fn held_page() -> Reply {
+    let body = json!({ "page": 1, "page_size": 20, "results": [] });
+    held_reply("200 OK", &body.to_string())
 }

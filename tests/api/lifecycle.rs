@@ -9,29 +9,13 @@ use tokio::{
     process::Command,
 };
 
-use crate::helpers::{ERAS, Era, Reply, Session, TestApp, Upstream, response, sandbox_session};
+#[cfg(unix)]
+use crate::helpers::signal;
+use crate::helpers::{
+    ERAS, Era, Reply, Session, TestApp, Upstream, held_page, initialize_params, sandbox_session,
+};
 
 const LIST: &str = "list-database-backups";
-
-async fn signal(process: Option<u32>, name: &str) {
-    let process = process.unwrap().to_string();
-    let sent = Command::new("kill")
-        .args(["-s", name, &process])
-        .status()
-        .await
-        .unwrap();
-    assert!(sent.success());
-}
-
-/// A page that is sent only when the test says so.
-fn held_page() -> Reply {
-    let body = json!({ "page": 1, "page_size": 20, "results": [] }).to_string();
-    Reply::Held(response(
-        "200 OK",
-        "Content-Type: application/json\r\n",
-        &body,
-    ))
-}
 
 /// A session whose call has reached its upstream, which replies so; and the call's id.
 async fn call_in_flight(era: Era, reply: Reply) -> (Upstream, Session, u64) {
@@ -67,7 +51,7 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
         (Era::Handshake, "INT"),
     ] {
         let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
-        signal(session.child.id(), name).await;
+        signal(&session.child, name).await;
         upstream.release();
         let answer = session.answer(id).await;
         assert_eq!(answer["result"]["structuredContent"]["results"], json!([]));
@@ -81,7 +65,7 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
 async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
     for era in ERAS {
         let mut open = sandbox_session(era, &[]).await;
-        signal(open.child.id(), "TERM").await;
+        signal(&open.child, "TERM").await;
         assert!(open.child.wait().await.unwrap().success());
         assert!(open.finish().await.status.success());
     }
@@ -99,7 +83,7 @@ async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let ready = log.next_line().await.unwrap().unwrap();
         assert!(ready.contains("serving"), "{ready}");
-        signal(child.id(), "TERM").await;
+        signal(&child, "TERM").await;
         assert!(child.wait().await.unwrap().success());
     }
 }
@@ -157,10 +141,9 @@ async fn nobody_has_to_read_the_log() {
     let _never_read = child.stderr.take().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-    let handshake = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
-        "protocolVersion": "2025-11-25", "capabilities": {},
-        "clientInfo": { "name": "test", "version": "1" }
-    } });
+    let handshake = json!({
+        "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": initialize_params()
+    });
     let calls = (1..=CALLS).map(|id| {
         json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {
             "name": LIST, "arguments": { "databaseId": Sandbox::SESSIONS }

@@ -1,5 +1,5 @@
-//! Tests that drive the real program through its front door: a child process over pipes, with the
-//! sandbox or a misbehaving server as its upstream. Nothing is shared between tests.
+//! Tests that drive the real program through its front door: a child process over pipes or sockets,
+//! with the sandbox or a misbehaving server as its upstream. Nothing is shared between tests.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,8 +13,11 @@ mod check;
 mod config;
 mod docs;
 mod helpers;
+mod helpers_http;
+mod http;
 mod lifecycle;
 mod protocol;
+mod rest;
 mod secrets;
 mod tools;
 mod upstream;

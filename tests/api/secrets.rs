@@ -1,37 +1,46 @@
-//! The key appears nowhere: not in an answer, a log, an error, or the command line.
+//! Keys and tokens appear nowhere: not in an answer, a log, an error, or the command line.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
 
-use crate::helpers::{Era, Reply, TestApp, Upstream, backup, json_reply, page, reply};
+use crate::{
+    helpers::{ERAS, Era, Reply, TestApp, Upstream, backup, backup_id, json_reply, page, reply},
+    helpers_http::{Client, Request, backups_of},
+};
 
 const KEY: &str = "qov_5ecre7-5ecre7-5ecre7-5ecre7";
+/// What a caller of the HTTP ports sends.
+const TOKEN: &str = "7oken-of-ada-7oken-of-ada";
 
-/// The key, plain and in base64 at each of the three alignments that it can have in a longer text.
+/// Each secret, plain and in base64 at each of the three alignments that it can have in a longer
+/// text.
 fn forms() -> Vec<String> {
-    let encoded = (0..3).map(|offset| {
-        let text = STANDARD.encode(format!("{}{KEY}", "x".repeat(offset)));
-        // The first and the last characters depend on the neighbours.
-        text[4..text.len() - 4].to_owned()
-    });
-    encoded.chain([KEY.to_owned()]).collect()
+    let encoded = |secret: &str| {
+        let forms = (0..3).map(|offset| {
+            let text = STANDARD.encode(format!("{}{secret}", "x".repeat(offset)));
+            // The first and the last characters depend on the neighbours.
+            text[4..text.len() - 4].to_owned()
+        });
+        forms.chain([secret.to_owned()]).collect::<Vec<_>>()
+    };
+    [KEY, TOKEN].into_iter().flat_map(encoded).collect()
 }
 
 fn assert_hidden(what: &str, text: &str) {
     for form in forms() {
-        assert!(!text.contains(&form), "{what} shows the key: {text}");
+        assert!(!text.contains(&form), "{what} shows a secret: {text}");
     }
 }
 
 #[test]
 fn the_search_finds_what_it_looks_for() {
     for prefix in ["", "a", "ab", "Token "] {
-        let encoded = STANDARD.encode(format!("{prefix}{KEY}yz"));
-        assert!(
-            forms().iter().any(|form| encoded.contains(form)),
-            "{prefix}"
-        );
+        for secret in [KEY, TOKEN] {
+            let encoded = STANDARD.encode(format!("{prefix}{secret}yz"));
+            let found = forms().iter().any(|form| encoded.contains(form));
+            assert!(found, "{prefix}");
+        }
     }
 }
 
@@ -89,6 +98,68 @@ async fn no_answer_and_no_log_shows_the_key() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn no_answer_over_http_and_no_log_of_it_shows_the_key_or_a_token() {
+    let echo = json!({ "status": 400, "error": "x", "message": format!("no: Token {KEY}") });
+    let id = Sandbox::ORDERS;
+    let new = json!({ "name": "n", "message": "m" });
+    let removal = format!("{}/{}", backups_of(id), backup_id(1));
+    let requests = [
+        Request::get(&backups_of(id)),
+        Request::get(&backups_of("x")),
+        Request::post(&backups_of(id), &new),
+        Request::delete(&removal),
+        Request::get("/openapi.json"),
+        Request::get("/metrics"),
+        Request::get("/"),
+    ];
+    for failure in [
+        page(&[backup(1, "READY"), backup(2, "READY")]),
+        json_reply("400 Bad Request", &echo),
+        json_reply("401 Unauthorized", &echo),
+        Reply::Reset,
+    ] {
+        let upstream = Upstream::always(failure).await;
+        let url = upstream.url();
+        let app = TestApp::new(&[
+            ("QOVERY_API_URL", &url),
+            ("QOVERY_API_KEY", KEY),
+            ("QOVERY_BACKUPS_ACCESS_TOKEN", &format!("ada:{TOKEN}")),
+        ]);
+        let server = app.serve(&["--log", "trace", "--sessions"]).await;
+        for request in &requests {
+            for request in [request.clone(), request.clone().token(Some(TOKEN))] {
+                let answer = server.rest(request).await;
+                assert_hidden("an answer", &format!("{:?}", answer.headers));
+                assert_hidden("an answer", &answer.text());
+            }
+        }
+        for era in ERAS {
+            let mut client = Client::new(&server, era, Some(TOKEN));
+            assert_hidden("a greeting", &client.open().await.to_string());
+            for (tool, arguments) in [
+                ("list-database-backups", json!({ "databaseId": id })),
+                ("list-database-backups", json!({ "databaseId": "x" })),
+            ] {
+                let request = client.tool(tool, &arguments);
+                let answer = request.send(server.mcp).await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                assert_hidden("a result", &answer.text());
+            }
+        }
+        let end = server.finish().await;
+        assert!(end.status.success());
+        assert!(end.stderr.contains("TRACE"));
+        assert_hidden("the log", &end.stderr);
+        assert_hidden("standard output", &end.stdout);
+        for request in upstream.requests() {
+            assert!(!request.contains(TOKEN), "{request}");
+            assert!(request.contains(&format!("authorization: Token {KEY}\r\n")));
+        }
+    }
+}
+
 #[tokio::test]
 async fn no_refusal_to_start_shows_the_key() {
     let app = TestApp::new(&[]);
@@ -103,6 +174,17 @@ async fn no_refusal_to_start_shows_the_key() {
         let end = TestApp::new(&[("QOVERY_API_KEY", &key)]).run(&[]).await;
         assert_eq!(end.status.code(), Some(2));
         assert_hidden("a broken key's error", &end.stderr);
+    }
+    for token in [
+        format!("{TOKEN} x"),
+        format!("{TOKEN}é"),
+        format!("{TOKEN}:"),
+    ] {
+        let end = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", &token)])
+            .run(&["--sandbox", "http"])
+            .await;
+        assert_eq!(end.status.code(), Some(2));
+        assert_hidden("a broken token's error", &end.stderr);
     }
     let url = format!("https://me:{KEY}@api.qovery.com");
     let end = TestApp::new(&[("QOVERY_API_KEY", KEY), ("QOVERY_API_URL", &url)])

@@ -133,7 +133,7 @@ async fn keep_apart(
         .map_or_else(String::new, |call| call.caller().to_owned());
     if let Some(id) = request.headers().get(SESSION) {
         let id = id.to_str().unwrap_or_default();
-        if !sessions.is_of(id, &caller) {
+        if !sessions.is_of(id, &caller).await {
             // As for a session that does not exist, so that nobody learns which do.
             return Problem::no_such_session().into_response();
         }
@@ -167,8 +167,9 @@ impl Sessions {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn is_of(&self, id: &str, caller: &str) -> bool {
-        self.owners().get(id).is_some_and(|owner| owner == caller)
+    async fn is_of(&self, id: &str, caller: &str) -> bool {
+        let is_open = self.manager.sessions.read().await.contains_key(id);
+        is_open && self.owners().get(id).is_some_and(|owner| owner == caller)
     }
 }
 

@@ -1,0 +1,672 @@
+//! The REST API: what each status means, and what every answer carries.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::{Value, json};
+use tokio::{net::TcpSocket, time::timeout};
+
+use crate::{
+    helpers::{
+        Era, Reply, TestApp, Upstream, backup, backup_id, held_reply, json_reply, page, reply,
+    },
+    helpers_http::{Answer, Client, Connection, Request, Server, backups_of, serve_sandbox},
+};
+
+const JSON: &str = "Content-Type: application/json\r\n";
+const ID: &str = Sandbox::ORDERS;
+
+/// Valid JSON as no library would write it.
+const ODD_BACKUP: &str = r#" {"id":"bac00000-0000-4000-8000-000000000001",	"created_at" :"2026-06-01T00:00:00Z","name":"\u00e9\/🚀", "size":1e2,"status":{"state":"READY","steps" : [ 1.0 ] },"name_of_tomorrow":null} "#;
+
+fn odd_page() -> String {
+    format!("\n{{\"page_size\" : 2e1,\"page\":1.0,\"results\":[{ODD_BACKUP}] ,\"more\":{{}}}}\r\n")
+}
+
+fn new_backup() -> Value {
+    json!({ "name": "n", "message": "m" })
+}
+
+/// A list, an add and a removal.
+fn operations() -> [Request; 3] {
+    [
+        Request::get(&backups_of(ID)),
+        Request::post(&backups_of(ID), &new_backup()),
+        Request::delete(&format!("{}/{}", backups_of(ID), backup_id(1))),
+    ]
+}
+
+async fn serve(upstream: &Upstream) -> Server {
+    TestApp::with_upstream(&upstream.url()).serve(&[]).await
+}
+
+/// The first lines of what an upstream was asked.
+fn asked(upstream: &Upstream) -> Vec<String> {
+    let requests = upstream.requests();
+    let lines = requests.iter().map(|request| request.lines().next());
+    lines.map(|line| line.unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_page_is_what_qovery_sent_to_the_byte() {
+    let upstream = Upstream::always(reply("200 OK", JSON, &odd_page())).await;
+    let server = serve(&upstream).await;
+    let start = backup_id(7).to_uppercase();
+    for target in [
+        backups_of(ID),
+        backups_of(&ID.to_uppercase()),
+        format!("{}?startId={start}", backups_of(ID)),
+    ] {
+        let answer = server.rest(Request::get(&target)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.text(), odd_page());
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert!(answer.header("x-request-id").is_some());
+        let head = server.rest(Request::new("HEAD", &target)).await;
+        assert_eq!(head.status, 200, "{head:?}");
+        let length = odd_page().len().to_string();
+        assert_eq!(head.header("content-length"), Some(length.as_str()));
+    }
+    let plain = format!("GET /database/{ID}/backup HTTP/1.1");
+    let next = format!(
+        "GET /database/{ID}/backup?startId={} HTTP/1.1",
+        backup_id(7)
+    );
+    assert_eq!(
+        asked(&upstream),
+        [&plain, &plain, &plain, &plain, &next, &next].map(String::as_str)
+    );
+}
+
+#[tokio::test]
+async fn an_added_backup_is_answered_to_the_byte_and_with_its_place() {
+    let upstream = Upstream::always(reply("201 Created", JSON, ODD_BACKUP)).await;
+    let server = serve(&upstream).await;
+    for (body, content_type) in [
+        (new_backup(), "application/json"),
+        (new_backup(), "application/json; charset=utf-8"),
+        (
+            json!({ "name": "é".repeat(255), "message": "" }),
+            "Application/JSON",
+        ),
+    ] {
+        let request = Request::post(&backups_of(&ID.to_uppercase()), &body);
+        let answer = server
+            .rest(request.header("Content-Type", content_type))
+            .await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert_eq!(answer.text(), ODD_BACKUP);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let place = format!("{}/{}", backups_of(ID), backup_id(1));
+        assert_eq!(answer.header("location"), Some(place.as_str()));
+        let request = upstream.requests().pop().unwrap();
+        let (head, sent) = request.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("POST /database/{ID}/backup HTTP/1.1")));
+        assert_eq!(serde_json::from_str::<Value>(sent).unwrap(), body);
+    }
+    assert_eq!(upstream.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_removed_backup_leaves_no_body() {
+    let upstream = Upstream::start(|_, line| match line {
+        line if line.starts_with("DELETE") => reply("204 No Content", "", ""),
+        _ => page(&[backup(1, "READY"), backup(2, "READY")]),
+    })
+    .await;
+    let server = serve(&upstream).await;
+    let backup = backup_id(1).to_uppercase();
+    let target = format!("{}/{backup}", backups_of(&ID.to_uppercase()));
+    let mut connection = Connection::open(server.rest).await;
+    let answer = connection.exchange(&Request::delete(&target)).await;
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert_eq!(answer.header("content-type"), None);
+    assert!(answer.header("x-request-id").is_some());
+    let delete = format!("DELETE /database/{ID}/backup/{} HTTP/1.1", backup_id(1));
+    assert_eq!(asked(&upstream)[1], delete);
+    // Had there been a body, this answer would begin with it.
+    let next = connection.exchange(&Request::get(&backups_of(ID))).await;
+    assert_eq!(next.status, 200);
+}
+
+#[tokio::test]
+async fn the_sandbox_does_the_chore() {
+    let server = serve_sandbox(&[]).await;
+    let first = server.rest(Request::get(&backups_of(ID))).await.json();
+    assert_eq!(first["results"].as_array().unwrap().len(), 20);
+    let last = first["results"][19]["id"].as_str().unwrap();
+    let next = Request::get(&format!("{}?startId={last}", backups_of(ID)));
+    let next = server.rest(next).await.json();
+    assert_eq!(next["results"].as_array().unwrap().len(), 7);
+
+    let [_, add, remove] = operations();
+    let added = server.rest(add).await;
+    assert_eq!(added.status, 201);
+    let newest = Request::delete(added.header("location").unwrap());
+    let problem = server.rest(newest).await.problem(409, "protected");
+    assert_eq!(problem["outcome"], "not_applied");
+    assert_eq!(problem["retryable"], false);
+
+    assert_eq!(server.rest(remove.clone()).await.status, 204);
+    let problem = server.rest(remove).await.problem(404, "not_listed");
+    assert_eq!(problem["outcome"], "not_applied");
+    let unknown = Request::get(&backups_of(&backup_id(1)));
+    server.rest(unknown).await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused_before_qovery_is_asked() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let long = "a".repeat(10_000);
+    let mut cases = Vec::new();
+    for id in [
+        "orders",
+        "..",
+        "%2e%2e%2forganization",
+        "0de50000-0000-4000-8000-00000000000%2e%2e",
+        "urn:uuid:0de50000-0000-4000-8000-000000000001",
+        "%7B0de50000-0000-4000-8000-000000000001%7D",
+        "0de50000000040008000000000000001",
+        "0de50000-0000-4000-8000-00000000000g",
+        "%200de50000-0000-4000-8000-000000000001",
+        "%ff",
+        &long,
+    ] {
+        let list = backups_of(id);
+        cases.push((Request::get(&list), "databaseid"));
+        cases.push((Request::post(&list, &new_backup()), "databaseid"));
+        let removal = format!("{list}/{}", backup_id(1));
+        cases.push((Request::delete(&removal), "databaseid"));
+        let removal = format!("{}/{id}", backups_of(ID));
+        cases.push((Request::delete(&removal), "backupid"));
+        let next = format!("{}?startId={id}", backups_of(ID));
+        cases.push((Request::get(&next), "startId"));
+    }
+    for (query, name) in [
+        ("startId=", "startId"),
+        ("start_id=x", "start_id"),
+        ("verbose=true", "verbose"),
+        (&format!("startId={ID}&startId={ID}"), "startId"),
+    ] {
+        let target = format!("{}?{query}", backups_of(ID));
+        cases.push((Request::get(&target), name));
+    }
+    for (body, name) in [
+        (json!({}), "name"),
+        (json!({ "name": "n" }), "message"),
+        (json!({ "name": "", "message": "m" }), "name"),
+        (json!({ "name": "x".repeat(256), "message": "m" }), "name"),
+        (
+            json!({ "name": "n", "message": "x".repeat(4001) }),
+            "message",
+        ),
+        (json!({ "name": 7, "message": "m" }), "name"),
+        (
+            json!({ "name": "n", "message": "m", "force": true }),
+            "force",
+        ),
+        (json!([]), ""),
+        (json!(null), ""),
+    ] {
+        cases.push((Request::post(&backups_of(ID), &body), name));
+    }
+    for body in [&b""[..], b"hello", b"{", b"\xff", b"{} {}"] {
+        let request = Request::post(&backups_of(ID), &json!({})).body(body);
+        cases.push((request, ""));
+    }
+    for (request, name) in cases {
+        let answer = server.rest(request).await;
+        let problem = answer.problem(400, "invalid_request");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(name), "{name} in: {detail}");
+        assert!(detail.contains("nothing was changed"), "{detail}");
+        assert!(detail.len() < 500, "{detail}");
+        assert_eq!(problem["outcome"], "not_applied");
+        assert_eq!(problem["retryable"], false);
+    }
+    assert_eq!(sandbox.requests(), 0);
+}
+
+#[tokio::test]
+async fn read_only_forbids_changes_and_nothing_else() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let app = TestApp::with_upstream(&sandbox.base_url());
+    let server = app.serve(&["--read-only"]).await;
+    let [list, add, remove] = operations();
+    for request in [add, remove] {
+        let problem = server.rest(request).await.problem(403, "read_only");
+        assert_eq!(problem["outcome"], "not_applied");
+    }
+    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(server.rest(list).await.status, 200);
+}
+
+/// Gives the page with three backups to a removal that looks first, and `reply` to anything else.
+async fn failing(removal: bool, reply: Reply) -> Upstream {
+    Upstream::start(move |_, line| {
+        if removal && line.starts_with("GET ") {
+            page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
+        } else {
+            reply.clone()
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
+    let says = |status: u16| {
+        let body = json!({ "status": status, "error": "x", "message": "Qovery's own words" });
+        json_reply(&format!("{status} X"), &body)
+    };
+    let busy = reply("429 Too Many Requests", "Retry-After: 60\r\n", "");
+    let down = reply("503 X", "Retry-After: 90\r\n", "");
+    // For a change that may have been made; whatever is read changes nothing.
+    let (not, unknown) = ("not_applied", "unknown");
+    let cases = [
+        (says(400), 400, "rejected", not, false, None),
+        (says(401), 502, "key_rejected", not, false, None),
+        (says(403), 403, "forbidden", not, false, None),
+        (says(404), 404, "not_found", not, false, None),
+        (says(409), 409, "rejected", not, false, None),
+        (says(422), 400, "rejected", not, false, None),
+        (says(429), 429, "rate_limited", not, true, Some("60")),
+        (busy, 429, "rate_limited", not, true, Some("60")),
+        (says(500), 502, "unavailable", unknown, true, None),
+        (down, 502, "unavailable", unknown, true, Some("90")),
+        (
+            reply("302 X", "Location: /x\r\n", ""),
+            502,
+            "redirected",
+            unknown,
+            false,
+            None,
+        ),
+        (Reply::Reset, 502, "interrupted", unknown, true, None),
+    ];
+    let checks = cases.into_iter().map(async |case| {
+        let (reply, status, kind, outcome, retryable, retry_after) = case;
+        for (number, request) in operations().into_iter().enumerate() {
+            let upstream = failing(number == 2, reply.clone()).await;
+            let server = serve(&upstream).await;
+            let answer = server.rest(request.clone()).await;
+            let problem = answer.problem(status, kind);
+            let outcome = if number == 0 { not } else { outcome };
+            assert_eq!(problem["outcome"], outcome, "{request:?}: {problem}");
+            // What may have been done must not be repeated.
+            let retryable = retryable && outcome == not;
+            assert_eq!(problem["retryable"], retryable, "{request:?}: {problem}");
+            assert_eq!(answer.header("retry-after"), retry_after, "{problem}");
+        }
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_is_a_bad_gateway() {
+    let html = "<html>sign in</html>";
+    let head = "HTTP/1.1 201 Created\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"id\"";
+    let (list, add, remove) = (0, 1, 2);
+    for (reply, operation, kind, outcome) in [
+        (reply("200 OK", "", html), list, "unreadable", "not_applied"),
+        (reply("200 OK", JSON, ""), list, "unreadable", "not_applied"),
+        (
+            reply("200 OK", JSON, "{}"),
+            list,
+            "unreadable",
+            "not_applied",
+        ),
+        (reply("200 OK", "", html), add, "unreadable", "unknown"),
+        (reply("201 Created", "", html), add, "unreadable", "applied"),
+        (Reply::Bytes(head.into()), add, "interrupted", "applied"),
+        (reply("200 OK", "", ""), remove, "unexpected", "unknown"),
+    ] {
+        let upstream = failing(operation == remove, reply).await;
+        let server = serve(&upstream).await;
+        let problem = server
+            .rest(operations()[operation].clone())
+            .await
+            .problem(502, kind);
+        assert_eq!(problem["outcome"], outcome, "{problem}");
+        assert_eq!(problem["retryable"], false, "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_a_bad_gateway() {
+    // Taken, so that nobody else listens there, and never listened on.
+    let silent = TcpSocket::new_v4().unwrap();
+    silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let server = TestApp::with_upstream(&url).serve(&[]).await;
+    for request in operations() {
+        let problem = server.rest(request).await.problem(502, "unreachable");
+        assert_eq!(problem["outcome"], "not_applied");
+        assert_eq!(problem["retryable"], true);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_is_a_gateway_timeout() {
+    let [list, add, remove] = operations();
+    let checks = [(list, "not_applied"), (add, "unknown"), (remove, "unknown")];
+    let checks = checks.map(async |(request, outcome)| {
+        let upstream = failing(outcome == "unknown", Reply::Hang).await;
+        let server = serve(&upstream).await;
+        let answer = timeout(Duration::from_secs(40), server.rest(request)).await;
+        let problem = answer.unwrap().problem(504, "timed_out");
+        assert_eq!(problem["outcome"], outcome, "{problem}");
+        assert_eq!(problem["retryable"], outcome == "not_applied", "{problem}");
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn a_path_answers_its_own_methods_and_names_them() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let reading = ["GET", "HEAD", "OPTIONS"];
+    let removal = format!("{}/{}", backups_of(ID), backup_id(1));
+    for (path, expected) in [
+        (backups_of(ID), &["GET", "HEAD", "OPTIONS", "POST"][..]),
+        (removal, &["DELETE", "OPTIONS"]),
+        ("/openapi.json".to_owned(), &reading),
+        ("/metrics".to_owned(), &reading),
+        ("/".to_owned(), &reading),
+    ] {
+        let all = [
+            "DELETE", "GET", "HEAD", "PATCH", "POST", "PUT", "TRACE", "BREW",
+        ];
+        for method in all.into_iter().filter(|method| !expected.contains(method)) {
+            let answer = server.rest(Request::new(method, &path)).await;
+            assert_eq!(allowed(&answer), expected, "{method} {path}");
+            if method == "HEAD" {
+                assert_eq!(answer.status, 405);
+            } else {
+                answer.problem(405, "method_not_allowed");
+            }
+        }
+        let answer = server.rest(Request::new("OPTIONS", &path)).await;
+        assert_eq!(answer.status, 204, "{path}");
+        assert_eq!(allowed(&answer), expected, "{path}");
+    }
+    assert_eq!(sandbox.requests(), 0);
+}
+
+fn allowed(answer: &Answer) -> Vec<&str> {
+    let allow = answer.header("allow").unwrap_or_default();
+    let mut methods: Vec<&str> = allow.split(',').map(str::trim).collect();
+    methods.sort_unstable();
+    methods
+}
+
+#[tokio::test]
+async fn there_is_nothing_at_other_paths() {
+    let server = serve_sandbox(&[]).await;
+    for path in [
+        "/v1",
+        "/v1/",
+        "/v2/database/x/backup",
+        "/v1/database",
+        &format!("{}/", backups_of(ID)),
+        &format!("/{}", backups_of(ID)),
+        &format!("{}/{ID}/x", backups_of(ID)),
+        &format!("/v1/database/{ID}/backups"),
+        "/openapi.json/",
+        "/OPENAPI.JSON",
+        "/mcp",
+        "/..",
+        "/%2e%2e/",
+    ] {
+        for request in [Request::get(path), Request::post(path, &json!({}))] {
+            server.rest(request).await.problem(404, "no_such_path");
+        }
+    }
+}
+
+#[tokio::test]
+async fn media_types_and_sizes_that_do_not_fit_have_their_own_status() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let [list, add, remove] = operations();
+    let bare = Request::new("POST", &backups_of(ID)).body(new_backup().to_string());
+    for request in [
+        bare.clone(),
+        bare.clone().header("Content-Type", "text/plain"),
+        bare.header("Content-Type", "application/x-www-form-urlencoded"),
+    ] {
+        let answer = server.rest(request).await;
+        answer.problem(415, "unsupported_media_type");
+    }
+    let document = Request::get("/openapi.json");
+    for request in [list.clone(), add.clone(), remove, document] {
+        for accept in ["text/html", "application/json;q=0, */*"] {
+            let request = request.clone().header("Accept", accept);
+            server.rest(request).await.problem(406, "not_acceptable");
+        }
+    }
+    let spaces = vec![b' '; 2 << 20];
+    let answer = server.rest(add.clone().body(spaces.clone())).await;
+    answer.problem(413, "body_too_large");
+    let mut connection = Connection::open(server.rest).await;
+    let chunked = add.body("").header("Transfer-Encoding", "chunked");
+    connection.write(&chunked.bytes(server.rest)).await;
+    let chunks = [format!("{:x}\r\n", spaces.len()).as_bytes(), &spaces].concat();
+    let answer = connection.answer_to(&chunks, true).await;
+    answer.problem(413, "body_too_large");
+    assert_eq!(sandbox.requests(), 0);
+
+    let html = list.header("Accept", "text/html, application/*;q=0.1");
+    assert_eq!(server.rest(html).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_goes_away_is_still_made() {
+    let body = backup(1, "QUEUED").to_string();
+    let mut upstream = Upstream::always(held_reply("201 Created", &body)).await;
+    let server = serve(&upstream).await;
+    let [_, add, _] = operations();
+    let mut connection = Connection::open(server.rest).await;
+    let request = add.header("X-Request-Id", "left");
+    connection.write(&request.bytes(server.rest)).await;
+    upstream.received(1).await;
+    drop(connection);
+    upstream.release();
+    let call = server.call("left").await;
+    assert_eq!(
+        (&call["operation"], &call["outcome"]),
+        (&json!("add"), &json!("ok"))
+    );
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+/// Every `$ref` of a document.
+fn references(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(members) => {
+            let own = members.get("$ref").and_then(Value::as_str);
+            let others = members.values().flat_map(references);
+            own.into_iter().chain(others).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => Vec::new(),
+    }
+}
+
+async fn document(server: &Server, token: Option<&str>) -> Value {
+    let request = Request::get("/openapi.json").token(token);
+    let answer = server.rest(request).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    answer.json()
+}
+
+#[tokio::test]
+async fn the_document_describes_the_operations() {
+    let server = serve_sandbox(&[]).await;
+    let document = document(&server, None).await;
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, item)| {
+        let methods = item.as_object().unwrap().iter();
+        methods.map(move |(method, operation)| {
+            let id = operation["operationId"].as_str().unwrap();
+            format!("{id}: {method} {path}")
+        })
+    });
+    let mut operations: Vec<String> = operations.collect();
+    operations.sort_unstable();
+    let backups = "/v1/database/{databaseid}/backup";
+    assert_eq!(
+        operations,
+        [
+            format!("addBackupDatabase: post {backups}"),
+            format!("listDatabaseBackup: get {backups}"),
+            format!("removeDatabaseBackup: delete {backups}/{{backupid}}"),
+        ]
+    );
+    for (operation, success) in [
+        (&document["paths"][backups]["get"], "200"),
+        (&document["paths"][backups]["post"], "201"),
+        (
+            &document["paths"][&format!("{backups}/{{backupid}}")]["delete"],
+            "204",
+        ),
+    ] {
+        let responses = operation["responses"].as_object().unwrap();
+        let failures = ["400", "401", "403", "404", "406", "408", "409", "429"];
+        let failures = failures.into_iter().chain(["500", "502", "503", "504"]);
+        for status in failures.chain([success]) {
+            assert!(responses.contains_key(status), "{status} in {operation}");
+        }
+    }
+    let references = references(&document);
+    assert!(!references.is_empty());
+    for reference in references {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+#[tokio::test]
+async fn the_document_asks_for_a_token_where_the_server_does() {
+    let open = document(&serve_sandbox(&[]).await, None).await;
+    assert_eq!(open["security"], Value::Null);
+    assert_eq!(open["components"]["securitySchemes"], Value::Null);
+
+    let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", "secret")]);
+    let server = app.serve(&["--sandbox"]).await;
+    let closed = document(&server, Some("secret")).await;
+    let schemes = closed["components"]["securitySchemes"].as_object().unwrap();
+    let (name, scheme) = schemes.iter().next().unwrap();
+    assert_eq!(schemes.len(), 1);
+    assert_eq!(
+        (&scheme["type"], &scheme["scheme"]),
+        (&json!("http"), &json!("bearer"))
+    );
+    assert_eq!(closed["security"], json!([{ name: [] }]));
+}
+
+#[tokio::test]
+async fn the_page_for_people_names_the_mcp_address_and_runs_nothing() {
+    let server = serve_sandbox(&[]).await;
+    let answer = server
+        .rest(Request::get("/").header("Accept", "text/html"))
+        .await;
+    assert_eq!(answer.status, 200);
+    let content_type = answer.header("content-type").unwrap();
+    assert!(content_type.starts_with("text/html"), "{content_type}");
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'"), "{policy}");
+    let page = answer.text();
+    let address = format!("http://{}/mcp", server.mcp);
+    assert!(page.contains(&address), "{page}");
+    let lower = page.to_lowercase();
+    assert!(!lower.contains("<script") && !lower.contains("javascript:"));
+    assert!(!page.contains("{mcp_url}"));
+}
+
+#[tokio::test]
+async fn calls_are_counted_by_face_operation_and_outcome() {
+    let upstream = Upstream::start(|number, line| match (number, line) {
+        (0, _) => reply("503 X", "", ""),
+        (_, line) if line.starts_with("POST") => json_reply("201 Created", &backup(1, "QUEUED")),
+        (_, line) if line.starts_with("DELETE") => reply("204 No Content", "", ""),
+        _ => page(&[backup(1, "READY"), backup(2, "READY")]),
+    })
+    .await;
+    let mut app = TestApp::with_upstream(&upstream.url());
+    let token = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:s3cret-t0ken".to_owned());
+    app.variables.push(token);
+    let token = Some("s3cret-t0ken");
+    let server = app.serve(&[]).await;
+    let [list, add, remove] = operations();
+    for request in [&list, &list, &add, &remove] {
+        let answer = server.rest(request.clone().token(token)).await;
+        assert!(answer.status < 300, "{answer:?}");
+    }
+    server
+        .rest(list.clone())
+        .await
+        .problem(401, "unauthenticated");
+    let wrong = Request::get(&backups_of("orders")).token(token);
+    server.rest(wrong).await.problem(400, "invalid_request");
+    let elsewhere = Request::get("/nowhere").token(token);
+    server.rest(elsewhere).await.problem(404, "no_such_path");
+    let mut client = Client::new(&server, Era::Stateless, token);
+    let orders = json!({ "databaseId": ID });
+    client.ok("list-database-backups", orders).await;
+    client.refused("list-database-backups", json!({})).await;
+    client.refused("add-backup-database", json!({})).await;
+
+    for (face, operation, outcome, count) in [
+        ("rest", "list", "ok", 2),
+        ("rest", "add", "ok", 1),
+        ("rest", "remove", "ok", 1),
+        ("rest", "other", "unauthenticated", 1),
+        ("rest", "list", "invalid_request", 1),
+        ("rest", "other", "no_such_path", 1),
+        ("mcp", "list", "ok", 1),
+        ("mcp", "list", "invalid_arguments", 1),
+        ("mcp", "add", "invalid_arguments", 1),
+    ] {
+        let labels = format!(r#"{{face="{face}",operation="{operation}",outcome="{outcome}"}}"#);
+        let line = format!("qovery_backups_requests_total{labels} {count}");
+        let metrics = server.metrics_with(&line, token).await;
+        let errors = format!("qovery_backups_errors_total{labels} {count}");
+        assert_eq!(metrics.contains(&errors), outcome != "ok", "{errors}");
+        let seconds = format!("qovery_backups_request_seconds_count{labels} {count}");
+        assert!(metrics.contains(&seconds), "{seconds} in {metrics}");
+    }
+    let metrics = server.rest(Request::get("/metrics").token(token)).await;
+    let content_type = metrics.header("content-type").unwrap();
+    assert!(content_type.starts_with("text/plain; version=0.0.4"));
+    let metrics = metrics.text();
+    // Two lists, one of them repeated; the list of a removal; the list over MCP.
+    for (status, count) in [("200", 4), ("201", 1), ("204", 1), ("503", 1)] {
+        let line =
+            format!(r#"qovery_backups_upstream_attempts_total{{status="{status}"}} {count}"#);
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line} in {metrics}"
+        );
+    }
+    // This very call.
+    let in_flight = "qovery_backups_calls_in_flight 1";
+    assert!(metrics.lines().any(|line| line == in_flight), "{metrics}");
+    let backup = backup_id(1);
+    for secret in [
+        ID,
+        &backup,
+        "ada",
+        "s3cret",
+        Sandbox::KEY,
+        "test",
+        "127.0.0.1",
+    ] {
+        assert!(!metrics.contains(secret), "{secret} in {metrics}");
+    }
+}
