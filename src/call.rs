@@ -12,6 +12,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use uuid::Uuid;
 
 use crate::telemetry::{Attempt, Telemetry};
@@ -36,6 +38,8 @@ pub struct Call {
     attempts: AtomicU32,
     record: Mutex<Record>,
     telemetry: Telemetry,
+    place: OnceLock<OwnedSemaphorePermit>,
+    _under_way: TaskTrackerToken,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +56,7 @@ impl Call {
     /// A call that begins now.
     #[must_use]
     pub fn begin(id: RequestId, face: Face, telemetry: &Telemetry) -> Arc<Self> {
-        telemetry.call_began();
+        let under_way = telemetry.call_began();
         Arc::new(Self {
             id,
             face,
@@ -66,6 +70,8 @@ impl Call {
                 status: None,
             }),
             telemetry: telemetry.clone(),
+            place: OnceLock::new(),
+            _under_way: under_way,
         })
     }
 
@@ -111,10 +117,16 @@ impl Call {
         });
     }
 
-    /// Says with which HTTP status it is answered.
+    /// Says with which HTTP status it is answered. A stream of events has one before it has an
+    /// outcome.
     pub fn set_status(&self, status: u16) {
         self.with_record(|record| record.status = Some(status));
-        self.set_outcome(if status < 400 { OK } else { "refused" });
+    }
+
+    /// Keeps a place among the calls in flight until the call has ended, even if its caller goes
+    /// away before.
+    pub fn hold(&self, place: OwnedSemaphorePermit) {
+        self.place.get_or_init(|| place);
     }
 
     /// Counts an attempt to get an answer from Qovery.
@@ -134,8 +146,13 @@ impl Drop for Call {
             .record
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        // Whoever asked went away before there was an answer.
-        let outcome = record.outcome.unwrap_or("abandoned");
+        let outcome = match (record.outcome, record.status) {
+            (Some(outcome), _) => outcome,
+            (None, Some(..400)) => OK,
+            (None, Some(_)) => "refused",
+            // Whoever asked went away before there was an answer.
+            (None, None) => "abandoned",
+        };
         let elapsed = self.started.elapsed();
         let labels = [self.face.name(), record.operation, outcome];
         self.telemetry.call_ended(labels, outcome == OK, elapsed);

@@ -110,14 +110,16 @@ pub enum Error {
         /// The setting with the nearest name.
         meant: Option<String>,
     },
-    /// `QOVERY_API_URL` from a `.env` that happened to be there, for a key from elsewhere.
+    /// A `.env` that happened to be there says who gets to use a key from elsewhere.
     #[error(
-        "{path} sets QOVERY_API_URL but not QOVERY_API_KEY: it would send a key from elsewhere to \
-         an address of its own. If that is what you want, name the file: --env-file {path}."
+        "{path} sets {variable} but not QOVERY_API_KEY: it would let others use a key from \
+         elsewhere. If that is what you want, name the file: --env-file {path}."
     )]
-    RedirectedKey {
+    LentKey {
         /// The file.
         path: String,
+        /// What it sets.
+        variable: &'static str,
     },
     /// Two upstreams at once.
     #[error("--api-url does not go with --sandbox: choose one.")]

@@ -102,14 +102,20 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
             let backups = Backups::new(qovery, policy);
             let telemetry = Telemetry::new()?;
             let listeners = Listeners::bind(&http)?;
-            let mcp_url = listeners.mcp_url()?;
+            let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
+            let mcp_url = format!("http://{}/mcp", http.reachable(mcp));
+            tracing::info!("MCP is listening on http://{mcp}/mcp");
+            if let Some(rest) = rest {
+                tracing::info!("REST is listening on http://{rest}");
+            }
             let authenticated = !http.tokens.is_empty();
             let mode = Mode {
                 sandboxed,
                 authenticated,
                 read_only: policy.read_only,
             };
-            mode.greet(&mcp_url, listeners.rest_url()?.as_deref());
+            let rest_url = rest.map(|rest| format!("http://{}", http.reachable(rest)));
+            mode.greet(&mcp_url, rest_url.as_deref());
             let rest = Rest::new(backups.clone(), telemetry.clone(), authenticated, &mcp_url);
             let server = mcp::Server::new(backups, telemetry.clone(), sandboxed);
             listeners
@@ -140,38 +146,25 @@ struct Mode {
 }
 
 impl Mode {
-    /// Says where the server listens, in which mode, and what to paste to use it.
+    /// Says how it serves, and what to paste to use it.
     fn greet(&self, mcp_url: &str, rest_url: Option<&str>) {
         let upstream = if self.sandboxed { "sandbox" } else { "Qovery" };
         let (read_only, authenticated) = (self.read_only, self.authenticated);
+        tracing::info!(upstream, read_only, authenticated, "serving");
         let header = |flag| {
             let sent = format!(" {flag} \"Authorization: Bearer $ACCESS_TOKEN\"");
             if authenticated { sent } else { String::new() }
         };
-        tracing::info!(
-            upstream,
-            read_only,
-            authenticated,
-            "MCP is listening on {mcp_url}"
-        );
-        let header_flag = header("--header");
-        tracing::info!(
-            "try: claude mcp add --transport http qovery-backups {mcp_url}{header_flag}"
-        );
+        let token = header("--header");
+        tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{token}");
         if let Some(url) = rest_url {
             let database = if self.sandboxed {
                 Sandbox::ORDERS
             } else {
                 "$DATABASE_ID"
             };
-            tracing::info!(
-                upstream,
-                read_only,
-                authenticated,
-                "REST is listening on {url}"
-            );
-            let header_flag = header("-H");
-            tracing::info!("try: curl{header_flag} {url}/v1/database/{database}/backup");
+            let token = header("-H");
+            tracing::info!("try: curl{token} {url}/v1/database/{database}/backup");
         }
     }
 }

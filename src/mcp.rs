@@ -2,7 +2,7 @@
 //!
 //! Both eras are served: 2026-07-28 (stateless, `server/discover`) and the revisions before it that
 //! begin with `initialize`. What must never live here: a rule about backups, which would then hold
-//! on this face only, or a word of HTTP.
+//! on this face only, or a word of HTTP but for where its requests carry the call.
 
 mod arguments;
 mod clean;

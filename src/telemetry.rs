@@ -10,6 +10,7 @@ use std::{
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 /// The metrics of this process. Clones share them.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ struct Inner {
     attempts: IntCounterVec,
     calls: IntGauge,
     connections: IntGauge,
+    under_way: TaskTracker,
     /// When an attempt last showed that no call can succeed now; none after one that can.
     trouble: Mutex<Option<Instant>>,
 }
@@ -88,6 +90,7 @@ impl Telemetry {
             attempts,
             calls,
             connections,
+            under_way: TaskTracker::new(),
             trouble: Mutex::new(None),
         })))
     }
@@ -114,8 +117,21 @@ impl Telemetry {
         &self.0.connections
     }
 
-    pub(crate) fn call_began(&self) {
+    /// Counts a call, until what this gives is dropped.
+    pub(crate) fn call_began(&self) -> TaskTrackerToken {
         self.0.calls.inc();
+        self.0.under_way.token()
+    }
+
+    /// Waits until no call is under way.
+    pub(crate) async fn calls_ended(&self) {
+        self.0.under_way.close();
+        self.0.under_way.wait().await;
+    }
+
+    /// Whether no call is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.0.under_way.is_empty()
     }
 
     /// Counts a call by its face, operation and outcome.

@@ -23,6 +23,16 @@ pub(super) const ACCESS_TOKEN: &str = "QOVERY_BACKUPS_ACCESS_TOKEN";
 pub(super) const ACCESS_TOKEN_FILE: &str = "QOVERY_BACKUPS_ACCESS_TOKEN_FILE";
 /// Our own variables that have no flag: secrets.
 const SECRETS: [&str; 2] = [ACCESS_TOKEN, ACCESS_TOKEN_FILE];
+/// What decides who gets to use the key.
+const DOORS: [&str; 7] = [
+    URL,
+    ACCESS_TOKEN,
+    ACCESS_TOKEN_FILE,
+    "QOVERY_BACKUPS_ALLOWED_HOST",
+    "QOVERY_BACKUPS_ALLOWED_ORIGIN",
+    "QOVERY_BACKUPS_MCP_ADDR",
+    "QOVERY_BACKUPS_REST_ADDR",
+];
 /// What other programs call the same key.
 const OTHER_NAMES: [&str; 3] = [
     "QOVERY_API_TOKEN",
@@ -136,7 +146,7 @@ impl Sources {
                 .find(|name| env::var_os(name).is_some());
             return Err(Error::NoKey { instead });
         };
-        self.refuse_redirected_key(&setting)?;
+        self.refuse_lent_key(&setting)?;
         let credentials =
             Credentials::parse(key.expose_secret()).map_err(|error| setting.invalid(error))?;
         setting.value = credentials.masked();
@@ -199,18 +209,29 @@ impl Sources {
         }
     }
 
-    fn refuse_redirected_key(&self, key: &Setting) -> Result<(), Error> {
+    /// A file that merely lies there may be anybody's: it must not lend a key from elsewhere out.
+    fn refuse_lent_key(&self, key: &Setting) -> Result<(), Error> {
         let Some(file) = self.file.as_ref().filter(|file| !file.named) else {
             return Ok(());
         };
         let source = Source::File(file.path.clone());
-        let redirects = self.source(URL) == Some(&source);
         // A key file that the found file names may hold anybody's key.
-        let brings_key = key.variable == KEY && key.source == source;
-        if redirects && !brings_key {
-            return Err(Error::RedirectedKey {
-                path: file.path.display().to_string(),
-            });
+        if key.variable == KEY && key.source == source {
+            return Ok(());
+        }
+        for variable in DOORS {
+            let set = match self.settings.get(variable) {
+                Some(setting) => setting.source == source,
+                None => self
+                    .given(variable)?
+                    .is_some_and(|given| given.source == source),
+            };
+            if set {
+                return Err(Error::LentKey {
+                    path: file.path.display().to_string(),
+                    variable,
+                });
+            }
         }
         Ok(())
     }

@@ -230,7 +230,13 @@ impl Client {
     /// One call: waits for its place, then attempts it until it succeeds, may not be repeated, or
     /// has no time left.
     async fn send(&self, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
-        let _place = timeout_at(deadline.0, self.in_flight.acquire())
+        // A change that begins late would end in doubt.
+        let latest = if request.is_change() {
+            deadline.0 - ATTEMPT
+        } else {
+            deadline.0
+        };
+        let _place = timeout_at(latest, self.in_flight.acquire())
             .await
             .map_err(|_| Error {
                 failure: Failure::Overloaded,

@@ -13,7 +13,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -54,9 +54,16 @@ pub struct PortError {
 const CALLS_IN_FLIGHT: usize = 512;
 /// Streams of events that may be open at once, beside the calls.
 const STREAMS: usize = 256;
+/// Bytes of bodies that may be in memory at once.
+const BODIES: usize = 64 << 20;
+/// Open connections, on both ports, where the operating system allows as many.
+const CONNECTIONS: u64 = 2048;
+/// File descriptors for everything else: connections to Qovery, certificates, the log.
+const DESCRIPTORS: u64 = 256;
 /// Longer than a good answer takes, and shorter than what a supervisor allows before it kills.
 const DRAIN: Duration = Duration::from_secs(10);
-/// For the last bytes of the last answers.
+/// For the last bytes of the last answers, and for requests that were sent before their sender
+/// could know.
 const CLOSE: Duration = Duration::from_secs(1);
 
 /// Two listening sockets, and the rooms behind them.
@@ -82,25 +89,22 @@ impl Listeners {
         })
     }
 
-    /// The URL of the MCP endpoint.
+    /// Where MCP is served.
     ///
     /// # Errors
     ///
     /// When the socket has no address any more.
-    pub fn mcp_url(&self) -> io::Result<String> {
-        Ok(format!("http://{}/mcp", self.mcp.local_addr()?))
+    pub fn mcp(&self) -> io::Result<SocketAddr> {
+        self.mcp.local_addr()
     }
 
-    /// The URL of the REST API.
+    /// Where the REST API is served, if at all.
     ///
     /// # Errors
     ///
     /// When the socket has no address any more.
-    pub fn rest_url(&self) -> io::Result<Option<String>> {
-        match &self.rest {
-            Some(rest) => Ok(Some(format!("http://{}", rest.local_addr()?))),
-            None => Ok(None),
-        }
+    pub fn rest(&self) -> io::Result<Option<SocketAddr>> {
+        self.rest.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// Serves until `shutdown` is cancelled. Calls in flight are then answered if they end within
@@ -113,17 +117,17 @@ impl Listeners {
         telemetry: Telemetry,
         shutdown: CancellationToken,
     ) {
-        let calls = Arc::new(Semaphore::new(CALLS_IN_FLIGHT));
-        let connections = Connections::new(telemetry.clone(), shutdown.clone());
+        let connections = Connections::new(most_connections(), telemetry.clone(), shutdown.clone());
         let endpoint = Endpoint::new(mcp, settings.sessions);
         let sessions_end = endpoint.end();
         let guards = Arc::new(door::Guards {
             hosts: settings.allowed_hosts,
             origins: settings.allowed_origins,
             tokens: settings.tokens,
-            calls: Arc::clone(&calls),
+            calls: Arc::new(Semaphore::new(CALLS_IN_FLIGHT)),
             streams: Arc::new(Semaphore::new(STREAMS)),
-            telemetry,
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            telemetry: telemetry.clone(),
             draining: shutdown.clone(),
         });
         let mcp_door = Door::new(Face::Mcp, Arc::clone(&guards), endpoint.router());
@@ -140,19 +144,43 @@ impl Listeners {
 
         tracing::info!("draining: no new connections, calls in flight are answered");
         let deadline = Instant::now() + DRAIN;
-        let all = u32::try_from(CALLS_IN_FLIGHT).unwrap_or(u32::MAX);
-        if timeout_at(deadline, calls.acquire_many(all)).await.is_err() {
-            tracing::warn!("calls were still in flight after {} s", DRAIN.as_secs());
-        }
-        // Streams that wait for events of a session never end by themselves.
-        sessions_end.cancel();
-        if timeout_at(Instant::now() + CLOSE, connections.closed())
-            .await
-            .is_err()
-        {
-            tracing::info!("stalled connections were closed");
+        loop {
+            if timeout_at(deadline, telemetry.calls_ended()).await.is_err() {
+                tracing::warn!("calls were still in flight after {} s", DRAIN.as_secs());
+            }
+            // Streams that wait for events of a session never end by themselves.
+            sessions_end.cancel();
+            // The last bytes are on their way, and so may be a request on an open connection.
+            let closed = timeout(CLOSE, connections.closed()).await.is_ok();
+            if closed || telemetry.is_quiet() || Instant::now() >= deadline {
+                return;
+            }
         }
     }
+}
+
+impl Settings {
+    /// An address as callers can use it: where the socket takes any, the first allowed name.
+    #[must_use]
+    pub fn reachable(&self, address: SocketAddr) -> String {
+        match self.allowed_hosts.first() {
+            Some(host) if address.ip().is_unspecified() => host.at(address.port()),
+            _ => address.to_string(),
+        }
+    }
+}
+
+/// As many connections as the limit on file descriptors leaves room for.
+fn most_connections() -> usize {
+    /// What POSIX promises, and then some.
+    const FEW: u64 = 512;
+
+    let descriptors = rlimit::increase_nofile_limit(CONNECTIONS + DESCRIPTORS).unwrap_or(FEW);
+    let most = CONNECTIONS
+        .min(descriptors.saturating_sub(DESCRIPTORS))
+        .max(1);
+    tracing::debug!(most, descriptors, "connections are limited");
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, PortError> {

@@ -23,6 +23,13 @@ impl AllowedHost {
     }
 }
 
+impl AllowedHost {
+    /// As part of a URL, where it has no port of its own.
+    pub(super) fn at(&self, port: u16) -> String {
+        format!("{}:{}", self.host, self.port.unwrap_or(port))
+    }
+}
+
 impl FromStr for AllowedHost {
     type Err = &'static str;
 

@@ -37,8 +37,6 @@ use tower::Service;
 
 use crate::telemetry::Telemetry;
 
-/// Open connections, on both ports. One more takes the place of the one that was idle longest.
-const MOST: usize = 2048;
 /// From the connection, or from a request's first byte, to the end of its header.
 const HEADER: Duration = Duration::from_secs(10);
 /// From the end of the header to the end of the body. The door answers a late body after ten.
@@ -75,7 +73,10 @@ impl<S> Answer for S where
 }
 
 /// The open connections of both ports.
+///
+/// Where all places are taken, a new one takes the place of the one that has been idle longest.
 pub(super) struct Connections {
+    most: usize,
     open: Arc<Open>,
     next: AtomicU64,
     tasks: TaskTracker,
@@ -107,19 +108,23 @@ struct State {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// It has sent nothing yet.
+    New,
+    /// It has sent nothing since its last request.
     Idle,
     Header,
     Body,
 }
 
 impl Connections {
-    pub(super) fn new(telemetry: Telemetry, shutdown: CancellationToken) -> Self {
+    pub(super) fn new(most: usize, telemetry: Telemetry, shutdown: CancellationToken) -> Self {
         let open = Arc::new(Open {
             connections: Mutex::default(),
             telemetry,
         });
         tokio::spawn(watch(Arc::downgrade(&open)));
         Self {
+            most,
             open,
             next: AtomicU64::new(0),
             tasks: TaskTracker::new(),
@@ -152,13 +157,15 @@ impl Connections {
         let Ok(listener) = listener.into_std() else {
             return;
         };
-        for _ in 0..MOST {
-            match listener.accept().map(|(stream, _)| {
+        for _ in 0..self.most {
+            let accepted = listener.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
                 TcpStream::from_std(stream)
-            }) {
-                Ok(Ok(stream)) => self.admit(stream, &service),
-                _ => return,
+            });
+            match accepted {
+                Ok(stream) => self.admit(stream, &service),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => tracing::debug!(%error, "a connection could not be accepted"),
             }
         }
     }
@@ -175,14 +182,14 @@ impl Connections {
             tracing::debug!(%error, "the peer has gone already");
             return;
         }
-        let full = self.open.lock().len() >= MOST;
+        let full = self.open.lock().len() >= self.most;
         if full && !self.open.evict() {
             self.tasks.spawn(refuse(stream));
             return;
         }
         let connection = Arc::new(Connection {
             state: Mutex::new(State {
-                phase: Phase::Header,
+                phase: Phase::New,
                 since: Instant::now(),
                 calls: 0,
                 multiplexed: false,
@@ -227,9 +234,9 @@ async fn serve<S: Answer>(
             () = connection.close.cancelled() => return,
             () = shutdown.cancelled(), if !draining => {
                 draining = true;
-                // A request that is just arriving is still answered; the door then says that the
-                // connection ends.
-                if !connection.is_receiving() {
+                // HTTP/2 can say which requests it has not taken. HTTP/1 cannot: its next request
+                // may be here already, and is answered; the door then says that it was the last.
+                if connection.lock().multiplexed {
                     serving.as_mut().graceful_shutdown();
                 }
             }
@@ -286,7 +293,7 @@ impl Open {
         let mut connections = self.lock();
         let longest = connections
             .iter()
-            .filter_map(|(key, connection)| Some((connection.lock().waiting_since()?, *key)))
+            .filter_map(|(key, connection)| Some((connection.lock().expendable()?, *key)))
             .min();
         let evicted = longest.and_then(|(_, key)| connections.remove(&key));
         if let Some(connection) = &evicted {
@@ -320,11 +327,6 @@ impl Drop for Place {
 impl Connection {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_receiving(&self) -> bool {
-        let state = self.lock();
-        state.phase == Phase::Header && state.calls == 0
     }
 
     /// Says that a request's header is complete.
@@ -367,10 +369,17 @@ impl State {
         (self.calls == 0).then_some(self.since)
     }
 
+    /// What would be lost with it, unless it is a call: nothing before part of a request, and the
+    /// longest wait first.
+    fn expendable(&self) -> Option<(bool, Instant)> {
+        let receiving = matches!(self.phase, Phase::Header | Phase::Body);
+        self.waiting_since().map(|since| (receiving, since))
+    }
+
     fn overdue(&self, now: Instant) -> bool {
         let limit = match self.phase {
             Phase::Idle => IDLE,
-            Phase::Header => HEADER,
+            Phase::New | Phase::Header => HEADER,
             Phase::Body => BODY,
         };
         let stalled = self.stalled.is_some_and(|since| now - since > STALL);
@@ -408,8 +417,12 @@ impl AsyncRead for Watched {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             let mut state = self.connection.lock();
-            if state.phase == Phase::Idle && state.calls == 0 && !state.multiplexed {
-                state.enter(Phase::Header);
+            match state.phase {
+                Phase::New => state.phase = Phase::Header,
+                Phase::Idle if state.calls == 0 && !state.multiplexed => {
+                    state.enter(Phase::Header);
+                }
+                _ => {}
             }
         }
         Poll::Ready(Ok(()))

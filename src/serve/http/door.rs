@@ -30,8 +30,8 @@ use axum::{
     response::IntoResponse,
 };
 use futures_util::{FutureExt, future::BoxFuture};
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -72,6 +72,7 @@ pub(super) struct Guards {
     pub(super) tokens: Tokens,
     pub(super) calls: Arc<Semaphore>,
     pub(super) streams: Arc<Semaphore>,
+    pub(super) bodies: Arc<Semaphore>,
     pub(super) telemetry: Telemetry,
     pub(super) draining: CancellationToken,
 }
@@ -197,19 +198,23 @@ impl Door {
             return Ok(preflight());
         }
         self.guards.authenticate(&parts.headers, call)?;
-        let body = read(&parts.headers, body).await?;
+        let (body, _memory) = self.guards.read(&parts.headers, body).await?;
         // A GET of MCP waits for events, for as long as the caller likes.
-        let places = if self.face == Face::Mcp && parts.method == Method::GET {
+        let waits = self.face == Face::Mcp && parts.method == Method::GET;
+        let places = if waits {
             &self.guards.streams
         } else {
             &self.guards.calls
         };
         let place = Arc::clone(places).try_acquire_owned();
         let place = place.map_err(|_| Problem::overloaded())?;
-        let held = Held {
-            body: Body::empty(),
-            _guards: (place, connection.busy(), Arc::clone(call)),
+        let place = if waits {
+            Some(place)
+        } else {
+            call.hold(place);
+            None
         };
+        let busy = connection.busy();
         // It was for this door, and nothing behind it needs it.
         parts.headers.remove(AUTHORIZATION);
         parts.extensions.insert(Arc::clone(call));
@@ -217,7 +222,14 @@ impl Door {
         let answer = self.behind.clone().oneshot(request);
         // A panic would take the connection with it, and leave this call without an answer.
         match AssertUnwindSafe(answer).catch_unwind().await {
-            Ok(Ok(response)) => Ok(response.map(|body| Body::new(Held { body, ..held }))),
+            Ok(Ok(response)) if response.body().size_hint().exact().is_some() => Ok(response),
+            Ok(Ok(response)) => Ok(response.map(|body| {
+                Body::new(Stream {
+                    body,
+                    _busy: busy,
+                    _place: place,
+                })
+            })),
             Err(_) => Err(Problem::internal()),
         }
     }
@@ -247,11 +259,8 @@ impl Guards {
     /// rebinding).
     fn check_host(&self, request: &Parts) -> Result<(), Problem> {
         let mut named = request.headers.get_all(HOST).iter();
-        let header = named.next();
-        let parsed = match header {
-            Some(value) => {
-                Some(Authority::try_from(value.as_bytes()).map_err(|_| Problem::malformed_host())?)
-            }
+        let parsed = match named.next() {
+            Some(value) => Some(host(value).ok_or_else(Problem::malformed_host)?),
             None => None,
         };
         let authorities = [parsed.as_ref(), request.uri.authority()];
@@ -279,6 +288,45 @@ impl Guards {
         }
     }
 
+    /// Reads a body, and keeps room in memory for it.
+    async fn read(
+        &self,
+        headers: &HeaderMap,
+        mut body: Incoming,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+        let announced = text(headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        if announced.is_some_and(|length: usize| length > LARGEST_BODY) {
+            return Err(Problem::body_too_large());
+        }
+        let reading = async {
+            let (mut bytes, mut memory) = (Vec::new(), None::<OwnedSemaphorePermit>);
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| {
+                    tracing::debug!(%error, "a body broke");
+                    Problem::body_broken()
+                })?;
+                let Ok(data) = frame.into_data() else {
+                    continue;
+                };
+                if bytes.len() + data.len() > LARGEST_BODY {
+                    return Err(Problem::body_too_large());
+                }
+                let room = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                let room = Arc::clone(&self.bodies).try_acquire_many_owned(room);
+                let room = room.map_err(|_| Problem::overloaded())?;
+                match &mut memory {
+                    Some(memory) => memory.merge(room),
+                    None => memory = Some(room),
+                }
+                bytes.extend_from_slice(&data);
+            }
+            Ok((Bytes::from(bytes), memory))
+        };
+        timeout(BODY, reading)
+            .await
+            .unwrap_or_else(|_| Err(Problem::body_too_slow()))
+    }
+
     fn authenticate(&self, headers: &HeaderMap, call: &Call) -> Result<(), Problem> {
         if self.tokens.is_empty() {
             return Ok(());
@@ -302,6 +350,14 @@ impl Guards {
     }
 }
 
+/// A `Host` header's value (RFC 9110, section 7.2): no user, and a port that is one.
+fn host(value: &HeaderValue) -> Option<Authority> {
+    let authority = Authority::try_from(value.as_bytes()).ok()?;
+    let port = authority.as_str().strip_prefix(authority.host())?;
+    let fits = |port: &str| port.parse::<u16>().is_ok();
+    (port.is_empty() || port.strip_prefix(':').is_some_and(fits)).then_some(authority)
+}
+
 /// A question of a browser, before it lets a page call.
 fn is_preflight(request: &Parts) -> bool {
     request.method == Method::OPTIONS
@@ -318,36 +374,19 @@ fn preflight() -> Response<Body> {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-async fn read(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem> {
-    let announced = text(headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    if announced.is_some_and(|length: u64| length > LARGEST_BODY as u64) {
-        return Err(Problem::body_too_large());
-    }
-    match timeout(BODY, Limited::new(body, LARGEST_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Problem::body_too_large())
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(error, "a body broke");
-            Err(Problem::body_broken())
-        }
-        Err(_) => Err(Problem::body_too_slow()),
-    }
-}
-
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A body that holds on to a call's place, its connection and its record until the peer has it, or
-/// does not want it any more.
-struct Held {
+/// A body that goes on after its call, and keeps its connection and its place among the streams
+/// until it ends or the peer does not want it any more.
+struct Stream {
     body: Body,
-    _guards: (OwnedSemaphorePermit, Busy, Arc<Call>),
+    _busy: Busy,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
-impl hyper::body::Body for Held {
+impl hyper::body::Body for Stream {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -400,13 +439,14 @@ mod tests {
             tokens: Tokens::default(),
             calls: Arc::new(Semaphore::new(1)),
             streams: Arc::new(Semaphore::new(1)),
+            bodies: Arc::new(Semaphore::new(1)),
             telemetry: telemetry.clone(),
             draining: CancellationToken::new(),
         };
         let door = Door::new(Face::Rest, Arc::new(guards), behind);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let connections = Connections::new(telemetry, CancellationToken::new());
+        let connections = Connections::new(8, telemetry, CancellationToken::new());
         let questions = async {
             for _ in 0..2 {
                 let answer = ask(port, "/panic").await;

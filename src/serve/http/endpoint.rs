@@ -28,6 +28,9 @@ use crate::{call::Call, mcp, rest::Problem};
 /// Sessions at once. Each takes about 50 kB until it ends, or was idle for five minutes.
 const MOST_SESSIONS: usize = 256;
 
+/// Sessions of one caller, so that it leaves some for others.
+const MOST_OF_ONE: usize = MOST_SESSIONS / 2;
+
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// The endpoint.
@@ -118,7 +121,9 @@ async fn speak_json_rpc(request: Request, next: Next) -> Response {
 
 fn is_json(request: &Request) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/json"))
+    content_type
+        .and_then(|value| value.to_str().ok()?.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// Lets nobody use another caller's session, nor anybody open too many.
@@ -145,7 +150,7 @@ async fn keep_apart(
     };
     let begins = begins_session(&body);
     let request = Request::from_parts(parts, Body::from(body));
-    if begins && sessions.manager.sessions.read().await.len() >= MOST_SESSIONS {
+    if begins && !sessions.has_room_for(&caller).await {
         return Problem::overloaded().into_response();
     }
     let response = next.run(request).await;
@@ -154,10 +159,7 @@ async fn keep_apart(
         .get(SESSION)
         .and_then(|id| id.to_str().ok())
     {
-        let open = sessions.manager.sessions.read().await;
-        let mut owners = sessions.owners();
-        owners.retain(|id, _| open.contains_key(id.as_str()));
-        owners.insert(id.to_owned(), caller);
+        sessions.owners().insert(id.to_owned(), caller);
     }
     response
 }
@@ -165,6 +167,14 @@ async fn keep_apart(
 impl Sessions {
     fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn has_room_for(&self, caller: &str) -> bool {
+        let open = self.manager.sessions.read().await;
+        let mut owners = self.owners();
+        owners.retain(|id, _| open.contains_key(id.as_str()));
+        let own = owners.values().filter(|owner| *owner == caller).count();
+        open.len() < MOST_SESSIONS && own < MOST_OF_ONE
     }
 
     async fn is_of(&self, id: &str, caller: &str) -> bool {
