@@ -156,6 +156,8 @@ impl Door {
         if let Some(trace) = text(&parts.headers, &TRACE_PARENT).and_then(TraceParent::parse) {
             call.set_trace(trace);
         }
+        let one_by_one = parts.version < Version::HTTP_2;
+        let has_body = !body.is_end_stream();
         let origin = parts.headers.get(ORIGIN).cloned();
         let allowed = self.guards.check_origin(origin.as_ref());
         let is_allowed = allowed.is_ok();
@@ -165,7 +167,13 @@ impl Door {
         };
         let mut response = result.unwrap_or_else(|problem| {
             connection.answered();
-            problem.into_response()
+            let mut response = problem.into_response();
+            // The body may still be coming, and nobody will read it.
+            if has_body && one_by_one {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            response
         });
         if let Some(problem) = response.extensions_mut().remove::<Problem>() {
             call.set_outcome(problem.kind());

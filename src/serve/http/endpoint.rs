@@ -142,7 +142,13 @@ async fn keep_apart(
             // As for a session that does not exist, so that nobody learns which do.
             return Problem::no_such_session().into_response();
         }
-        return next.run(request).await;
+        let ends = request.method() == Method::DELETE;
+        let mut response = next.run(request).await;
+        if ends && response.status() == StatusCode::ACCEPTED {
+            // It is done, not merely accepted, and some clients tell the difference.
+            *response.status_mut() = StatusCode::NO_CONTENT;
+        }
+        return response;
     }
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else {

@@ -1,0 +1,99 @@
+// Works with the sandbox over HTTP through version 1 or 2 of the TypeScript client, as work.py does,
+// and prints the protocol version and the session that it had.
+//
+// Usage: typescript.mjs <npm directory> <v1 or v2> <era> <URL> [<access token>]
+
+import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+
+const [npm, generation, era, url, token] = process.argv.slice(2);
+const require = createRequire(join(npm, 'package.json'));
+const { Client, StreamableHTTPClientTransport } =
+    generation === 'v1'
+        ? {
+              ...require('@modelcontextprotocol/sdk/client/index.js'),
+              ...require('@modelcontextprotocol/sdk/client/streamableHttp.js')
+          }
+        : require('@modelcontextprotocol/client');
+
+const databaseId = '0de50000-0000-4000-8000-000000000001';
+const LIST = 'list-database-backups';
+const ADD = 'add-backup-database';
+const REMOVE = 'remove-database-backup';
+
+const mode = { legacy: 'legacy', auto: 'auto' }[era] ?? { pin: era };
+const client = new Client({ name: 'gate', version: '1' }, { versionNegotiation: { mode } });
+const faults = [];
+client.onerror = error => faults.push(error);
+
+const timeout = { timeout: 10_000 };
+// Version 1 has the result's schema in between.
+const options = generation === 'v1' ? [undefined, timeout] : [timeout];
+
+// The structure that a tool gives. The client itself checks it against the tool's schema.
+async function call(name, args) {
+    const result = await client.callTool({ name, arguments: args }, ...options);
+    assert.ok(!result.isError, `${name}: ${JSON.stringify(result.content)}`);
+    const structure = result.structuredContent;
+    assert.deepEqual(JSON.parse(result.content[0].text), structure, `${name}: the text is not the structure`);
+    return structure;
+}
+
+// The text of a refusal that a model can read: a result, and not an error of the protocol.
+async function refused(name, args) {
+    const result = await client.callTool({ name, arguments: args }, ...options);
+    assert.equal(result.isError, true, `${name} was not refused`);
+    assert.equal(result.structuredContent, undefined, `${name}: an error has a structure`);
+    assert.equal(result.content.length, 1);
+    return result.content[0].text;
+}
+
+async function pages() {
+    const pages = [await call(LIST, { databaseId })];
+    while (pages.at(-1).next_start_id) {
+        assert.ok(pages.length < 10, 'the pages do not end');
+        pages.push(await call(LIST, { databaseId, startId: pages.at(-1).next_start_id }));
+    }
+    return pages.map(page => page.results.map(backup => backup.id));
+}
+
+const ids = async () => (await pages()).flat();
+
+const headers = token ? { Authorization: `Bearer ${token}` } : {};
+const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
+await client.connect(transport, timeout);
+
+const { tools } = await client.listTools(undefined, timeout);
+assert.deepEqual(
+    tools.map(({ name, annotations: a }) => [name, a.readOnlyHint, a.destructiveHint, a.idempotentHint]),
+    [
+        [LIST, true, false, true],
+        [ADD, false, false, false],
+        [REMOVE, false, true, true]
+    ]
+);
+
+assert.deepEqual((await pages()).map(page => page.length), [20, 7]);
+const before = await ids();
+assert.equal(new Set(before).size, 27, 'a backup is on two pages');
+
+const added = await call(ADD, { databaseId, name: 'gate', message: 'Made by the gate.' });
+assert.equal(added.name, 'gate');
+assert.deepEqual(await ids(), [added.id, ...before], 'the new backup is not the newest');
+
+assert.match(await refused(REMOVE, { databaseId, backupId: added.id }), /is protected/);
+assert.ok((await ids()).includes(added.id), 'the newest was removed');
+
+const removal = await call(REMOVE, { databaseId, backupId: before.at(-1) });
+assert.deepEqual([removal.backup.id, removal.remaining], [before.at(-1), 27]);
+assert.deepEqual(await ids(), [added.id, ...before.slice(0, -1)], 'other backups than the oldest are gone');
+
+assert.match(await refused(LIST, { databaseId: 'orders' }), /databaseId/);
+
+const session = transport.sessionId ?? null;
+const version = generation === 'v1' ? transport.protocolVersion : client.getNegotiatedProtocolVersion();
+assert.deepEqual(faults, [], 'the transport had errors');
+await transport.terminateSession();
+await client.close();
+console.log(JSON.stringify({ version, session }));
