@@ -5,6 +5,7 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use crate::helpers::{Finished, TestApp};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
+const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:a\nb");
 
 /// Refused before it started: exit code 2, nothing on standard output, one line that says all.
 async fn refused(app: &TestApp, arguments: &[&str]) -> String {
@@ -52,6 +53,38 @@ async fn wrong_configuration_names_the_variable_and_the_remedy() {
         (&[KEY], &["--env-file", "nowhere.env"]),
         (&[], &["--sandbox", "--api-url", "https://api.qovery.com"]),
         (&[], &["--sandbox", "check", "--read-only=perhaps"]),
+        (&[KEY], &["http", "--mcp-addr", "localhost:9090"]),
+        (&[KEY], &["http", "--rest-addr", "8080"]),
+        (&[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "127.0.0.1")], &["http"]),
+        (&[KEY, ("QOVERY_BACKUPS_REST_ADDR", "")], &["http"]),
+        (&[KEY], &["http", "--no-rest=perhaps"]),
+        (&[KEY], &["http", "--sessions=perhaps"]),
+        (&[KEY], &["http", "--allowed-host", "a.example,*"]),
+        (&[KEY], &["http", "--allowed-origin", "a.example"]),
+        (
+            &[KEY, TOKEN, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "t")],
+            &["http"],
+        ),
+        (
+            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "nowhere")],
+            &["http"],
+        ),
+        (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "")], &["http"]),
+        (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a b:c")], &["http"]),
+        (
+            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:")],
+            &["http"],
+        ),
+        (
+            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:b")],
+            &["http"],
+        ),
+        (&[KEY], &["http", "--mcp-addr", "0.0.0.0:0"]),
+        (&[KEY], &["http", "--rest-addr", "[::]:0"]),
+        (
+            &[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "192.0.2.1:0")],
+            &["http"],
+        ),
     ] {
         let text = refused(&TestApp::new(variables), arguments).await;
         assert_eq!(text.lines().count(), 1, "{text}");
@@ -108,6 +141,19 @@ async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[tokio::test]
+async fn a_list_is_replaced_as_a_whole_and_tokens_are_shown_by_name() {
+    let app = TestApp::new(&[KEY, ("QOVERY_API_URL", "http://127.0.0.1:1"), TOKEN]);
+    app.file("hosts.env", "QOVERY_BACKUPS_ALLOWED_HOST=c\n");
+    let hosts = "QOVERY_BACKUPS_ALLOWED_HOST";
+    let file = ["--env-file", "hosts.env"];
+    assert_eq!(setting(&app, &file, hosts).await, "c (hosts.env)");
+    let flags = [file, ["--allowed-host", "a"], ["--allowed-host", "b"]].concat();
+    assert_eq!(setting(&app, &flags, hosts).await, "a,b (flag)");
+    let callers = setting(&app, &[], TOKEN.0).await;
+    assert_eq!(callers, "ada, caller-2 (environment)");
+}
+
+#[tokio::test]
 async fn a_parents_file_is_not_read() {
     let app = TestApp::new(&[]);
     app.file(".env", "QOVERY_API_KEY=qov_0123456789abcdef\n");
@@ -120,6 +166,29 @@ async fn a_parents_file_is_not_read() {
             .unwrap()
             .contains("QOVERY_API_KEY is not set")
     );
+}
+
+#[tokio::test]
+async fn a_found_file_does_not_open_the_ports_to_a_key_from_elsewhere() {
+    let app = TestApp::new(&[KEY]);
+    for line in [
+        "QOVERY_BACKUPS_ACCESS_TOKEN=one",
+        "QOVERY_BACKUPS_ACCESS_TOKEN_FILE=tokens",
+        "QOVERY_BACKUPS_ALLOWED_HOST=evil.example",
+        "QOVERY_BACKUPS_ALLOWED_ORIGIN=https://evil.example",
+        "QOVERY_BACKUPS_MCP_ADDR=127.0.0.1:1",
+        "QOVERY_BACKUPS_REST_ADDR=127.0.0.1:1",
+    ] {
+        app.file("tokens", "one");
+        app.file(".env", line);
+        let text = refused(&app, &[]).await;
+        let (variable, _) = line.split_once('=').unwrap();
+        let named = format!("sets {variable} ");
+        assert!(
+            text.contains(&named) && text.contains("--env-file .env"),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]

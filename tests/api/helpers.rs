@@ -328,7 +328,14 @@ impl Upstream {
     pub(crate) async fn start(
         script: impl Fn(usize, &str) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+    }
+
+    /// Starts one where somebody listens already.
+    pub(crate) fn on(
+        listener: TcpListener,
+        script: impl Fn(usize, &str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (seen_sender, seen) = watch::channel(0);

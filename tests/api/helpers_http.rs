@@ -1,6 +1,6 @@
 //! One server over HTTP, one connection to it, one client of each face.
 
-use std::{io, net::SocketAddr, process::Stdio};
+use std::{future::pending, io, net::SocketAddr, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpStream, tcp},
     process::{Child, ChildStderr},
     sync::watch,
-    time::timeout,
+    time::{interval, timeout},
 };
 
 use crate::helpers::{Era, PATIENCE, TestApp, initialize_params, stateless_meta};
@@ -87,7 +87,7 @@ impl Server {
     }
 
     #[cfg(unix)]
-    async fn signal(&self, name: &str) {
+    pub(crate) async fn signal(&self, name: &str) {
         signal(&self.child, name).await;
     }
 
@@ -98,8 +98,9 @@ impl Server {
         self.wait().await
     }
 
+    /// Waits for its end, whatever brings it.
     #[cfg(unix)]
-    async fn wait(mut self) -> Finished {
+    pub(crate) async fn wait(mut self) -> Finished {
         let mut stdout = String::new();
         let mut pipe = self.child.stdout.take().unwrap();
         let status = timeout(PATIENCE, async {
@@ -280,6 +281,36 @@ impl Connection {
     pub(crate) async fn head(&mut self) -> Answer {
         let answer = timeout(PATIENCE, read_head(&mut self.reader)).await;
         answer.expect("an answer in time").expect("a whole head")
+    }
+
+    pub(crate) async fn read(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let read = timeout(PATIENCE, self.reader.read_exact(&mut bytes)).await;
+        read.expect("bytes in time").expect("so many bytes");
+        bytes
+    }
+
+    /// Everything until the peer closes the connection, while these bytes go to it once a second.
+    pub(crate) async fn until_closed(&mut self, drip: &[u8]) -> String {
+        let Self { reader, writer, .. } = self;
+        let mut received = Vec::new();
+        let drips = async {
+            let mut seconds = interval(Duration::from_secs(1));
+            while writer.write_all(drip).await.is_ok() {
+                seconds.tick().await;
+            }
+            pending::<()>().await;
+        };
+        let closed = async {
+            tokio::select! {
+                // A reset is an end, too.
+                _ = reader.read_to_end(&mut received) => {}
+                () = drips => {}
+            }
+        };
+        let closed = timeout(PATIENCE, closed).await;
+        closed.expect("the end of the connection");
+        String::from_utf8(received).unwrap()
     }
 }
 

@@ -342,7 +342,7 @@ async fn a_session_is_its_owners_alone() {
     let delete = Request::delete("/mcp")
         .header("Mcp-Session-Id", ada.session.as_ref().unwrap())
         .token(ada.token);
-    assert_eq!(delete.send(server.mcp).await.status, 202);
+    assert_eq!(delete.send(server.mcp).await.status, 204);
     assert_eq!(ada.post("tools/list", json!({})).await.status, 404);
     assert_eq!(delete.send(server.mcp).await.status, 404);
     ada.session = None;

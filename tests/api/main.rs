@@ -12,6 +12,9 @@ mod arguments;
 mod check;
 mod config;
 mod docs;
+mod door;
+#[cfg(unix)]
+mod drain;
 mod helpers;
 mod helpers_http;
 mod http;

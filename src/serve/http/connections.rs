@@ -37,7 +37,8 @@ use tower::Service;
 
 use crate::telemetry::Telemetry;
 
-/// From the connection, or from a request's first byte, to the end of its header.
+/// From the connection, or from a request's first byte, to the end of its header. Bytes that came
+/// together with the request before are not seen here: such a connection counts as idle.
 const HEADER: Duration = Duration::from_secs(10);
 /// From the end of the header to the end of the body. The door answers a late body after ten.
 const BODY: Duration = Duration::from_secs(15);

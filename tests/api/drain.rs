@@ -1,0 +1,255 @@
+//! How the ports are opened, and how they are closed.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use crate::{
+    helpers::{Era, PATIENCE, Reply, TestApp, Upstream, held_page, reply},
+    helpers_http::{Client, Connection, Request, Server, backups_of, serve_sandbox},
+};
+
+const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:token-of-ada");
+
+fn list() -> Request {
+    Request::get(&backups_of(Sandbox::ORDERS))
+}
+
+#[tokio::test]
+async fn ports_of_the_kernels_choice_are_reported() {
+    let server = serve_sandbox(&[]).await;
+    assert_ne!(server.mcp, server.rest);
+    for address in [server.mcp, server.rest] {
+        assert_ne!(address.port(), 0);
+        let answer = Request::get("/healthz").send(address).await;
+        assert_eq!(answer.status, 200);
+    }
+    let page = server.rest(Request::get("/")).await.text();
+    assert!(page.contains(&format!("http://{}/mcp", server.mcp)));
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_its_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = (taken.local_addr().unwrap().to_string(), taken);
+    let free = "127.0.0.1:0";
+    for (flag, other) in [("--mcp-addr", "--rest-addr"), ("--rest-addr", "--mcp-addr")] {
+        let arguments = ["--sandbox", "http", flag, &taken.0, other, free];
+        let end = TestApp::new(&[]).run(&arguments).await;
+        assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
+        assert_eq!(end.stdout, "");
+        for part in [flag, &taken.0, "ERROR"] {
+            assert!(end.stderr.contains(part), "{part} in {}", end.stderr);
+        }
+        assert!(!end.stderr.contains(other), "{}", end.stderr);
+        assert!(!end.stderr.contains("is listening"), "{}", end.stderr);
+    }
+}
+
+#[tokio::test]
+async fn others_are_let_in_only_with_a_token() {
+    for flag in ["--mcp-addr", "--rest-addr"] {
+        let arguments = ["--sandbox", "http", flag, "0.0.0.0:0"];
+        let end = TestApp::new(&[]).run(&arguments).await;
+        assert_eq!(end.status.code(), Some(2), "{}", end.stderr);
+        assert_eq!(end.stdout, "");
+        for part in [flag, "QOVERY_BACKUPS_ACCESS_TOKEN"] {
+            assert!(end.stderr.contains(part), "{part} in {}", end.stderr);
+        }
+    }
+    let all = ["--mcp-addr", "0.0.0.0:0", "--rest-addr", "0.0.0.0:0"];
+    let server = TestApp::new(&[TOKEN])
+        .serve(&[&["--sandbox"], &all[..]].concat())
+        .await;
+    for (token, status) in [(None, 401), (Some("token-of-ada"), 200)] {
+        let rest = ([127, 0, 0, 1], server.rest.port()).into();
+        let answer = list().token(token).send(rest).await;
+        assert_eq!(answer.status, status);
+        let mut client = Client::new(&server, Era::Stateless, token);
+        client.address = ([127, 0, 0, 1], server.mcp.port()).into();
+        let answer = client.post("tools/list", json!({})).await;
+        assert_eq!(answer.status, status);
+    }
+}
+
+#[tokio::test]
+async fn without_rest_there_is_one_port() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let server = serve_sandbox(&["--no-rest", "--rest-addr", &address]).await;
+    let mut client = Client::new(&server, Era::Stateless, None);
+    let answer = client.post("tools/list", json!({})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    list().send(server.mcp).await.problem(404, "no_such_path");
+    let log = server.finish().await.stderr;
+    assert!(!log.contains("REST is listening"), "{log}");
+}
+
+/// Lets a server drain.
+async fn drain(server: &Server, signal: &str) {
+    server.signal(signal).await;
+    server.log.message("draining").await;
+}
+
+#[tokio::test]
+async fn calls_in_flight_are_answered_after_a_signal() {
+    let checks = ["TERM", "INT"].map(async |signal| {
+        let mut upstream = Upstream::always(held_page()).await;
+        let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+        let ports = [server.mcp, server.rest];
+        let mut client = Client::new(&server, Era::Stateless, None);
+        let orders = json!({ "databaseId": Sandbox::ORDERS });
+        let tool = client.tool("list-database-backups", &orders);
+        let mut calls = Vec::new();
+        for (address, request) in [(server.mcp, tool), (server.rest, list())] {
+            let mut connection = Connection::open(address).await;
+            connection.write(&request.bytes(address)).await;
+            calls.push(connection);
+        }
+        upstream.received(2).await;
+        let probe = Request::get("/readyz");
+        let mut open = Vec::new();
+        for address in ports {
+            let bytes = probe.bytes(address);
+            // One that has asked before, one that has not, one that is about to.
+            for (answers, sent) in [(1, 0), (0, 0), (0, 10)] {
+                let mut connection = Connection::open(address).await;
+                for _ in 0..answers {
+                    assert_eq!(connection.exchange(&probe).await.status, 200);
+                }
+                connection.write(&bytes[..sent]).await;
+                open.push((connection, bytes[sent..].to_vec()));
+            }
+        }
+
+        drain(&server, signal).await;
+        for address in ports {
+            let refused = timeout(PATIENCE, TcpStream::connect(address)).await;
+            let error = refused.expect("an answer of the kernel").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        }
+        for (mut connection, unsent) in open {
+            let answer = connection.answer_to(&unsent, true).await;
+            assert_eq!(answer.status, 503, "{answer:?}");
+            assert_eq!(answer.text(), "draining\n");
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert_eq!(connection.until_closed(b"").await, "");
+        }
+        upstream.release();
+        for mut connection in calls {
+            let answer = connection.answer_to(b"", true).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert!(answer.text().contains("results"), "{answer:?}");
+            assert_eq!(answer.header("connection"), Some("close"));
+        }
+        let end = server.wait().await;
+        assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
+        assert_eq!(end.stdout, "");
+        assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn a_request_that_was_on_its_way_is_still_answered() {
+    let mut upstream = Upstream::always(held_page()).await;
+    let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+    // It keeps the process until the other one is sent.
+    let mut first = Connection::open(server.rest).await;
+    first.write(&list().bytes(server.rest)).await;
+    upstream.received(1).await;
+    let mut second = Connection::open(server.rest).await;
+    let bytes = list().bytes(server.rest);
+    second.write(&bytes[..20]).await;
+    drain(&server, "TERM").await;
+    second.write(&bytes[20..]).await;
+    upstream.received(2).await;
+    upstream.release();
+    for mut connection in [first, second] {
+        let answer = connection.answer_to(b"", true).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(server.wait().await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn nobody_keeps_the_process_beyond_the_drain() {
+    let half_header = b"GET /healthz HTTP/1.1\r\nHost: ".to_vec();
+    let half_body = Request::post(&backups_of(Sandbox::ORDERS), &json!({}))
+        .header("Content-Length", "1000")
+        .body("");
+    // More than all buffers on the way hold, and as much as is taken from Qovery.
+    let long = format!(r#"{{"page":1,"page_size":20{}}}"#, " ".repeat(7 << 20));
+    let page = reply("200 OK", "", &long);
+    let cases = [
+        (None, Reply::Hang, 0),
+        (Some(half_body), Reply::Hang, 0),
+        (Some(list()), page, 1),
+        (Some(list()), Reply::Hang, 1),
+    ];
+    let checks = cases.map(async |(request, reply, calls)| {
+        let is_answered = matches!(reply, Reply::Bytes(_));
+        let mut upstream = Upstream::always(reply).await;
+        let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+        let mut connection = Connection::open(server.rest).await;
+        let bytes = request.map_or(half_header.clone(), |request| request.bytes(server.rest));
+        connection.write(&bytes).await;
+        upstream.received(calls).await;
+        if is_answered {
+            // And no byte of the body.
+            assert_eq!(connection.head().await.status, 200);
+        }
+        let since = Instant::now();
+        drain(&server, "TERM").await;
+        let end = server.wait().await;
+        assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
+        let elapsed = since.elapsed();
+        assert!(elapsed < Duration::from_secs(20), "{elapsed:?}");
+        drop(connection);
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    for signals in [["TERM", "TERM"], ["INT", "TERM"]] {
+        let mut upstream = Upstream::always(Reply::Hang).await;
+        let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+        let mut connection = Connection::open(server.rest).await;
+        connection.write(&list().bytes(server.rest)).await;
+        upstream.received(1).await;
+        drain(&server, signals[0]).await;
+        server.signal(signals[1]).await;
+        let end = server.wait().await;
+        // The drain would have ended with 0.
+        assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
+        assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_events_keeps_no_process() {
+    let server = serve_sandbox(&["--sessions"]).await;
+    let mut client = Client::new(&server, Era::Handshake, None);
+    client.open().await;
+    let stream = Request::get("/mcp")
+        .header("Accept", "text/event-stream")
+        .header("Mcp-Session-Id", client.session.as_ref().unwrap());
+    let mut connection = Connection::open(server.mcp).await;
+    connection.write(&stream.bytes(server.mcp)).await;
+    assert_eq!(connection.head().await.status, 200);
+    drain(&server, "TERM").await;
+    connection.until_closed(b"").await;
+    let end = server.wait().await;
+    assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
+    assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
+}
