@@ -7,6 +7,7 @@ mod guard;
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use tokio::task::JoinError;
 
 use crate::{
@@ -116,17 +117,18 @@ impl Backups {
         }
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`.
+    /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
+    /// as a [`BackupPage`], or as a [`PageOutline`](qovery::PageOutline) where only its JSON matters.
     ///
     /// # Errors
     ///
     /// [`Error::Qovery`].
-    pub async fn list(
+    pub async fn list<Page: DeserializeOwned>(
         &self,
         call: &Call,
         database: DatabaseId,
         start_id: Option<BackupId>,
-    ) -> Result<Answered<BackupPage>, Error> {
+    ) -> Result<Answered<Page>, Error> {
         let page = self
             .inner
             .qovery
@@ -257,7 +259,7 @@ impl Inner {
         let mut backups: Vec<Backup> = Vec::new();
         let mut start_id = None;
         for _ in 0..MOST_PAGES {
-            let page = self
+            let page: BackupPage = self
                 .qovery
                 .list_backups(database, start_id, call, deadline)
                 .await?

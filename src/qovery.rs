@@ -22,5 +22,5 @@ pub use credentials::{Credentials, CredentialsError, Scheme};
 pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, DatabaseId, IdError, NewBackup,
-    Status, Text, TextError,
+    PageOutline, Status, Text, TextError,
 };

@@ -24,8 +24,13 @@ use axum::{
     routing::{delete, get},
 };
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 use uuid::Uuid;
 
 /// A running sandbox. It stops when this is dropped.
@@ -54,11 +59,7 @@ impl Sandbox {
         let address = listener.local_addr()?;
         let requests = Arc::new(AtomicU64::new(0));
         let app = app(Arc::clone(&requests));
-        let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                tracing::error!(%error, "the sandbox stopped");
-            }
-        });
+        let server = tokio::spawn(serve(listener, app));
         Ok(Self {
             address,
             requests,
@@ -82,6 +83,30 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+/// Serves HTTP/1 alone: it has one client, and the code for HTTP/2 is large.
+async fn serve(listener: TcpListener, app: Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let service = TowerToHyperService::new(app.clone());
+                let connection =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                connections.spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "a connection to the sandbox broke");
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+            Err(error) => {
+                tracing::error!(%error, "the sandbox stopped");
+                return;
+            }
+        }
     }
 }
 

@@ -16,7 +16,10 @@ use super::{
     clean,
     results::{BackupList, InBandError, RemovedBackup, Structured},
 };
-use crate::{call::Call, qovery::Backup};
+use crate::{
+    call::Call,
+    qovery::{Backup, BackupPage},
+};
 
 #[tool_router(vis = "pub(super)")]
 impl Server {
@@ -47,7 +50,7 @@ impl Server {
             start_id,
             verbose,
         } = parse(arguments)?;
-        let page = tokio::select! {
+        let page: BackupPage = tokio::select! {
             page = self.backups.list(&call, database_id, start_id) => page?.value,
             // Nobody waits for the answer any more; reading can stop where it is.
             () = context.ct.cancelled() => {

@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup,
-    Outcome, Unreachable, Unreadable,
+    Backup, BackupId, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup, Outcome,
+    Unreachable, Unreadable,
 };
 use crate::{call::Call, telemetry::Attempt};
 
@@ -104,18 +104,19 @@ impl Client {
         }
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`.
+    /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
+    /// as a [`BackupPage`](super::BackupPage), or as a [`PageOutline`](super::PageOutline) where only its JSON matters.
     ///
     /// # Errors
     ///
     /// Any [`Failure`]; nothing is ever changed.
-    pub async fn list_backups(
+    pub async fn list_backups<Page: DeserializeOwned>(
         &self,
         database: DatabaseId,
         start_id: Option<BackupId>,
         call: &Call,
         deadline: Deadline,
-    ) -> Result<Answered<BackupPage>, Error> {
+    ) -> Result<Answered<Page>, Error> {
         let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
         let request = Request {
             method: Method::GET,

@@ -116,6 +116,23 @@ impl BackupPage {
     }
 }
 
+/// A page of backups, read no further than it takes to know that it is one.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PageOutline {
+    #[serde(default, rename = "results", deserialize_with = "null_is_default")]
+    _results: Vec<BackupOutline>,
+    #[serde(rename = "page")]
+    _page: Number,
+    #[serde(rename = "page_size")]
+    _page_size: Number,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct BackupOutline {
+    #[serde(rename = "id")]
+    _id: BackupId,
+}
+
 /// A backup of a database (`Backup`).
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Backup {

@@ -1,8 +1,10 @@
-//! What a session costs: start-up, memory, the time that a call adds, and the size of the binary.
+//! What a session costs: start-up, memory, the time that a call adds, and the size of the binary;
+//! and what the HTTP ports take under load.
 //!
-//! `cargo bench --bench session` starts the release binary as a host does, over pipes, against an
-//! upstream of its own on loopback, and prints one table of figures and targets. A missed target
-//! is said, and is no failure; a wrong answer is one, so that a broken server never looks fast.
+//! `cargo bench --bench session` starts the release binary as a host does, over pipes, and as an
+//! operator does, with ports, against an upstream of its own on loopback, and prints one table of
+//! figures and targets. A missed target is said, and is no failure; a wrong answer is one, so that
+//! a broken server never looks fast.
 //!
 //! - *Start to first `tools/list`*: from before the process exists until its answer is read, with
 //!   the handshake (`initialize`, then the list) and in the stateless era (the list alone).
@@ -12,6 +14,8 @@
 //!   difference of the medians; a busy machine shows in both rows, and in the p99 first.
 //! - *Memory growth*: resident memory (RSS), which other processes do not change as they do PSS.
 //! - *Binary*: built with the features of the dev-dependencies as well, as Cargo does for benches.
+//! - *Over HTTP*: as over standard input and output, each call on a connection that is kept.
+//! - *Under load*: see [`load`]; it needs wrk, and for the comparison nginx.
 //!
 //! Memory is read from `/proc`, and is not measured where there is none.
 //! A virtual machine takes long to wake an idle processor, and a pipe may do so for each message:
@@ -23,22 +27,35 @@
     reason = "a measuring program prints its table, and stops at what it cannot measure"
 )]
 
+#[path = "session/http.rs"]
+mod http;
+#[path = "session/load.rs"]
+mod load;
+
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::Instant,
 };
 
-use axum::{Router, body::Bytes, http::header, routing::get};
+use hyper::body::Bytes;
+use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio::runtime::{self, Runtime};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime::{self, Runtime},
+};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_qovery-backups-mcp");
 const KEY: &str = "qov_bench_0000000000000000";
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
+const LIST: &str = "list-database-backups";
+/// Of the stateless era.
+const REVISION: &str = "2026-07-28";
 /// Qovery's page size.
 const BACKUPS: usize = 20;
 
@@ -70,10 +87,12 @@ fn main() {
     measure_calls(&upstream);
     measure_growth(&upstream);
     measure_size();
+    http::measure(&upstream);
+    load::measure(&upstream);
 }
 
 fn measure_start_up(upstream: &Upstream) {
-    let mut memory = Vec::new();
+    let mut idle = Vec::new();
     for (era, figure) in [
         (Era::Handshake, "start to first `tools/list`, handshake"),
         (Era::Stateless, "start to first `tools/list`, stateless"),
@@ -84,7 +103,7 @@ fn measure_start_up(upstream: &Upstream) {
                 let mut session = Session::start(upstream, era);
                 let (result, _, arrived) = session.ask("tools/list", json!({}));
                 assert!(result["tools"][0].is_object(), "{result}");
-                memory.extend(session.memory("Pss:"));
+                idle.extend(memory(&session.server, "Pss:"));
                 (arrived - start).as_secs_f64() * 1e3
             })
             .collect();
@@ -93,50 +112,67 @@ fn measure_start_up(upstream: &Upstream) {
         print_judged(figure, &measured, median, START_UP);
     }
     let figure = "idle memory after it (PSS)";
-    if memory.is_empty() {
+    if idle.is_empty() {
         return print_row(figure, UNMEASURED, "", "");
     }
-    let median = percentile(&mut memory, 50);
+    let median = percentile(&mut idle, 50);
     let measured = format!("median {median:.2} MiB");
     print_judged(figure, &measured, median, IDLE_MEMORY);
 }
 
 fn measure_calls(upstream: &Upstream) {
     let mut session = Session::start(upstream, Era::Handshake);
-    let fetch = direct(upstream);
-    for _ in 0..WARM_UP {
-        session.list_backups();
-        fetch();
-    }
-    let (mut served, mut fetched) = (Vec::new(), Vec::new());
-    for _ in 0..BLOCKS {
-        served.extend((0..BLOCK).map(|_| session.list_backups()));
-        fetched.extend((0..BLOCK).map(|_| fetch()));
-    }
-    let print_times = |figure, times: &mut [f64]| {
-        let (p50, p99) = (percentile(times, 50), percentile(times, 99));
-        print_row(figure, &format!("p50 {p50:.0} µs, p99 {p99:.0} µs"), "", "");
-        p50
-    };
+    let client = Client::new();
+    let mut list = || session.list_backups();
+    let direct_url = upstream.page_url();
+    let mut fetch = || client.fetch(&direct_url, upstream);
+    let [mut served, mut fetched] = take_turns([&mut list, &mut fetch]);
     let with = print_times("a list of 20 backups, over stdio", &mut served);
     let without = print_times("the same page, fetched directly", &mut fetched);
     let added = with - without;
     let figure = "what a call adds, at the p50";
-    let measured = format!("{added:+.0} µs, ratio {:.2}", with / without);
-    print_judged(figure, &measured, added, ADDED_TO_A_CALL);
+    print_judged(figure, &added_to(without, with), added, ADDED_TO_A_CALL);
+}
+
+/// The times of calls of several kinds, in alternating blocks.
+fn take_turns<const KINDS: usize>(
+    mut kinds: [&mut dyn FnMut() -> f64; KINDS],
+) -> [Vec<f64>; KINDS] {
+    for call in &mut kinds {
+        for _ in 0..WARM_UP {
+            call();
+        }
+    }
+    let mut times = [const { Vec::new() }; KINDS];
+    for _ in 0..BLOCKS {
+        for (call, times) in kinds.iter_mut().zip(&mut times) {
+            times.extend((0..BLOCK).map(|_| call()));
+        }
+    }
+    times
+}
+
+fn print_times(figure: &str, times: &mut [f64]) -> f64 {
+    let (p50, p99) = (percentile(times, 50), percentile(times, 99));
+    print_row(figure, &format!("p50 {p50:.0} µs, p99 {p99:.0} µs"), "", "");
+    p50
+}
+
+fn added_to(without: f64, with: f64) -> String {
+    format!("{:+.0} µs, ratio {:.2}", with - without, with / without)
 }
 
 fn measure_growth(upstream: &Upstream) {
     let figure = format!("memory growth over {GROWING} calls (RSS)");
     let mut session = Session::start(upstream, Era::Handshake);
-    if session.memory("Rss:").is_none() {
+    if memory(&session.server, "Rss:").is_none() {
         return print_row(&figure, UNMEASURED, "", "");
     }
     let [before, after] = [SETTLING, GROWING].map(|calls| {
         for _ in 0..calls {
             session.list_backups();
         }
-        session.memory("Rss:").expect("as before")
+        memory(&session.server, "Rss:").expect("as before")
     });
     let growth = after - before;
     let measured = format!("{growth:+.2} MiB, from {before:.2} MiB");
@@ -174,16 +210,11 @@ type Answer = (Value, Instant, Instant);
 impl Session {
     /// A server that is ready for the first request; with the handshake it has answered one.
     fn start(upstream: &Upstream, era: Era) -> Self {
-        // Sockets need the second on Windows.
-        let kept = env::vars_os().filter(|(name, _)| name == "PATH" || name == "SystemRoot");
-        let mut server = Command::new(BINARY)
-            .env_clear()
-            .envs(kept)
-            .env("QOVERY_API_URL", &upstream.base_url)
-            .env("QOVERY_API_KEY", KEY)
-            .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        let mut server = server(upstream, None)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // It says a line for each call.
+            .stderr(Stdio::null())
             .spawn()
             .expect("the server starts");
         let mut session = Self {
@@ -204,35 +235,21 @@ impl Session {
 
     /// Asks for a page of backups, and says how many microseconds the answer took.
     fn list_backups(&mut self) -> f64 {
-        let arguments = json!({ "databaseId": DATABASE });
-        let params = json!({ "name": "list-database-backups", "arguments": arguments });
-        let (result, sent, arrived) = self.ask("tools/call", params);
-        let backups = result["structuredContent"]["results"].as_array();
-        assert_eq!(backups.map(Vec::len), Some(BACKUPS), "{result}");
+        let (result, sent, arrived) = self.ask("tools/call", list_of_backups());
+        check_list(&result);
         (arrived - sent).as_secs_f64() * 1e6
     }
 
-    fn ask(&mut self, method: &str, mut params: Value) -> Answer {
-        if self.era == Era::Stateless {
-            params["_meta"] = json!({
-                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientInfo": { "name": "bench", "version": "1" },
-                "io.modelcontextprotocol/clientCapabilities": {},
-            });
-        }
+    fn ask(&mut self, method: &str, params: Value) -> Answer {
         self.last_id += 1;
         let id = self.last_id;
-        let question = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        let question = question(self.era, id, method, params);
         let sent = self.send(&question);
         let mut line = String::new();
         let read = self.stdout.read_line(&mut line);
         let arrived = Instant::now();
         assert_ne!(read.expect("an answer can be read"), 0, "the server left");
-        let mut answer: Value = serde_json::from_str(&line).expect("an answer is JSON");
-        let result = answer["result"].take();
-        let good = answer["id"] == id && result.is_object() && result["isError"] != true;
-        assert!(good, "{question} was answered with {line}");
-        (result, sent, arrived)
+        (result_of(line.as_bytes(), id), sent, arrived)
     }
 
     /// Sends a message in one piece, and says when.
@@ -243,14 +260,6 @@ impl Session {
         written.expect("the server reads");
         sent
     }
-
-    /// A field of `smaps_rollup` in MiB, where the system has such a file.
-    fn memory(&self, field: &str) -> Option<f64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.server.id())).ok()?;
-        let value = rollup.lines().find_map(|line| line.strip_prefix(field))?;
-        let kibibytes: f64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kibibytes / 1024.0)
-    }
 }
 
 impl Drop for Session {
@@ -260,25 +269,107 @@ impl Drop for Session {
     }
 }
 
-/// The yardstick of a call: an HTTP client on one thread, as the server has it, that fetches a page
-/// of backups, and says how many microseconds that took.
-fn direct(upstream: &Upstream) -> impl Fn() -> f64 {
-    // reqwest wants one, even for plain HTTP.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let http = reqwest::Client::builder().no_proxy().build();
-    let http = http.expect("a client can be built");
-    let runtime = one_thread();
-    let url = format!("{}/database/{DATABASE}/backup", upstream.base_url);
-    move || {
+fn kept_to(core: Option<&str>, program: &str) -> Command {
+    let Some(core) = core else {
+        return Command::new(program);
+    };
+    let mut taskset = Command::new("taskset");
+    taskset.args(["--cpu-list", core, program]);
+    taskset
+}
+
+/// The server, kept to one core where one is given.
+fn server(upstream: &Upstream, core: Option<&str>) -> Command {
+    let mut command = kept_to(core, BINARY);
+    // Sockets need the second on Windows.
+    let kept = env::vars_os().filter(|(name, _)| name == "PATH" || name == "SystemRoot");
+    command
+        .env_clear()
+        .envs(kept)
+        .env("QOVERY_API_URL", &upstream.base_url)
+        .env("QOVERY_API_KEY", KEY)
+        .current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+fn question(era: Era, id: u64, method: &str, mut params: Value) -> Value {
+    if era == Era::Stateless {
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": REVISION,
+            "io.modelcontextprotocol/clientInfo": { "name": "bench", "version": "1" },
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+    }
+    json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
+}
+
+fn list_of_backups() -> Value {
+    json!({ "name": LIST, "arguments": { "databaseId": DATABASE } })
+}
+
+/// The result in an answer to the question `id`.
+fn result_of(answer: &[u8], id: u64) -> Value {
+    let mut read: Value = serde_json::from_slice(answer).expect("an answer is JSON");
+    let result = read["result"].take();
+    let good = read["id"] == id && result.is_object() && result["isError"] != true;
+    assert!(good, "{}", String::from_utf8_lossy(answer));
+    result
+}
+
+fn check_list(result: &Value) {
+    let backups = result["structuredContent"]["results"].as_array();
+    assert_eq!(backups.map(Vec::len), Some(BACKUPS), "{result}");
+}
+
+/// A field of `smaps_rollup` in MiB, where the system has such a file.
+fn memory(process: &Child, field: &str) -> Option<f64> {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.id())).ok()?;
+    let value = rollup.lines().find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: f64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes / 1024.0)
+}
+
+/// An HTTP client on one thread, as the server has it.
+struct Client {
+    http: reqwest::Client,
+    runtime: Runtime,
+}
+
+impl Client {
+    fn new() -> Self {
+        // reqwest wants one, even for plain HTTP.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build();
+        Self {
+            http: http.expect("a client can be built"),
+            runtime: one_thread(),
+        }
+    }
+
+    /// The answer, and how many microseconds it took.
+    fn send(&self, request: RequestBuilder) -> (Bytes, f64) {
         let sent = Instant::now();
-        let body = runtime.block_on(async { http.get(&url).send().await?.bytes().await });
+        let answer = self.runtime.block_on(async {
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>((answer.status(), answer.bytes().await?))
+        });
         let taken = sent.elapsed().as_secs_f64() * 1e6;
-        assert_eq!(body.expect("the upstream answers"), upstream.page);
+        let (status, body) = answer.expect("an answer");
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        (body, taken)
+    }
+
+    /// Fetches the page of backups, and says how many microseconds that took. From the upstream
+    /// itself, it is the yardstick of a call.
+    fn fetch(&self, url: &str, upstream: &Upstream) -> f64 {
+        let (body, taken) = self.send(self.http.get(url));
+        assert_eq!(body, upstream.page);
         taken
     }
 }
 
-/// A Qovery of one page, on a thread of its own, which ends with the program.
+/// A Qovery of one page, on a thread of its own, which ends with the program. It answers whatever is
+/// asked, so as to cost next to nothing beside what is measured.
 struct Upstream {
     base_url: String,
     page: Bytes,
@@ -290,18 +381,41 @@ impl Upstream {
         listener.set_nonblocking(true).expect("as tokio needs it");
         let address = listener.local_addr().expect("it is bound");
         let page = Bytes::from(page().to_string());
-        let answer = ([(header::CONTENT_TYPE, "application/json")], page.clone());
-        let list = get(async || answer);
-        let app = Router::new().route("/database/{database}/backup", list);
-        thread::spawn(|| {
-            one_thread().block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a runtime");
-                axum::serve(listener, app).await
-            })
-        });
+        let mut answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            page.len()
+        )
+        .into_bytes();
+        answer.extend(&page);
+        thread::spawn(|| one_thread().block_on(answer_all(listener, Bytes::from(answer))));
         let base_url = format!("http://{address}");
         Self { base_url, page }
     }
+
+    fn page_url(&self) -> String {
+        format!("{}/database/{DATABASE}/backup", self.base_url)
+    }
+}
+
+async fn answer_all(listener: TcpListener, answer: Bytes) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(answer_each(stream, answer.clone()));
+    }
+}
+
+/// Until the client leaves. No request has a body, nor comes before the answer to the one before.
+async fn answer_each(mut stream: TcpStream, answer: Bytes) -> io::Result<()> {
+    let mut request = Vec::new();
+    while stream.read_buf(&mut request).await? > 0 {
+        if request.ends_with(b"\r\n\r\n") {
+            request.clear();
+            stream.write_all(&answer).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What Qovery says of 20 backups, in about 13 kB.
@@ -344,6 +458,12 @@ fn print_judged(figure: &str, measured: &str, value: f64, (limit, unit): Target)
     print_row(figure, measured, &format!("{limit} {unit}"), verdict);
 }
 
+/// As [`print_judged`], where the limit is the least that a figure may be.
+fn print_judged_least(figure: &str, measured: &str, value: f64, (limit, unit): Target) {
+    let verdict = if value >= limit { "reached" } else { "missed" };
+    print_row(figure, measured, &format!(">= {limit}{unit}"), verdict);
+}
+
 fn print_row(figure: &str, measured: &str, target: &str, verdict: &str) {
-    println!("| {figure:<40} | {measured:<34} | {target:<7} | {verdict:<7} |");
+    println!("| {figure:<40} | {measured:<60} | {target:<7} | {verdict:<7} |");
 }

@@ -16,8 +16,7 @@ use axum::{
     routing::any_service,
 };
 use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService,
-    session::{local::LocalSessionManager, never::NeverSessionManager},
+    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
 };
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
@@ -70,21 +69,17 @@ impl Endpoint {
             .with_legacy_session_mode(self.sessions)
             .with_json_response(true)
             .with_cancellation_token(self.end);
-        let router = if self.sessions {
-            let manager = Arc::new(LocalSessionManager::default());
+        // Without the legacy mode it never makes a session.
+        let manager = Arc::new(LocalSessionManager::default());
+        let service = StreamableHttpService::new(factory, Arc::clone(&manager), config);
+        let mut router = Router::new().route("/mcp", any_service(service));
+        if self.sessions {
             let sessions = Arc::new(Sessions {
-                manager: Arc::clone(&manager),
+                manager,
                 owners: Mutex::default(),
             });
-            let service = StreamableHttpService::new(factory, manager, config);
-            Router::new()
-                .route("/mcp", any_service(service))
-                .layer(middleware::from_fn_with_state(sessions, keep_apart))
-        } else {
-            let manager = Arc::new(NeverSessionManager::default());
-            let service = StreamableHttpService::new(factory, manager, config);
-            Router::new().route("/mcp", any_service(service))
-        };
+            router = router.layer(middleware::from_fn_with_state(sessions, keep_apart));
+        }
         router
             .layer(middleware::from_fn(speak_json_rpc))
             .fallback(async || Problem::no_such_path())
