@@ -269,8 +269,7 @@ struct Options {
     #[arg(hide_env_values = true, help_heading = HTTP)]
     allowed_host: Vec<String>,
 
-    /// A web origin whose pages may call the ports, repeatable, such as https://example.com or
-    /// http://localhost:*
+    /// A web origin whose pages may call the ports, repeatable: scheme, host and port, which may be *
     #[arg(
         long,
         global = true,

@@ -1,6 +1,6 @@
 //! MCP over streamable HTTP on one port, and the REST API on another.
 //!
-//! A connection is watched by [`connections`], a request passes the [`door`], and only then it
+//! A connection is watched by `connections`, a request passes the `door`, and only then it
 //! reaches a face. Both ports have the same watch and the same door.
 
 mod access;
