@@ -382,6 +382,18 @@ impl Upstream {
         }
     }
 
+    /// Gives a page with three backups to a removal that looks first, and `reply` to anything else.
+    pub(crate) async fn failing(removal: bool, reply: Reply) -> Self {
+        Self::start(move |_, line| {
+            if removal && line.starts_with("GET ") {
+                page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
+            } else {
+                reply.clone()
+            }
+        })
+        .await
+    }
+
     /// Starts one that gives every request the same reply.
     pub(crate) async fn always(reply: Reply) -> Self {
         Self::start(move |_, _| reply.clone()).await

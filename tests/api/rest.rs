@@ -243,18 +243,6 @@ async fn read_only_forbids_changes_and_nothing_else() {
     assert_eq!(server.rest(list).await.status, 200);
 }
 
-/// Gives the page with three backups to a removal that looks first, and `reply` to anything else.
-async fn failing(removal: bool, reply: Reply) -> Upstream {
-    Upstream::start(move |_, line| {
-        if removal && line.starts_with("GET ") {
-            page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
-        } else {
-            reply.clone()
-        }
-    })
-    .await
-}
-
 #[tokio::test]
 async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
     let says = |status: u16| {
@@ -289,7 +277,7 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
     let checks = cases.into_iter().map(async |case| {
         let (reply, status, kind, outcome, retryable, retry_after) = case;
         for (number, request) in operations().into_iter().enumerate() {
-            let upstream = failing(number == 2, reply.clone()).await;
+            let upstream = Upstream::failing(number == 2, reply.clone()).await;
             let server = serve(&upstream).await;
             let answer = server.rest(request.clone()).await;
             let problem = answer.problem(status, kind);
@@ -323,7 +311,7 @@ async fn an_answer_that_makes_no_sense_is_a_bad_gateway() {
         (Reply::Bytes(head.into()), add, "interrupted", "applied"),
         (reply("200 OK", "", ""), remove, "unexpected", "unknown"),
     ] {
-        let upstream = failing(operation == remove, reply).await;
+        let upstream = Upstream::failing(operation == remove, reply).await;
         let server = serve(&upstream).await;
         let problem = server
             .rest(operations()[operation].clone())
@@ -353,7 +341,7 @@ async fn an_upstream_that_hangs_is_a_gateway_timeout() {
     let [list, add, remove] = operations();
     let checks = [(list, "not_applied"), (add, "unknown"), (remove, "unknown")];
     let checks = checks.map(async |(request, outcome)| {
-        let upstream = failing(outcome == "unknown", Reply::Hang).await;
+        let upstream = Upstream::failing(outcome == "unknown", Reply::Hang).await;
         let server = serve(&upstream).await;
         let answer = timeout(Duration::from_secs(40), server.rest(request)).await;
         let problem = answer.unwrap().problem(504, "timed_out");

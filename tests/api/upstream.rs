@@ -20,19 +20,6 @@ fn arguments(tool: &str) -> Value {
     }
 }
 
-/// Gives the page with three backups to a removal that looks first, and `reply` to anything else.
-async fn failing(tool: &str, reply: Reply) -> Upstream {
-    let removal = tool == REMOVE;
-    Upstream::start(move |_, line| {
-        if removal && line.starts_with("GET ") {
-            page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
-        } else {
-            reply.clone()
-        }
-    })
-    .await
-}
-
 async fn refused(url: &str, tool: &str) -> String {
     let mut session = TestApp::with_upstream(url)
         .session(Era::Handshake, &[])
@@ -106,7 +93,7 @@ async fn every_failure_has_its_own_text() {
         [LIST, ADD, REMOVE].map(|tool| {
             let reply = reply.clone();
             async move {
-                let upstream = failing(tool, reply).await;
+                let upstream = Upstream::failing(tool == REMOVE, reply).await;
                 format!(
                     "{name} | {tool}\n  {}",
                     refused(&upstream.url(), tool).await
@@ -145,7 +132,7 @@ async fn every_failure_has_its_own_text() {
 async fn reading_is_repeated_twice_and_adding_never() {
     let busy = reply("503 Service Unavailable", "", "");
     for (tool, requests) in [(LIST, 3), (ADD, 1), (REMOVE, 1 + 3)] {
-        let upstream = failing(tool, busy.clone()).await;
+        let upstream = Upstream::failing(tool == REMOVE, busy.clone()).await;
         refused(&upstream.url(), tool).await;
         assert_eq!(upstream.requests().len(), requests, "{tool}");
     }
