@@ -13,13 +13,16 @@ use aide::{
     },
     transform::{TransformOpenApi, TransformOperation},
 };
-use axum::{Router, http};
+use axum::Router;
 use indexmap::IndexMap;
 use schemars::{JsonSchema, generate::SchemaSettings, json_schema};
 use serde_json::{Value, json};
 
 use super::{Problem, Rest, add, list, problem::Details, remove};
-use crate::qovery::{Backup, BackupPage};
+use crate::{
+    backups::{Error, Protection},
+    qovery::{self, Backup, BackupPage, Failure, Outcome},
+};
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
 const BACKUP: &str = "bac00000-0000-4000-8000-000000000027";
@@ -72,11 +75,15 @@ pub(super) fn routes(authenticated: bool) -> (Router<Rest>, Vec<u8>) {
                         "Removes a backup for good, unless it must stay: the newest ones, and \
                          the newest one that has not failed.",
                     );
-                let protected = Problem::new("protected", http::StatusCode::CONFLICT, "The backup must stay.");
-                failing(responding(operation, 204, Response {
+                let removed = Response {
                     description: "The backup was removed.".to_owned(),
                     ..Response::default()
-                }), &[protected])
+                };
+                let protected = BACKUP.parse().ok().map(|backup| {
+                    let protection = Protection::Newest { keep_latest: 1 };
+                    Problem::from(Error::Protected { backup, protection })
+                });
+                failing(responding(operation, 204, removed), protected.as_slice())
             }),
         )
         .finish_api_with(&mut document, |api| describe(api, authenticated));
@@ -203,6 +210,12 @@ fn located(mut operation: TransformOperation<'_>) -> TransformOperation<'_> {
     operation
 }
 
+/// A call that Qovery did not carry out.
+fn failed(failure: Failure) -> Problem {
+    let outcome = Outcome::NotApplied;
+    Error::Qovery(qovery::Error { failure, outcome }).into()
+}
+
 /// Adds the failures that every operation has, and its own.
 fn failing<'op>(
     mut operation: TransformOperation<'op>,
@@ -211,40 +224,19 @@ fn failing<'op>(
     let common = [
         Problem::invalid("databaseid: must be a hyphenated UUID"),
         Problem::unauthenticated(),
-        Problem::new(
-            "read_only",
-            http::StatusCode::FORBIDDEN,
-            "This server is in read-only mode.",
-        ),
-        Problem::new(
-            "not_found",
-            http::StatusCode::NOT_FOUND,
-            "Qovery knows no such database or backup (404).",
-        ),
+        Error::ReadOnly.into(),
+        failed(Failure::NotFound { message: None }),
         Problem::not_acceptable(),
         Problem::body_too_slow(),
-        Problem::new(
-            "rejected",
-            http::StatusCode::CONFLICT,
-            "Qovery refused the request (409).",
-        ),
-        Problem::new(
-            "rate_limited",
-            http::StatusCode::TOO_MANY_REQUESTS,
-            "Qovery's rate limit is reached (429).",
-        ),
+        failed(Failure::Rejected {
+            status: 409,
+            message: None,
+        }),
+        failed(Failure::RateLimited { retry_after: None }),
         Problem::internal(),
-        Problem::new(
-            "key_rejected",
-            http::StatusCode::BAD_GATEWAY,
-            "Qovery refused the API key (401).",
-        ),
+        failed(Failure::Unauthorized),
         Problem::overloaded(),
-        Problem::new(
-            "timed_out",
-            http::StatusCode::GATEWAY_TIMEOUT,
-            "Qovery did not answer in time.",
-        ),
+        failed(Failure::TimedOut),
     ];
     let mut problems: Vec<&Problem> = common.iter().chain(own).collect();
     problems.sort_by_key(|problem| problem.status());

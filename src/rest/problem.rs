@@ -91,11 +91,7 @@ problems! {
 }
 
 impl Problem {
-    pub(super) fn new(
-        kind: &'static str,
-        status: StatusCode,
-        detail: impl Into<Cow<'static, str>>,
-    ) -> Self {
+    fn new(kind: &'static str, status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
             status,
