@@ -10,15 +10,18 @@
 use anyhow::{Context, bail};
 use qovery_backups_mcp::{
     backups::{Backups, Policy},
-    mcp,
+    mcp::{self, Seal},
     qovery::{Client, Credentials},
     sandbox::Sandbox,
     telemetry::Telemetry,
 };
 use rmcp::{
-    RoleClient, ServiceExt,
-    model::{CallToolRequestParams, CallToolResult},
-    service::RunningService,
+    ClientHandler, ErrorData, RoleClient, ServiceExt,
+    model::{
+        CallToolRequestParams, CallToolResult, ClientConfig, ElicitRequestParams, ElicitResult,
+        ElicitationAction, ElicitationCapability,
+    },
+    service::{RequestContext, RunningService},
 };
 use serde_json::{Value, json};
 
@@ -29,11 +32,8 @@ async fn main() -> anyhow::Result<()> {
         sandbox.base_url().parse()?,
         Credentials::parse(Sandbox::KEY)?,
     );
-    let policy = Policy {
-        read_only: false,
-        keep_latest: 1,
-    };
-    let server = mcp::Server::new(Backups::new(qovery, policy), Telemetry::new()?, true);
+    let backups = Backups::new(qovery, Policy::default());
+    let server = mcp::Server::new(backups, Telemetry::new()?, Seal::random()?, true);
     let (near, far) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(async move {
         server
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
             .await
             .map_err(anyhow::Error::from)
     });
-    let agent = Agent(().serve(near).await?);
+    let agent = Agent(Person.serve(near).await?);
 
     agent.meet().await?;
     let newest = agent.read().await?;
@@ -56,7 +56,33 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Agent(RunningService<RoleClient, ()>);
+/// Whoever sits in front of the agent. Reads each question, and says yes.
+struct Person;
+
+impl ClientHandler for Person {
+    fn get_info(&self) -> ClientConfig {
+        let mut info = ClientConfig::default();
+        info.capabilities.elicitation = Some(ElicitationCapability::default());
+        info
+    }
+
+    async fn create_elicitation(
+        &self,
+        question: ElicitRequestParams,
+        _: RequestContext<RoleClient>,
+    ) -> Result<ElicitResult, ErrorData> {
+        if let ElicitRequestParams::FormElicitationParams { message, .. } = question {
+            for line in message.lines() {
+                println!("    | {line}");
+            }
+            println!("    | [x] Remove it for good");
+        }
+        let yes = json!({ "remove": true });
+        Ok(ElicitResult::new(ElicitationAction::Accept).with_content(yes))
+    }
+}
+
+struct Agent(RunningService<RoleClient, Person>);
 
 impl Agent {
     async fn meet(&self) -> anyhow::Result<()> {
@@ -121,7 +147,7 @@ impl Agent {
         let newest = json!({ "databaseId": Sandbox::ORDERS, "backupId": page["results"][0]["id"] });
         self.refused("remove-database-backup", &newest).await?;
 
-        heading("\"Then remove the one before it.\"");
+        heading("\"Then remove the one before it.\" The person is asked:");
         let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": old });
         let removed = self.call("remove-database-backup", &arguments).await?;
         let backup = &removed["backup"];

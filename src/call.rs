@@ -81,6 +81,12 @@ impl Call {
         &self.id
     }
 
+    /// Where it came in.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        self.face
+    }
+
     /// Says who asks. Whoever knows it first is right: a token's name comes before what a client
     /// says of itself.
     pub fn set_caller(&self, caller: impl Into<String>) {

@@ -4,17 +4,24 @@
 
 mod sources;
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    fs::OpenOptions,
+    net::SocketAddr,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 
 use crate::{
-    backups::Policy,
+    backups::{Confirm, Policy},
+    mcp::Seal,
     qovery::{BaseUrl, Credentials},
     serve::http::{self, AllowedHost, AllowedOrigin, Tokens},
 };
-use sources::{ACCESS_TOKEN, ACCESS_TOKEN_FILE, Sources};
+use sources::{ACCESS_TOKEN, ACCESS_TOKEN_FILE, STATE_KEY, STATE_KEY_FILE, Sources};
 pub use sources::{Setting, Source};
 
 /// Everything that the program needs to know before it starts.
@@ -28,6 +35,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// What the operator allows.
     pub policy: Policy,
+    /// What questions to a person are sealed with, where replicas share it.
+    pub seal: Option<Seal>,
     /// What to log to standard error, and how.
     pub log: Log,
     /// Every setting that was given, for `check` to show.
@@ -110,10 +119,10 @@ pub enum Error {
         /// The setting with the nearest name.
         meant: Option<String>,
     },
-    /// A `.env` that happened to be there says who gets to use a key from elsewhere.
+    /// A `.env` that happened to be there says how a key from elsewhere may be used.
     #[error(
-        "{path} sets {variable} but not QOVERY_API_KEY: it would let others use a key from \
-         elsewhere. If that is what you want, name the file: --env-file {path}."
+        "{path} sets {variable} but not QOVERY_API_KEY: it would change how a key from elsewhere \
+         may be used. If that is what you want, name the file: --env-file {path}."
     )]
     LentKey {
         /// The file.
@@ -168,6 +177,10 @@ any address but a loopback one needs:
   QOVERY_BACKUPS_ACCESS_TOKEN       One token, or one a line as name:token
   QOVERY_BACKUPS_ACCESS_TOKEN_FILE  A file that holds them, for mounted secrets
 
+Replicas of the HTTP server share a secret, so that one can take the answer to another's question:
+  QOVERY_BACKUPS_STATE_KEY       At least 32 characters; to change it, the new one above the old one
+  QOVERY_BACKUPS_STATE_KEY_FILE  A file that holds it, for mounted secrets
+
 A flag wins over its variable, and that over a .env file in the working directory.";
 
 /// The values are checked in [`Config`], which can name the variable that a wrong one came from.
@@ -213,6 +226,38 @@ struct Options {
     )]
     #[arg(default_value = "1", hide_env_values = true)]
     keep_latest: String,
+
+    /// Whether a person confirms each removal: auto (where the client can ask one), always (and
+    /// nothing is removed where it cannot) or never
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_CONFIRM",
+        value_name = "WHEN"
+    )]
+    #[arg(default_value = "auto", hide_env_values = true)]
+    confirm: String,
+
+    /// How many backups may be added and removed in an hour, by all callers together: so many at
+    /// once, then one after another as the hour goes by; 0 for any number
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_CHANGES_PER_HOUR",
+        value_name = "N"
+    )]
+    #[arg(default_value = "60", hide_env_values = true)]
+    changes_per_hour: String,
+
+    /// A file to which each change is written, before it is made and after: one JSON object a line
+    #[arg(
+        long,
+        global = true,
+        env = "QOVERY_BACKUPS_AUDIT_LOG",
+        value_name = "FILE"
+    )]
+    #[arg(hide_env_values = true)]
+    audit_log: Option<PathBuf>,
 
     /// Where the command http serves MCP, at /mcp
     #[arg(
@@ -343,6 +388,14 @@ impl Config {
         let policy = Policy {
             read_only: sources.parse("QOVERY_BACKUPS_READ_ONLY", boolean)?,
             keep_latest: sources.parse("QOVERY_BACKUPS_KEEP_LATEST", whole_number)?,
+            confirm: sources.parse("QOVERY_BACKUPS_CONFIRM", Confirm::from_str)?,
+            changes_per_hour: NonZeroU32::new(
+                sources.parse("QOVERY_BACKUPS_CHANGES_PER_HOUR", whole_number)?,
+            ),
+            audit_log: match sources.source("QOVERY_BACKUPS_AUDIT_LOG") {
+                Some(Source::Default) => None,
+                _ => Some(sources.parse("QOVERY_BACKUPS_AUDIT_LOG", appendable)?),
+            },
         };
         let log = Log {
             filter: sources.parse("QOVERY_BACKUPS_LOG", log_filter)?,
@@ -364,6 +417,12 @@ impl Config {
             }
         };
         let (http, tokens) = http_settings(&sources)?;
+        let seal = match sources.secret(STATE_KEY, STATE_KEY_FILE)? {
+            Some((setting, keys)) => {
+                Some(Seal::parse(&keys).map_err(|error| setting.invalid(error))?)
+            }
+            None => None,
+        };
         let command = sources.command();
         let settings = key
             .into_iter()
@@ -375,6 +434,7 @@ impl Config {
             http,
             upstream,
             policy,
+            seal,
             log,
             settings,
         })
@@ -439,7 +499,26 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-fn whole_number(text: &str) -> Result<usize, &'static str> {
+/// A file that can be appended to, or that can come to be. It is not created yet: a host may start
+/// the program only to look at it.
+fn appendable(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let problem = match OpenOptions::new().append(true).open(&path) {
+        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => return Ok(path),
+        Ok(_) => "it is no file".to_owned(),
+        Err(_) if !path.exists() && parent.is_dir() => return Ok(path),
+        Err(error) => error.to_string(),
+    };
+    Err(format!(
+        "names a file that cannot be appended to ({problem}): {text}"
+    ))
+}
+
+fn whole_number<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse()
         .map_err(|_| "must be a whole number, such as 1")
 }

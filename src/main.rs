@@ -5,10 +5,10 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use qovery_backups_mcp::{
-    backups::Backups,
+    backups::{Backups, Policy},
     check::check,
     config::{Command, Config, Error, Log, LogFormat, Upstream},
-    mcp,
+    mcp::{self, Seal},
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
@@ -73,9 +73,14 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
         http,
         upstream,
         policy,
+        seal,
         settings,
         ..
     } = config;
+    let seal = || match seal {
+        Some(seal) => Ok(seal),
+        None => Seal::random().context("the system gave no random key"),
+    };
     let (sandbox, base_url, credentials) = match upstream {
         Upstream::Qovery {
             base_url,
@@ -94,12 +99,12 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
     match command {
         Command::Stdio => {
             let backups = Backups::new(qovery, policy);
-            let server = mcp::Server::new(backups, Telemetry::new()?, sandboxed);
+            let server = mcp::Server::new(backups, Telemetry::new()?, seal()?, sandboxed);
             serve::stdio(server, shutdown).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Http => {
-            let backups = Backups::new(qovery, policy);
+            let backups = Backups::new(qovery, policy.clone());
             let telemetry = Telemetry::new()?;
             let listeners = Listeners::bind(&http)?;
             let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
@@ -112,12 +117,12 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
             let mode = Mode {
                 sandboxed,
                 authenticated,
-                read_only: policy.read_only,
+                policy,
             };
             let rest_url = rest.map(|rest| format!("http://{}", http.reachable(rest)));
             mode.greet(&mcp_url, rest_url.as_deref());
             let rest = Rest::new(backups.clone(), telemetry.clone(), authenticated, &mcp_url);
-            let server = mcp::Server::new(backups, telemetry.clone(), sandboxed);
+            let server = mcp::Server::new(backups, telemetry.clone(), seal()?, sandboxed);
             listeners
                 .serve(http, server, rest, telemetry, shutdown)
                 .await;
@@ -142,15 +147,22 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
 struct Mode {
     sandboxed: bool,
     authenticated: bool,
-    read_only: bool,
+    policy: Policy,
 }
 
 impl Mode {
     /// Says how it serves, and what to paste to use it.
     fn greet(&self, mcp_url: &str, rest_url: Option<&str>) {
         let upstream = if self.sandboxed { "sandbox" } else { "Qovery" };
-        let (read_only, authenticated) = (self.read_only, self.authenticated);
-        tracing::info!(upstream, read_only, authenticated, "serving");
+        let authenticated = self.authenticated;
+        tracing::info!(
+            upstream,
+            authenticated,
+            read_only = self.policy.read_only,
+            confirm = self.policy.confirm.name(),
+            keep_latest = self.policy.keep_latest,
+            "serving"
+        );
         let header = |flag| {
             let sent = format!(" {flag} \"Authorization: Bearer $ACCESS_TOKEN\"");
             if authenticated { sent } else { String::new() }

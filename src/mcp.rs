@@ -6,6 +6,7 @@
 
 mod arguments;
 mod clean;
+mod confirmation;
 mod results;
 mod tools;
 
@@ -31,6 +32,7 @@ use crate::{
     sandbox::Sandbox,
     telemetry::Telemetry,
 };
+pub use confirmation::{Seal, SealError};
 use results::InBandError;
 
 /// The MCP server. Clones are cheap, and share the backups behind them.
@@ -38,6 +40,7 @@ use results::InBandError;
 pub struct Server {
     backups: Backups,
     telemetry: Telemetry,
+    seal: Seal,
     router: Arc<ToolRouter<Self>>,
     /// In the order in which a client shows them, without those that the operator switched off.
     tools: Arc<[Tool]>,
@@ -72,9 +75,10 @@ const ICON: &str = "data:image/svg+xml;base64,\
     IvPjwvc3ZnPg==";
 
 impl Server {
-    /// A server over `backups`; with `sandbox`, its instructions say so and name the sample ids.
+    /// A server over `backups`, which seals its questions with `seal`; with `sandbox`, its
+    /// instructions say so and name the sample ids.
     #[must_use]
-    pub fn new(backups: Backups, telemetry: Telemetry, sandbox: bool) -> Self {
+    pub fn new(backups: Backups, telemetry: Telemetry, seal: Seal, sandbox: bool) -> Self {
         let router = Self::tool_router();
         let tools = TOOLS
             .iter()
@@ -95,6 +99,7 @@ impl Server {
         Self {
             backups,
             telemetry,
+            seal,
             router: Arc::new(router),
             tools,
             instructions: instructions.into(),
@@ -229,6 +234,7 @@ impl ServerHandler for Server {
                     result.meta = Some(server_info());
                 }
             }
+            Ok(CallToolResponse::InputRequired(question)) => question.meta = Some(server_info()),
             Ok(_) => {}
             Err(error) => call.set_outcome(kind(error)),
         }
@@ -283,6 +289,7 @@ fn kind(error: &ErrorData) -> &'static str {
         ErrorCode::METHOD_NOT_FOUND => "method_not_found",
         ErrorCode::INVALID_PARAMS => "invalid_params",
         ErrorCode::INTERNAL_ERROR => "internal_error",
+        ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY => "missing_capability",
         _ => "protocol_error",
     }
 }
@@ -336,13 +343,10 @@ mod tests {
         let sandbox = Sandbox::start().await.unwrap();
         let credentials = Credentials::parse(Sandbox::KEY).unwrap();
         let qovery = Client::new(sandbox.base_url().parse().unwrap(), credentials);
-        let policy = Policy {
-            read_only: false,
-            keep_latest: 1,
-        };
         let mut server = Server::new(
-            Backups::new(qovery, policy),
+            Backups::new(qovery, Policy::default()),
             Telemetry::new().unwrap(),
+            Seal::random().unwrap(),
             true,
         );
         let mut router = (*server.router).clone();

@@ -99,6 +99,7 @@ async fn add(
 ) -> Result<Response, Problem> {
     let database = path.databaseid;
     let added = rest.backups.add(&call, database, backup.0).await?;
+    let added = added.answered;
     let location = format!("/v1/database/{database}/backup/{}", added.value.id);
     let mut response = json(StatusCode::CREATED, added);
     if let Ok(location) = HeaderValue::from_str(&location) {
@@ -114,7 +115,7 @@ async fn remove(
     Input(path): Input<Path<BackupPath>>,
 ) -> Result<StatusCode, Problem> {
     rest.backups
-        .remove(&call, path.databaseid, path.backupid)
+        .remove(&call, path.databaseid, path.backupid, None)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -53,6 +53,21 @@ pub(super) fn protection(
     }
 }
 
+/// The newest of some backups.
+pub(super) fn newest(backups: &[Backup]) -> Option<&Backup> {
+    backups
+        .iter()
+        .max_by_key(|backup| (created_at(backup), backup.id))
+}
+
+/// Whether Qovery is removing it, or has.
+pub(super) fn is_going(backup: &Backup) -> bool {
+    matches!(
+        backup.state(),
+        Some("DELETED" | "DELETE_QUEUED" | "DELETING" | "WAITING_DELETING")
+    )
+}
+
 /// A date that cannot be read counts as newer than any other: the backup is protected rather than
 /// sacrificed.
 fn created_at(backup: &Backup) -> (bool, Option<DateTime<FixedOffset>>) {
@@ -62,22 +77,19 @@ fn created_at(backup: &Backup) -> (bool, Option<DateTime<FixedOffset>>) {
 
 /// Only states that Qovery documents today. One that is unknown or absent may be a good backup.
 fn has_failed(backup: &Backup) -> bool {
-    matches!(
-        backup.state(),
-        Some(
-            "BUILD_ERROR"
-                | "CANCELED"
-                | "CANCELING"
-                | "DELETED"
-                | "DELETE_ERROR"
-                | "DELETE_QUEUED"
-                | "DELETING"
-                | "DEPLOYMENT_ERROR"
-                | "RESTART_ERROR"
-                | "STOP_ERROR"
-                | "WAITING_DELETING"
+    is_going(backup)
+        || matches!(
+            backup.state(),
+            Some(
+                "BUILD_ERROR"
+                    | "CANCELED"
+                    | "CANCELING"
+                    | "DELETE_ERROR"
+                    | "DEPLOYMENT_ERROR"
+                    | "RESTART_ERROR"
+                    | "STOP_ERROR"
+            )
         )
-    )
 }
 
 fn is_unfinished(backup: &Backup) -> bool {

@@ -21,15 +21,23 @@ const KEY_FILE: &str = "QOVERY_API_KEY_FILE";
 const URL: &str = "QOVERY_API_URL";
 pub(super) const ACCESS_TOKEN: &str = "QOVERY_BACKUPS_ACCESS_TOKEN";
 pub(super) const ACCESS_TOKEN_FILE: &str = "QOVERY_BACKUPS_ACCESS_TOKEN_FILE";
+pub(super) const STATE_KEY: &str = "QOVERY_BACKUPS_STATE_KEY";
+pub(super) const STATE_KEY_FILE: &str = "QOVERY_BACKUPS_STATE_KEY_FILE";
 /// Our own variables that have no flag: secrets.
-const SECRETS: [&str; 2] = [ACCESS_TOKEN, ACCESS_TOKEN_FILE];
-/// What decides who gets to use the key.
-const DOORS: [&str; 7] = [
+const SECRETS: [&str; 4] = [ACCESS_TOKEN, ACCESS_TOKEN_FILE, STATE_KEY, STATE_KEY_FILE];
+/// What decides who gets to use the key, and for what.
+const GUARDS: [&str; 13] = [
     URL,
     ACCESS_TOKEN,
     ACCESS_TOKEN_FILE,
+    STATE_KEY,
+    STATE_KEY_FILE,
     "QOVERY_BACKUPS_ALLOWED_HOST",
     "QOVERY_BACKUPS_ALLOWED_ORIGIN",
+    "QOVERY_BACKUPS_AUDIT_LOG",
+    "QOVERY_BACKUPS_CHANGES_PER_HOUR",
+    "QOVERY_BACKUPS_CONFIRM",
+    "QOVERY_BACKUPS_KEEP_LATEST",
     "QOVERY_BACKUPS_MCP_ADDR",
     "QOVERY_BACKUPS_REST_ADDR",
 ];
@@ -209,7 +217,8 @@ impl Sources {
         }
     }
 
-    /// A file that merely lies there may be anybody's: it must not lend a key from elsewhere out.
+    /// A file that merely lies there may be anybody's: it must not lend a key from elsewhere out, nor loosen
+    /// what guards it.
     fn refuse_lent_key(&self, key: &Setting) -> Result<(), Error> {
         let Some(file) = self.file.as_ref().filter(|file| !file.named) else {
             return Ok(());
@@ -219,7 +228,7 @@ impl Sources {
         if key.variable == KEY && key.source == source {
             return Ok(());
         }
-        for variable in DOORS {
+        for variable in GUARDS {
             let set = match self.settings.get(variable) {
                 Some(setting) => setting.source == source,
                 None => self

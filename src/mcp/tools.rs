@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use rmcp::{
     RoleServer,
-    handler::server::{common::Extension, tool::schema_for_output},
+    handler::server::{
+        common::Extension,
+        tool::{InputResponses, RequestState, schema_for_output},
+    },
     model::JsonObject,
     service::RequestContext,
     tool, tool_router,
@@ -14,7 +17,7 @@ use super::{
     Server,
     arguments::{self, AddArguments, ListArguments, RemoveArguments, parse},
     clean,
-    results::{BackupList, InBandError, RemovedBackup, Structured},
+    results::{BackupList, Decision, InBandError, Refusal, RemovalResult, Structured},
 };
 use crate::{
     call::Call,
@@ -83,23 +86,28 @@ impl Server {
     ) -> Result<Structured, InBandError> {
         let arguments: AddArguments = parse(arguments)?;
         let database = arguments.database_id;
-        let mut backup = self
+        let added = self
             .backups
             .add(&call, database, arguments.backup()?)
-            .await?
-            .value;
+            .await?;
+        let mut backup = added.answered.value;
         clean::backup(&mut backup);
-        Structured::new(&backup)
+        let remark = added.recovered.then_some(
+            "Qovery's answer was lost, but the backup was found by listing: it is being made. \
+             Do not repeat the call.",
+        );
+        Ok(Structured::new(&backup)?.with_remark(remark))
     }
 
     /// Remove one backup of a database for good. This cannot be undone. List the backups first, and
-    /// remove only one that the person asked to remove. Refused, whatever the arguments: the newest
+    /// remove only one that the person asked to remove. The person may be asked to confirm it;
+    /// `outcome` then says whether it was removed. Refused, whatever the arguments: the newest
     /// backup (or more, if the operator keeps more) and the newest one that has not failed.
     #[tool(
         name = "remove-database-backup",
         title = "Remove database backup",
         input_schema = arguments::schema::<RemoveArguments>(),
-        output_schema = schema_for_output::<RemovedBackup>(),
+        output_schema = schema_for_output::<Decision>(),
         annotations(
             read_only_hint = false,
             destructive_hint = true,
@@ -110,13 +118,13 @@ impl Server {
     async fn remove_database_backup(
         &self,
         arguments: JsonObject,
+        RequestState(state): RequestState,
+        InputResponses(responses): InputResponses,
+        context: RequestContext<RoleServer>,
         Extension(call): Extension<Arc<Call>>,
-    ) -> Result<Structured, InBandError> {
-        let RemoveArguments {
-            database_id,
-            backup_id,
-        } = parse(arguments)?;
-        let removal = self.backups.remove(&call, database_id, backup_id).await?;
-        Structured::new(&RemovedBackup::from(removal))
+    ) -> Result<RemovalResult, Refusal> {
+        let target = parse(arguments)?;
+        self.remove_with_consent(&call, target, (state, responses), &context)
+            .await
     }
 }

@@ -11,7 +11,7 @@ use backon::Retryable;
 use chrono::{DateTime, Utc};
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
@@ -63,7 +63,15 @@ impl Deadline {
         Self(Instant::now() + CALL)
     }
 
-    fn remaining(self) -> Duration {
+    /// An earlier one, which leaves `rest` for what is to be done afterwards.
+    #[must_use]
+    pub fn leaving(self, rest: Duration) -> Self {
+        Self(self.0 - rest)
+    }
+
+    /// The time that is left.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }
@@ -75,6 +83,8 @@ pub struct Answered<T> {
     pub value: T,
     /// The answer as it was sent: JSON, to the byte.
     pub json: Vec<u8>,
+    /// The time by Qovery's own clock when it answered, in whole seconds.
+    pub date: Option<DateTime<Utc>>,
 }
 
 struct Request<'a> {
@@ -90,6 +100,7 @@ struct Answer {
     status: StatusCode,
     /// An error only where the status alone already tells what became of the change.
     body: Result<Vec<u8>, Failure>,
+    date: Option<DateTime<Utc>>,
 }
 
 impl Client {
@@ -125,10 +136,7 @@ impl Client {
             call: Some(call),
         };
         let answer = self.send(&request, deadline).await?;
-        answer.read().map_err(|failure| Error {
-            failure,
-            outcome: Outcome::NotApplied,
-        })
+        answer.read().map_err(Error::harmless)
     }
 
     /// Asks Qovery to make a backup, and gives what Qovery made of it. It goes on in Qovery.
@@ -160,6 +168,7 @@ impl Client {
             } else {
                 Outcome::Unknown
             },
+            pending: false,
         })
     }
 
@@ -186,6 +195,7 @@ impl Client {
             Err(Error {
                 failure: Failure::NotFound { .. },
                 outcome: Outcome::Unknown,
+                ..
             }) => {
                 return Ok(());
             }
@@ -199,6 +209,7 @@ impl Client {
                 status: answer.status.as_u16(),
             },
             outcome: Outcome::Unknown,
+            pending: true,
         })
     }
 
@@ -221,10 +232,7 @@ impl Client {
             call: None,
         };
         let answer = self.send(&request, deadline).await?;
-        let organizations: Answered<Organizations> = answer.read().map_err(|failure| Error {
-            failure,
-            outcome: Outcome::NotApplied,
-        })?;
+        let organizations: Answered<Organizations> = answer.read().map_err(Error::harmless)?;
         Ok(organizations.value.results.len())
     }
 
@@ -233,18 +241,19 @@ impl Client {
     async fn send(&self, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
         // A change that begins late would end in doubt.
         let latest = if request.is_change() {
-            deadline.0 - ATTEMPT
+            deadline.leaving(ATTEMPT).0
         } else {
             deadline.0
         };
+        if Instant::now() > latest {
+            return Err(Error::harmless(Failure::TimedOut));
+        }
         let _place = timeout_at(latest, self.in_flight.acquire())
             .await
-            .map_err(|_| Error {
-                failure: Failure::Overloaded,
-                outcome: Outcome::NotApplied,
-            })?;
-        // Set by the first attempt that may have made the change; no later one can clear it.
-        let in_doubt = AtomicBool::new(false);
+            .map_err(|_| Error::harmless(Failure::Overloaded))?;
+        // Set by the first attempt that may have made the change, or still may; no later one can
+        // clear them.
+        let (in_doubt, pending) = (AtomicBool::new(false), AtomicBool::new(false));
         let attempt = || async {
             let result = self.attempt(request, deadline).await;
             let failure = match result {
@@ -253,6 +262,7 @@ impl Client {
             };
             if request.is_change() && failure.outcome_of_change() == Outcome::Unknown {
                 in_doubt.store(true, Ordering::Relaxed);
+                pending.fetch_or(failure.leaves_pending(), Ordering::Relaxed);
             }
             Err(failure)
         };
@@ -264,14 +274,14 @@ impl Client {
                 (pause <= LONGEST_PAUSE && pause < deadline.remaining()).then_some(pause)
             })
             .await
-            .map_err(|failure| {
-                let in_doubt = in_doubt.load(Ordering::Relaxed);
-                let outcome = if in_doubt {
+            .map_err(|failure| Error {
+                failure,
+                outcome: if in_doubt.load(Ordering::Relaxed) {
                     Outcome::Unknown
                 } else {
                     Outcome::NotApplied
-                };
-                Error { failure, outcome }
+                },
+                pending: pending.load(Ordering::Relaxed),
             })
     }
 
@@ -320,12 +330,13 @@ impl Client {
         }
         let mut response = builder.send().await.map_err(unsent_or_unanswered)?;
         let status = response.status();
+        let date = date(response.headers());
         if status.is_success() {
             let body = match read_body(&mut response).await {
                 Err(failure) if status != StatusCode::CREATED => return Err(failure),
                 body => body,
             };
-            return Ok(Answer { status, body });
+            return Ok(Answer { status, body, date });
         }
         let retry_after = retry_after(response.headers());
         let message = match read_body(&mut response).await {
@@ -407,7 +418,11 @@ impl Answer {
     fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
         let json = self.body?;
         match serde_json::from_slice(&json) {
-            Ok(value) => Ok(Answered { value, json }),
+            Ok(value) => Ok(Answered {
+                value,
+                json,
+                date: self.date,
+            }),
             Err(error) => {
                 use serde_json::error::Category;
                 Err(Failure::Unreadable(match error.classify() {
@@ -448,6 +463,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = DateTime::parse_from_rfc2822(value).ok()?;
     Some((date.to_utc() - Utc::now()).to_std().unwrap_or_default())
+}
+
+/// When the answer was made (RFC 9110, section 6.6.1).
+fn date(headers: &HeaderMap) -> Option<DateTime<Utc>> {
+    let value = headers.get(DATE)?.to_str().ok()?;
+    Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc())
 }
 
 /// The message of Qovery's error body, `{status, error, message}`, if it is one and short.

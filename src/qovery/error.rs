@@ -14,6 +14,8 @@ pub struct Error {
     pub failure: Failure,
     /// What is known of the change, over all attempts of the call.
     pub outcome: Outcome,
+    /// Whether Qovery may still be at work on the change, after one of the attempts.
+    pub pending: bool,
 }
 
 /// Whether the change that a call asked for was made. A call that only reads is `NotApplied`.
@@ -140,6 +142,16 @@ pub enum Unreachable {
 }
 
 impl Error {
+    /// A failure that left nothing changed, nor anything on its way.
+    #[must_use]
+    pub fn harmless(failure: Failure) -> Self {
+        Self {
+            failure,
+            outcome: Outcome::NotApplied,
+            pending: false,
+        }
+    }
+
     /// Whether the same call may succeed later, and is safe to repeat.
     #[must_use]
     pub fn retryable(&self) -> bool {
@@ -148,6 +160,10 @@ impl Error {
 
     fn advice(&self) -> String {
         match (self.outcome, &self.failure) {
+            (Outcome::Unknown, _) if self.pending => {
+                "Do not repeat the call: list the backups in a minute, to see what holds."
+                    .to_owned()
+            }
             (Outcome::Unknown, _) => {
                 "Do not repeat the call: list the backups first, to see what holds.".to_owned()
             }
@@ -172,6 +188,22 @@ impl std::error::Error for Error {
 }
 
 impl Failure {
+    /// Whether Qovery may still be at work on a request that failed so: nobody answered, or only a
+    /// gateway that had lost sight of it, or the answer does not say that it is done.
+    pub(super) fn leaves_pending(&self) -> bool {
+        matches!(
+            self,
+            Self::TimedOut
+                | Self::Interrupted(_)
+                | Self::TooLarge
+                | Self::Unexpected { .. }
+                | Self::Unavailable {
+                    status: 502 | 504,
+                    ..
+                }
+        )
+    }
+
     /// What one attempt that ended so tells of the change that it asked for.
     pub(super) fn outcome_of_change(&self) -> Outcome {
         match self {
@@ -289,6 +321,18 @@ impl Failure {
             }
         };
         advice.to_owned()
+    }
+}
+
+impl Outcome {
+    /// Its name in logs, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::NotApplied => "not_applied",
+            Self::Unknown => "unknown",
+        }
     }
 }
 

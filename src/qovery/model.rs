@@ -254,6 +254,14 @@ pub struct TextError {
     length: usize,
 }
 
+impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl<const MIN: usize, const MAX: usize> TryFrom<String> for Text<MIN, MAX> {
     type Error = TextError;
 

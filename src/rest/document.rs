@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::{Problem, Rest, add, list, problem::Details, remove};
 use crate::{
     backups::{Error, Protection},
-    qovery::{self, Backup, BackupPage, Failure, Outcome},
+    qovery::{self, Backup, BackupPage, Failure},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -212,8 +212,7 @@ fn located(mut operation: TransformOperation<'_>) -> TransformOperation<'_> {
 
 /// A call that Qovery did not carry out.
 fn failed(failure: Failure) -> Problem {
-    let outcome = Outcome::NotApplied;
-    Error::Qovery(qovery::Error { failure, outcome }).into()
+    Error::Qovery(qovery::Error::harmless(failure)).into()
 }
 
 /// Adds the failures that every operation has, and its own.

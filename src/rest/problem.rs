@@ -203,11 +203,9 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let mut problem = Self::new(error.kind(), status(&error), error.to_string());
         problem.outcome = error.outcome();
-        if let Error::Qovery(error) = &error {
-            problem.retryable = error.retryable();
-            if let Some(pause) = error.failure.retry_after() {
-                return problem.with_header(RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
-            }
+        problem.retryable = error.retryable();
+        if let Some(pause) = error.retry_after() {
+            return problem.with_header(RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
         }
         if problem.status == StatusCode::TOO_MANY_REQUESTS
             || problem.status == StatusCode::SERVICE_UNAVAILABLE
@@ -223,10 +221,13 @@ impl From<Error> for Problem {
 /// caller's fault.
 fn status(error: &Error) -> StatusCode {
     let failure = match error {
-        Error::ReadOnly => return StatusCode::FORBIDDEN,
+        Error::ReadOnly | Error::Unconfirmed(_) => return StatusCode::FORBIDDEN,
         Error::NotListed { .. } => return StatusCode::NOT_FOUND,
-        Error::Protected { .. } => return StatusCode::CONFLICT,
+        Error::Protected { .. } | Error::Changed { .. } => return StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
+        Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
+        Error::LimitReached { .. } => return StatusCode::TOO_MANY_REQUESTS,
+        Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
         Error::Qovery(error) => &error.failure,
     };
     match failure {

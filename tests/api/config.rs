@@ -79,6 +79,21 @@ async fn wrong_configuration_names_the_variable_and_the_remedy() {
             &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:b")],
             &["http"],
         ),
+        (&[KEY], &["--confirm", "sometimes"]),
+        (&[KEY], &["--changes-per-hour", "-1"]),
+        (&[KEY], &["--audit-log", "no/such/folder/audit.jsonl"]),
+        (&[KEY], &["--audit-log", "."]),
+        (&[KEY, ("QOVERY_BACKUPS_STATE_KEY", "short")], &[]),
+        (
+            &[
+                KEY,
+                (
+                    "QOVERY_BACKUPS_STATE_KEY",
+                    "0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
+                ),
+            ],
+            &[],
+        ),
         (&[KEY], &["http", "--mcp-addr", "0.0.0.0:0"]),
         (&[KEY], &["http", "--rest-addr", "[::]:0"]),
         (
@@ -117,27 +132,21 @@ async fn setting(app: &TestApp, arguments: &[&str], variable: &str) -> String {
 #[tokio::test]
 async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let url = ("QOVERY_API_URL", "http://127.0.0.1:1");
-    let keep = "QOVERY_BACKUPS_KEEP_LATEST";
+    let log = "QOVERY_BACKUPS_LOG";
     let app = TestApp::new(&[KEY, url]);
-    assert_eq!(setting(&app, &[], keep).await, "1 (default)");
-    app.file(".env", "QOVERY_BACKUPS_KEEP_LATEST=2\nOTHER=x\n");
-    assert_eq!(setting(&app, &[], keep).await, "2 (.env)");
-    app.file("named.env", "QOVERY_BACKUPS_KEEP_LATEST=3\n");
+    assert_eq!(setting(&app, &[], log).await, "info,rmcp=warn (default)");
+    app.file(".env", "QOVERY_BACKUPS_LOG=error\nOTHER=x\n");
+    assert_eq!(setting(&app, &[], log).await, "error (.env)");
+    app.file("named.env", "QOVERY_BACKUPS_LOG=warn\n");
     assert_eq!(
-        setting(&app, &["--env-file", "named.env"], keep).await,
-        "3 (named.env)"
+        setting(&app, &["--env-file", "named.env"], log).await,
+        "warn (named.env)"
     );
-    assert_eq!(
-        setting(&app, &["--keep-latest", "5"], keep).await,
-        "5 (flag)"
-    );
-    let app = TestApp::new(&[KEY, url, (keep, "4")]);
-    app.file(".env", "QOVERY_BACKUPS_KEEP_LATEST=2\n");
-    assert_eq!(setting(&app, &[], keep).await, "4 (environment)");
-    assert_eq!(
-        setting(&app, &["--keep-latest", "5"], keep).await,
-        "5 (flag)"
-    );
+    assert_eq!(setting(&app, &["--log", "off"], log).await, "off (flag)");
+    let app = TestApp::new(&[KEY, url, (log, "debug")]);
+    app.file(".env", "QOVERY_BACKUPS_LOG=error\n");
+    assert_eq!(setting(&app, &[], log).await, "debug (environment)");
+    assert_eq!(setting(&app, &["--log", "off"], log).await, "off (flag)");
 }
 
 #[tokio::test]

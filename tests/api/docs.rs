@@ -108,7 +108,12 @@ fn every_line_is_in_its_room() {
             if is("rest") {
                 assert!(!has(&["crate::mcp", "crate::serve", "rmcp"]), "{room}");
             }
-            let holds_secrets = ["qovery/credentials", "config/sources", "serve/http/access"];
+            let holds_secrets = [
+                "qovery/credentials",
+                "config/sources",
+                "serve/http/access",
+                "mcp/confirmation",
+            ];
             if !holds_secrets.iter().any(|room| is(room)) {
                 assert!(!has(&["expose_secret"]), "{room}");
             }

@@ -291,9 +291,11 @@ async fn an_add_whose_caller_goes_away_is_still_made() {
     let body = backup(1, "QUEUED").to_string();
     let mut upstream = Upstream::always(held_reply("201 Created", &body)).await;
     let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
-    for (sent, era) in (1..).zip(ERAS) {
+    // Two databases: changes of one take turns.
+    let databases = [Sandbox::ORDERS, Sandbox::SESSIONS];
+    for (sent, (era, database)) in (1..).zip(ERAS.into_iter().zip(databases)) {
         let mut client = client(&server, era).await;
-        let new = json!({ "databaseId": Sandbox::ORDERS, "name": "n", "message": "m" });
+        let new = json!({ "databaseId": database, "name": "n", "message": "m" });
         let id = format!("left-{sent}");
         let request = client.tool(ADD, &new).header("X-Request-Id", &id);
         let mut connection = Connection::open(server.mcp).await;

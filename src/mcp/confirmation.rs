@@ -1,0 +1,384 @@
+//! Asks a person before a removal: by multi-round-trip requests on 2026-07-28, by
+//! `elicitation/create` before it.
+//!
+//! What must never live here: whether a backup may go. That is decided by `backups`, once before the
+//! question and once more after the answer.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, TimeDelta, Utc};
+use rmcp::{
+    ErrorData, RoleServer,
+    model::{
+        ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams, ElicitResult,
+        ElicitationAction, ElicitationCapability, ElicitationSchema, ErrorCode,
+        FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
+        InputResponses, RequestStateCodec, RequestStateError, SealOptions, ServerRequest,
+    },
+    service::{PeerRequestOptions, RequestContext},
+};
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::time::sleep;
+
+use super::{
+    Server,
+    arguments::RemoveArguments,
+    clean, is_stateless,
+    results::{Refusal, RemovalResult},
+};
+use crate::{
+    backups::{self, Digest, Removal},
+    call::Call,
+};
+
+/// How long a person may take on 2026-07-28.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// How long a person may take before it: less than the five minutes after which the transport ends
+/// an idle session.
+const PATIENCE_OF_A_SESSION: Duration = Duration::from_secs(4 * 60);
+
+/// The name of the question among a result's input requests.
+const QUESTION: &str = "confirmation";
+
+/// Seals what a client carries from the question to the answer (MCP, "Multi Round-Trip Requests").
+#[derive(Clone, Debug)]
+pub struct Seal(RequestStateCodec);
+
+/// Keys that seal nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// A key is too short.
+    #[error("must be a secret of at least 32 characters, or several, one a line")]
+    TooShort,
+    /// The same key twice.
+    #[error("has the same key twice: remove one")]
+    Repeated,
+}
+
+/// The form that a person fills in.
+#[derive(Deserialize, JsonSchema)]
+struct Form {
+    /// Without this, nothing is removed.
+    #[serde(default)]
+    #[schemars(title = "Remove it for good")]
+    remove: bool,
+}
+
+/// What a person made of the question.
+enum Answer {
+    /// Yes, to these facts.
+    Yes(Digest),
+    /// No, or nothing; in words for a model.
+    No(&'static str),
+}
+
+impl Seal {
+    /// Seals with the first of these keys, one a line, and opens with all of them.
+    ///
+    /// # Errors
+    ///
+    /// Any [`SealError`].
+    pub fn parse(keys: &SecretString) -> Result<Self, SealError> {
+        let keys: Vec<&str> = keys.expose_secret().lines().map(str::trim).collect();
+        // The same on every replica, wherever the key stands in the list.
+        let id = |key: &str| {
+            let digest = Sha256::digest(["key id", key].concat());
+            URL_SAFE_NO_PAD.encode(&digest[..6])
+        };
+        let active = keys.first().map_or_else(String::new, |key| id(key));
+        let ring = keys.iter().map(|key| (id(key), key.as_bytes()));
+        match RequestStateCodec::new_with_keyring(active, ring) {
+            Ok(codec) => Ok(Self(codec)),
+            Err(RequestStateError::InvalidKeyring(_)) => Err(SealError::Repeated),
+            Err(_) => Err(SealError::TooShort),
+        }
+    }
+
+    /// Seals with a key of its own, which ends with the process.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no randomness to give.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut key = [0; RequestStateCodec::MIN_KEY_LENGTH];
+        getrandom::fill(&mut key)?;
+        Ok(Self(RequestStateCodec::new_unchecked(key)))
+    }
+
+    fn seal(&self, facts: Digest, context: &[u8]) -> String {
+        let options = SealOptions::new().associated_data(context).ttl(PATIENCE);
+        self.0.seal_with(&facts, &options)
+    }
+
+    fn open(&self, state: &str, context: &[u8]) -> Result<Digest, Refusal> {
+        let facts = self
+            .0
+            .open_with(state, context)
+            .map_err(|error| match error {
+                RequestStateError::Expired => Refusal::from(Answer::TOO_LATE),
+                _ => forged(),
+            })?;
+        facts.try_into().map_err(|_| forged())
+    }
+}
+
+/// The client broke the protocol, or somebody did in its name.
+fn forged() -> Refusal {
+    let message = "The requestState is not one that this server gave to this caller for these \
+                   arguments. Nothing was removed. Call the tool again without it.";
+    Refusal::Protocol(ErrorData::invalid_params(message, None))
+}
+
+impl Answer {
+    const TOO_LATE: &str = "The answer came after more than 5 minutes. Nothing was removed. \
+                            If the person still wants it, call the tool again.";
+
+    /// Reads the answer to a question about `facts`.
+    fn read(answer: Value, facts: Digest) -> Result<Self, Refusal> {
+        let unreadable = "The client's answer to the question is not one. Nothing was removed.";
+        let answer: ElicitResult = serde_json::from_value(answer).map_err(|_| unreadable)?;
+        Ok(match answer.action {
+            ElicitationAction::Accept => {
+                let form: Form = serde_json::from_value(answer.content.unwrap_or_default())
+                    .map_err(|_| unreadable)?;
+                if form.remove {
+                    Self::Yes(facts)
+                } else {
+                    Self::No("The person did not tick the box. Nothing was removed.")
+                }
+            }
+            ElicitationAction::Decline => {
+                Self::No("The person declined. Nothing was removed. Do not ask again.")
+            }
+            _ => Self::No("The person closed the question. Nothing was removed."),
+        })
+    }
+}
+
+impl Server {
+    /// Removes a backup, once a person has said yes where one can and must be asked.
+    pub(super) async fn remove_with_consent(
+        &self,
+        call: &Arc<Call>,
+        target: RemoveArguments,
+        answer: (Option<String>, Option<InputResponses>),
+        context: &RequestContext<RoleServer>,
+    ) -> Result<RemovalResult, Refusal> {
+        let RemoveArguments {
+            database_id,
+            backup_id,
+        } = target;
+        let sealed_for = json!([
+            call.caller(),
+            "remove-database-backup",
+            database_id,
+            backup_id
+        ]);
+        let sealed_for = sealed_for.to_string().into_bytes();
+        let stateless = is_stateless(context);
+        let mut confirmed = match self.answered(answer, &sealed_for)? {
+            Some(Answer::No(reason)) => return Ok(kept(call, reason)),
+            Some(Answer::Yes(facts)) => Some(facts),
+            None => None,
+        };
+        let asks = self.backups.ask_where_possible() && can_be_asked(context);
+        loop {
+            if confirmed.is_some() || !asks {
+                let removal = self.backups.remove(call, database_id, backup_id, confirmed);
+                match removal.await {
+                    Err(backups::Error::Changed { .. }) if asks => {}
+                    Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
+                        return Err(cannot_be_asked(&error));
+                    }
+                    removal => return Ok(RemovalResult::from(removal?)),
+                }
+            }
+            let proposal = self
+                .backups
+                .propose_removal(call, database_id, backup_id)
+                .await?;
+            if stateless {
+                call.set_outcome("input_required");
+                let state = self.seal.seal(proposal.digest(), &sealed_for);
+                let request = InputRequest::Elicitation(ElicitRequest::new(question(&proposal)?));
+                let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
+                return Ok(RemovalResult::Asked(InputRequiredResult::new(
+                    Some(requests),
+                    Some(state),
+                )));
+            }
+            match ask(&proposal, context).await? {
+                Answer::Yes(facts) => confirmed = Some(facts),
+                Answer::No(reason) => return Ok(kept(call, reason)),
+            }
+        }
+    }
+
+    /// What came with the call, if it repeats one after a question. A yes counts only with the state
+    /// that was sealed with the question; a no is always taken at its word.
+    fn answered(
+        &self,
+        (state, responses): (Option<String>, Option<InputResponses>),
+        sealed_for: &[u8],
+    ) -> Result<Option<Answer>, Refusal> {
+        let facts = match state {
+            Some(state) => Some(self.seal.open(&state, sealed_for)?),
+            None => None,
+        };
+        let Some(answer) = responses.and_then(|mut responses| responses.remove(QUESTION)) else {
+            return Ok(None);
+        };
+        Ok(match Answer::read(answer, facts.unwrap_or_default())? {
+            Answer::Yes(_) if facts.is_none() => None,
+            answer => Some(answer),
+        })
+    }
+}
+
+/// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).
+fn can_be_asked(context: &RequestContext<RoleServer>) -> bool {
+    let capabilities = if is_stateless(context) {
+        context.client_capabilities()
+    } else {
+        // Without a session there is no way back to the client, whatever a request claims.
+        let client = context.peer.peer_info();
+        client.map(|client| client.capabilities.clone())
+    };
+    capabilities
+        .and_then(|capabilities| capabilities.elicitation)
+        .is_some_and(|modes| modes.form.is_some() || modes.url.is_none())
+}
+
+/// The protocol's own error for it, with words that a model can pass on.
+fn cannot_be_asked(error: &backups::Error) -> Refusal {
+    let form = ElicitationCapability::new().with_form(FormElicitationCapability::default());
+    let mut required = ClientCapabilities::default();
+    required.elicitation = Some(form);
+    let mut message = error.to_string();
+    clean::text(&mut message);
+    let data = json!({ "requiredCapabilities": required });
+    Refusal::Protocol(ErrorData::new(
+        ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY,
+        message,
+        Some(data),
+    ))
+}
+
+/// Nothing was removed, and that is how the person wants it.
+fn kept(call: &Call, reason: &'static str) -> RemovalResult {
+    call.set_outcome("not_confirmed");
+    RemovalResult::kept(reason)
+}
+
+/// Asks over the connection of the call, and takes the question back when nobody waits for its
+/// answer any more.
+async fn ask(proposal: &Removal, context: &RequestContext<RoleServer>) -> Result<Answer, Refusal> {
+    let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(proposal)?));
+    let failed = "The client could not ask the person. Nothing was removed.";
+    let mut asked = context
+        .peer
+        .send_request_with_option(request, PeerRequestOptions::no_options())
+        .await
+        .map_err(|_| failed)?;
+    let (reason, answer) = tokio::select! {
+        answer = &mut asked.rx => match answer {
+            Ok(Ok(ClientResult::ElicitResult(answer))) => {
+                return Answer::read(json!(answer), proposal.digest());
+            }
+            _ => return Err(failed.into()),
+        },
+        () = sleep(PATIENCE_OF_A_SESSION) => (
+            "nobody answered",
+            Answer::No("Nobody answered the question. Nothing was removed."),
+        ),
+        () = context.ct.cancelled() => (
+            "the call was cancelled",
+            Answer::No("The call was cancelled. Nothing was removed."),
+        ),
+    };
+    if let Err(error) = asked.cancel(Some(reason.to_owned())).await {
+        tracing::debug!(%error, "a question could not be taken back");
+    }
+    Ok(answer)
+}
+
+/// The question, for a person in a hurry.
+fn question(removal: &Removal) -> Result<ElicitRequestParams, Refusal> {
+    let requested_schema =
+        ElicitationSchema::from_type::<Form>().map_err(|error| error.to_string())?;
+    Ok(ElicitRequestParams::FormElicitationParams {
+        meta: None,
+        message: wording(removal, Utc::now()),
+        requested_schema,
+    })
+}
+
+fn wording(removal: &Removal, now: DateTime<Utc>) -> String {
+    let backup = &removal.backup;
+    let name = match backup.name.as_deref() {
+        Some(name) => format!("\"{}\"", shown(name)),
+        None => "without a name".to_owned(),
+    };
+    let state = backup.state().map_or_else(|| "unknown".to_owned(), shown);
+    let remaining = match (removal.remaining, &removal.newest_remaining) {
+        (0, _) | (_, None) => "No backup of the database remains.".to_owned(),
+        (1, Some(date)) => format!(
+            "One backup of the database remains, made {}.",
+            age(date, now)
+        ),
+        (number, Some(date)) => format!(
+            "{number} backups of the database remain; the newest was made {}.",
+            age(date, now)
+        ),
+    };
+    format!(
+        "Remove this backup for good? This cannot be undone.\n\n\
+         Backup {name}, made {} ({}), state {state}.\n\
+         {remaining}\n\n\
+         Database {}\nBackup {}",
+        age(&backup.created_at, now),
+        date(&backup.created_at),
+        removal.database,
+        backup.id,
+    )
+}
+
+/// Other people's text, cleaned and cut, so that it cannot push the facts out of sight or pretend to
+/// be one of them.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let mut text = text.replace('"', "'");
+    clean::text(&mut text);
+    if text.chars().count() > LONGEST {
+        text = text.chars().take(LONGEST).chain(['…']).collect();
+    }
+    text
+}
+
+fn date(text: &str) -> String {
+    match DateTime::parse_from_rfc3339(text) {
+        Ok(date) => date.to_utc().format("%Y-%m-%d %H:%M UTC").to_string(),
+        Err(_) => shown(text),
+    }
+}
+
+fn age(date: &str, now: DateTime<Utc>) -> String {
+    let Ok(date) = DateTime::parse_from_rfc3339(date) else {
+        return "at an unknown time".to_owned();
+    };
+    let age = now.signed_duration_since(date);
+    let (number, unit) = match age {
+        age if age < TimeDelta::minutes(1) => return "less than a minute ago".to_owned(),
+        age if age < TimeDelta::hours(1) => (age.num_minutes(), "minute"),
+        age if age < TimeDelta::days(1) => (age.num_hours(), "hour"),
+        age => (age.num_days(), "day"),
+    };
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {unit}{plural} ago")
+}
