@@ -80,7 +80,7 @@ async fn wrong_configuration_names_the_variable_and_the_remedy() {
             &["http"],
         ),
         (&[KEY], &["--confirm", "sometimes"]),
-        (&[KEY], &["--changes-per-hour", "-1"]),
+        (&[KEY], &["--changes-per-hour", "many"]),
         (&[KEY], &["--audit-log", "no/such/folder/audit.jsonl"]),
         (&[KEY], &["--audit-log", "."]),
         (&[KEY, ("QOVERY_BACKUPS_STATE_KEY", "short")], &[]),
