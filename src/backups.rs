@@ -1,15 +1,16 @@
 //! The rules that hold on every face: what listing, adding and removing a backup mean here.
 //!
 //! What must never live here: a word of MCP, REST or HTTP. A face parses its caller's input into
-//! the types of [`qovery`], calls one method, and words the result.
+//! the types of [`qovery`](crate::qovery), calls one method, and words the result.
 
+mod addition;
 mod audit;
 mod error;
 mod guard;
-mod recovery;
+mod removal;
 mod turns;
 
-use std::{fmt, num::NonZeroU32, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use governor::{
@@ -17,24 +18,18 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 use serde::de::DeserializeOwned;
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use tokio::{
-    task::JoinError,
-    time::{Instant, timeout},
-};
+use tokio::{task::JoinError, time::timeout};
 
 use crate::{
     call::{self, Call, Face},
-    qovery::{
-        self, Answered, Backup, BackupId, BackupPage, Client, DatabaseId, Deadline, NewBackup,
-        Outcome,
-    },
+    qovery::{Answered, BackupId, Client, DatabaseId, Deadline, NewBackup},
 };
-use audit::{Audit, Consent, Record};
+pub use addition::Addition;
+use addition::Made;
+use audit::{Audit, Consent};
 pub use error::Error;
 pub use guard::Protection;
-use recovery::Made;
+pub use removal::{Digest, Removal};
 use turns::{Turn, Turns};
 
 /// Of the time for a change, what is kept to find out its outcome if the answer is lost.
@@ -94,31 +89,6 @@ pub enum Confirm {
     Never,
 }
 
-/// A removal, proposed or made: what goes, and what stays.
-#[derive(Clone, Debug)]
-pub struct Removal {
-    /// The database.
-    pub database: DatabaseId,
-    /// What goes.
-    pub backup: Backup,
-    /// How many backups of the database remain.
-    pub remaining: usize,
-    /// When the newest of those was made, as Qovery writes it.
-    pub newest_remaining: Option<String>,
-}
-
-/// The facts of a removal, as a number that no other facts have.
-pub type Digest = [u8; 32];
-
-/// A backup that is being made.
-#[derive(Clone, Debug)]
-pub struct Addition {
-    /// The backup, as Qovery answered it.
-    pub answered: Answered<Backup>,
-    /// The answer was lost, and the backup found by listing.
-    pub recovered: bool,
-}
-
 impl Default for Policy {
     /// What holds unless the operator says otherwise.
     fn default() -> Self {
@@ -173,7 +143,7 @@ impl Backups {
     }
 
     /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
-    /// as a [`BackupPage`], or as a [`PageOutline`](qovery::PageOutline) where only its JSON matters.
+    /// as a [`BackupPage`](crate::qovery::BackupPage), or as a [`PageOutline`](crate::qovery::PageOutline) where only its JSON matters.
     ///
     /// # Errors
     ///
@@ -278,137 +248,6 @@ fn recorded<T>(call: &Call, result: Result<T, Error>) -> Result<T, Error> {
 }
 
 impl Inner {
-    async fn add(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        backup: &NewBackup,
-    ) -> Result<Addition, Error> {
-        let deadline = Deadline::start();
-        let _turn = self.turn(database).await?;
-        self.spend_change()?;
-        let record = Record::of_addition(call, self.consent(call, None), database, backup);
-        self.audit
-            .intent(&record)
-            .await
-            .map_err(|_| Error::Unaudited)?;
-        let began = Instant::now();
-        let in_time = deadline.leaving(TO_SETTLE);
-        let added = match self
-            .qovery
-            .add_backup(database, backup, call, in_time)
-            .await
-        {
-            Ok(answered) => Ok(Addition {
-                answered,
-                recovered: false,
-            }),
-            Err(error) if error.outcome == Outcome::Unknown => self
-                .recover(call, database, backup, began, deadline)
-                .await
-                .ok_or(error),
-            Err(error) => Err(error),
-        };
-        match &added {
-            Ok(addition) => {
-                let backup = &addition.answered.value;
-                self.made.remember(backup.id);
-                let record = record.about(backup);
-                self.audit.outcome(record, Outcome::Applied).await;
-            }
-            Err(error) => self.audit.outcome(record, error.outcome).await,
-        }
-        Ok(added?)
-    }
-
-    /// Looks for a backup whose answer was lost, once.
-    async fn recover(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        backup: &NewBackup,
-        began: Instant,
-        deadline: Deadline,
-    ) -> Option<Addition> {
-        let page: Answered<BackupPage> = self
-            .qovery
-            .list_backups(database, None, call, deadline)
-            .await
-            .ok()?;
-        let began = page.date? - began.elapsed();
-        let mut backup = self.made.find(&page.value.results, backup, began)?.clone();
-        if let Some(status) = &mut backup.status {
-            status.read_details().ok()?;
-        }
-        Some(Addition {
-            answered: Answered {
-                json: serde_json::to_vec(&backup).ok()?,
-                value: backup,
-                date: page.date,
-            },
-            recovered: true,
-        })
-    }
-
-    async fn remove(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        id: BackupId,
-        confirmed: Option<Digest>,
-    ) -> Result<Removal, Error> {
-        let deadline = Deadline::start();
-        let _turn = self.turn(database).await?;
-        let removal = self.propose(call, database, id, deadline).await?;
-        match confirmed {
-            Some(facts) if facts != removal.digest() => return Err(Error::Changed { database }),
-            None if self.policy.confirm == Confirm::Always => {
-                return Err(Error::Unconfirmed(Box::new(removal)));
-            }
-            _ => {}
-        }
-        self.spend_change()?;
-        let consent = self.consent(call, confirmed);
-        let record = Record::of_removal(call, consent, database, &removal.backup);
-        self.audit
-            .intent(&record)
-            .await
-            .map_err(|_| Error::Unaudited)?;
-        let in_time = deadline.leaving(TO_SETTLE);
-        let removed = match self.qovery.remove_backup(database, id, call, in_time).await {
-            Err(error) if error.outcome == Outcome::Unknown => {
-                self.settle(call, database, id, error, deadline).await
-            }
-            removed => removed,
-        };
-        let outcome = removed
-            .as_ref()
-            .map_or_else(|error| error.outcome, |()| Outcome::Applied);
-        self.audit.outcome(record, outcome).await;
-        removed?;
-        Ok(removal)
-    }
-
-    /// Finds out what became of a removal whose answer was lost, by listing once more.
-    async fn settle(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        id: BackupId,
-        error: qovery::Error,
-        deadline: Deadline,
-    ) -> Result<(), qovery::Error> {
-        let Ok(backups) = self.complete_list(call, database, deadline).await else {
-            return Err(error);
-        };
-        match backups.iter().find(|backup| backup.id == id) {
-            None => Ok(()),
-            Some(backup) if guard::is_going(backup) => Ok(()),
-            Some(_) if error.pending => Err(error),
-            Some(_) => Err(qovery::Error::harmless(error.failure)),
-        }
-    }
-
     async fn turn(&self, database: DatabaseId) -> Result<Turn, Error> {
         timeout(LONGEST_WAIT, self.turns.take(database))
             .await
@@ -436,102 +275,6 @@ impl Inner {
             (None, Face::Mcp, Confirm::Never) => Consent::Unattended,
             (None, Face::Mcp, _) => Consent::Host,
         }
-    }
-
-    async fn propose(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        id: BackupId,
-        deadline: Deadline,
-    ) -> Result<Removal, Error> {
-        let mut backups = self.complete_list(call, database, deadline).await?;
-        let Some(position) = backups.iter().position(|backup| backup.id == id) else {
-            return Err(Error::NotListed {
-                database,
-                backup: id,
-            });
-        };
-        if let Some(protection) = guard::protection(&backups, id, self.policy.keep_latest) {
-            return Err(Error::Protected {
-                backup: id,
-                protection,
-            });
-        }
-        let backup = backups.swap_remove(position);
-        Ok(Removal {
-            database,
-            backup,
-            remaining: backups.len(),
-            newest_remaining: guard::newest(&backups).map(|newest| newest.created_at.clone()),
-        })
-    }
-
-    /// Every backup of the database. Part of a list cannot tell which backup is the newest.
-    async fn complete_list(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        deadline: Deadline,
-    ) -> Result<Vec<Backup>, Error> {
-        /// 2,000 backups, at Qovery's page size.
-        const MOST_PAGES: usize = 100;
-
-        let mut backups: Vec<Backup> = Vec::new();
-        let mut start_id = None;
-        for _ in 0..MOST_PAGES {
-            let page: BackupPage = self
-                .qovery
-                .list_backups(database, start_id, call, deadline)
-                .await?
-                .value;
-            let next = page.next_start_id();
-            for backup in page.results {
-                if backups.iter().any(|seen| seen.id == backup.id) {
-                    return Err(Error::ListIncomplete { database });
-                }
-                backups.push(backup);
-            }
-            match next {
-                Some(next) => start_id = Some(next),
-                None => return Ok(backups),
-            }
-        }
-        Err(Error::ListIncomplete { database })
-    }
-}
-
-impl Removal {
-    /// The facts that a person decides by.
-    #[must_use]
-    pub fn digest(&self) -> Digest {
-        let Backup {
-            id,
-            created_at,
-            name,
-            ..
-        } = &self.backup;
-        let facts = json!([
-            self.database,
-            id,
-            name,
-            created_at,
-            self.backup.state(),
-            self.remaining,
-            self.newest_remaining,
-        ]);
-        Sha256::digest(facts.to_string()).into()
-    }
-}
-
-impl fmt::Display for Removal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let backup = &self.backup;
-        write!(f, "Backup {} (", backup.id)?;
-        if let Some(name) = &backup.name {
-            write!(f, "\"{name}\", ")?;
-        }
-        write!(f, "made {})", backup.created_at)
     }
 }
 

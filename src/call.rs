@@ -52,6 +52,12 @@ struct Record {
 /// What went well.
 pub const OK: &str = "ok";
 
+/// A person has to be asked before the call can go on.
+pub const INPUT_REQUIRED: &str = "input_required";
+
+/// A person was asked, and did not say yes.
+pub const NOT_CONFIRMED: &str = "not_confirmed";
+
 impl Call {
     /// A call that begins now.
     #[must_use]
@@ -161,7 +167,8 @@ impl Drop for Call {
         };
         let elapsed = self.started.elapsed();
         let labels = [self.face.name(), record.operation, outcome];
-        self.telemetry.call_ended(labels, outcome == OK, elapsed);
+        let went_well = [OK, INPUT_REQUIRED, NOT_CONFIRMED].contains(&outcome);
+        self.telemetry.call_ended(labels, went_well, elapsed);
         tracing::info!(
             request_id = %self.id,
             caller = self.caller(),

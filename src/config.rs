@@ -2,6 +2,7 @@
 //!
 //! This is the only module that reads the environment.
 
+mod cli;
 mod sources;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     str::FromStr,
 };
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::Subcommand;
 use tracing_subscriber::filter::Targets;
 
 use crate::{
@@ -154,229 +155,6 @@ pub enum Error {
     },
 }
 
-/// List, add and safely remove the backups of databases hosted on Qovery, from an AI assistant.
-///
-/// An MCP host launches this program and talks to it over standard input and output, or reaches it
-/// over HTTP. To see it work without a Qovery account, add --sandbox.
-#[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    options: Options,
-}
-
-const AFTER_HELP: &str = "\
-The API key has no flag, because a command line can be read by others:
-  QOVERY_API_KEY       An API token (qov_...) or a JWT
-  QOVERY_API_KEY_FILE  A file that holds it, for mounted secrets
-
-Callers of the HTTP ports send `Authorization: Bearer <token>` once there are access tokens, which
-any address but a loopback one needs:
-  QOVERY_BACKUPS_ACCESS_TOKEN       One token, or one a line as name:token
-  QOVERY_BACKUPS_ACCESS_TOKEN_FILE  A file that holds them, for mounted secrets
-
-Replicas of the HTTP server share a secret, so that one can take the answer to another's question:
-  QOVERY_BACKUPS_STATE_KEY       At least 32 characters; to change it, the new one above the old one
-  QOVERY_BACKUPS_STATE_KEY_FILE  A file that holds it, for mounted secrets
-
-A flag wins over its variable, and that over a .env file in the working directory.";
-
-/// The values are checked in [`Config`], which can name the variable that a wrong one came from.
-#[derive(Args, Debug)]
-struct Options {
-    /// Use an in-memory Qovery with sample databases: no account, no key, nothing is real
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_SANDBOX",
-        value_name = "BOOL"
-    )]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(
-        default_value = "false",
-        hide_default_value = true,
-        hide_env_values = true
-    )]
-    sandbox: String,
-
-    /// List only: refuse to add or remove backups
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_READ_ONLY",
-        value_name = "BOOL"
-    )]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(
-        default_value = "false",
-        hide_default_value = true,
-        hide_env_values = true
-    )]
-    read_only: String,
-
-    /// How many of a database's newest backups are never removed; whatever the number, the newest
-    /// one that has not failed never is
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_KEEP_LATEST",
-        value_name = "N"
-    )]
-    #[arg(default_value = "1", hide_env_values = true)]
-    keep_latest: String,
-
-    /// Whether a person confirms each removal: auto (where the client can ask one), always (and
-    /// nothing is removed where it cannot) or never
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_CONFIRM",
-        value_name = "WHEN"
-    )]
-    #[arg(default_value = "auto", hide_env_values = true)]
-    confirm: String,
-
-    /// How many backups may be added and removed in an hour, by all callers together: so many at
-    /// once, then one after another as the hour goes by; 0 for any number
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_CHANGES_PER_HOUR",
-        value_name = "N"
-    )]
-    #[arg(default_value = "60", hide_env_values = true)]
-    changes_per_hour: String,
-
-    /// A file to which each change is written, before it is made and after: one JSON object a line
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_AUDIT_LOG",
-        value_name = "FILE"
-    )]
-    #[arg(hide_env_values = true)]
-    audit_log: Option<PathBuf>,
-
-    /// Where the command http serves MCP, at /mcp
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_MCP_ADDR",
-        value_name = "ADDRESS"
-    )]
-    #[arg(
-        default_value = "127.0.0.1:9090",
-        hide_env_values = true,
-        help_heading = HTTP
-    )]
-    mcp_addr: String,
-
-    /// Where the command http serves the REST API
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_REST_ADDR",
-        value_name = "ADDRESS"
-    )]
-    #[arg(
-        default_value = "127.0.0.1:8080",
-        hide_env_values = true,
-        help_heading = HTTP
-    )]
-    rest_addr: String,
-
-    /// Serve MCP only
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_NO_REST",
-        value_name = "BOOL"
-    )]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(
-        default_value = "false",
-        hide_default_value = true,
-        hide_env_values = true,
-        help_heading = HTTP
-    )]
-    no_rest: String,
-
-    /// A name under which callers reach the ports, repeatable: any port unless it names one
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_ALLOWED_HOST",
-        value_name = "HOST"
-    )]
-    #[arg(action = ArgAction::Append, default_value = "localhost,127.0.0.1,[::1]")]
-    #[arg(hide_env_values = true, help_heading = HTTP)]
-    allowed_host: Vec<String>,
-
-    /// A web origin whose pages may call the ports, repeatable: scheme, host and port, which may be *
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_ALLOWED_ORIGIN",
-        value_name = "ORIGIN"
-    )]
-    #[arg(action = ArgAction::Append, default_value = "none")]
-    #[arg(hide_env_values = true, help_heading = HTTP)]
-    allowed_origin: Vec<String>,
-
-    /// Keep sessions for MCP clients of the revisions before 2026-07-28
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_SESSIONS",
-        value_name = "BOOL"
-    )]
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    #[arg(
-        default_value = "false",
-        hide_default_value = true,
-        hide_env_values = true,
-        help_heading = HTTP
-    )]
-    sessions: String,
-
-    /// Where Qovery's API is
-    #[arg(long, global = true, env = "QOVERY_API_URL", value_name = "URL")]
-    #[arg(default_value = BaseUrl::QOVERY, hide_env_values = true)]
-    api_url: String,
-
-    /// Read variables from this file instead of .env in the working directory
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_ENV_FILE",
-        value_name = "FILE"
-    )]
-    #[arg(hide_env_values = true)]
-    env_file: Option<PathBuf>,
-
-    /// What to log to standard error: a level, or target=level, or several with commas
-    #[arg(long, global = true, env = "QOVERY_BACKUPS_LOG", value_name = "FILTER")]
-    #[arg(default_value = DEFAULT_LOG, hide_env_values = true)]
-    log: String,
-
-    /// How a line of the log looks: text or json
-    #[arg(
-        long,
-        global = true,
-        env = "QOVERY_BACKUPS_LOG_FORMAT",
-        value_name = "FORMAT"
-    )]
-    #[arg(default_value = "text", hide_env_values = true)]
-    log_format: String,
-}
-
-const HTTP: &str = "Options of the command http";
-
-/// rmcp tells of every message at `info`.
-const DEFAULT_LOG: &str = "info,rmcp=warn";
-
 impl Config {
     /// Reads the command line, the environment and `.env`.
     ///
@@ -417,16 +195,19 @@ impl Config {
             }
         };
         let (http, tokens) = http_settings(&sources)?;
-        let seal = match sources.secret(STATE_KEY, STATE_KEY_FILE)? {
-            Some((setting, keys)) => {
-                Some(Seal::parse(&keys).map_err(|error| setting.invalid(error))?)
+        let (seal, state_key) = match sources.secret(STATE_KEY, STATE_KEY_FILE)? {
+            Some((mut setting, keys)) => {
+                let seal = Seal::parse(&keys).map_err(|error| setting.invalid(error))?;
+                "a secret".clone_into(&mut setting.value);
+                (Some(seal), Some(setting))
             }
-            None => None,
+            None => (None, None),
         };
         let command = sources.command();
         let settings = key
             .into_iter()
             .chain(tokens)
+            .chain(state_key)
             .chain(sources.into_settings())
             .collect();
         Ok(Self {

@@ -8,8 +8,8 @@
 //! | [`telemetry`] | what an operator can watch: metrics, and whether Qovery answered lately |
 //! | [`call`] | one call: who asks, on which face, and what became of it |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
-//! | [`backups`] | the rules that hold on every face: list, add, remove, and what must stay |
-//! | [`mcp`] | the MCP face: tools, their words, both protocol eras |
+//! | [`backups`] | the rules that hold on every face: what must stay, who must agree, what is on record |
+//! | [`mcp`] | the MCP face: tools, their words, the question to a person, both protocol eras |
 //! | [`rest`] | the REST face: routes, problem details, OpenAPI |
 //! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
 //! | [`config`] | flags, environment and `.env`, checked once |
@@ -32,7 +32,10 @@
 //!   reaches a path of Qovery's API.
 //! - The key is exposed where it is read and where its header is built, nowhere else, and goes to one
 //!   address.
-//! - A change that was sent is never dropped because its caller went away.
+//! - Nothing is removed but on the complete list of a moment ago, and no change of a database decides
+//!   while another one of it is under way.
+//! - A change goes out only once it is on record. One that was sent is never dropped because its caller
+//!   went away, and its outcome is looked up or called unknown.
 
 #![cfg_attr(
     test,

@@ -8,6 +8,7 @@ mod arguments;
 mod clean;
 mod confirmation;
 mod results;
+mod seal;
 mod tools;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -32,8 +33,8 @@ use crate::{
     sandbox::Sandbox,
     telemetry::Telemetry,
 };
-pub use confirmation::{Seal, SealError};
 use results::InBandError;
+pub use seal::{Seal, SealError};
 
 /// The MCP server. Clones are cheap, and share the backups behind them.
 #[derive(Clone)]

@@ -122,6 +122,23 @@ impl Record {
             ..self
         }
     }
+
+    fn log(&self) {
+        tracing::info!(
+            request_id = self.request_id,
+            face = self.face,
+            caller = self.caller,
+            operation = self.operation,
+            database_id = %self.database_id,
+            backup_id = self.backup_id.map(tracing::field::display),
+            name = self.name,
+            created_at = self.created_at,
+            consent = self.consent.name(),
+            phase = self.phase.name(),
+            outcome = self.outcome.map(Outcome::name),
+            "audit"
+        );
+    }
 }
 
 impl Audit {
@@ -167,25 +184,6 @@ impl Audit {
         }
         record.log();
         Ok(())
-    }
-}
-
-impl Record {
-    fn log(&self) {
-        tracing::info!(
-            request_id = self.request_id,
-            face = self.face,
-            caller = self.caller,
-            operation = self.operation,
-            database_id = %self.database_id,
-            backup_id = self.backup_id.map(tracing::field::display),
-            name = self.name,
-            created_at = self.created_at,
-            consent = self.consent.name(),
-            phase = self.phase.name(),
-            outcome = self.outcome.map(Outcome::name),
-            "audit"
-        );
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, parser::ValueSource};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Cli, Command, Error};
+use super::{Command, Error, cli::Cli};
 use crate::qovery::Credentials;
 
 /// All of our own variables begin so; any other with this beginning is a mistake.

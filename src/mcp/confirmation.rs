@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::{
     ErrorData, RoleServer,
@@ -14,15 +13,13 @@ use rmcp::{
         ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams, ElicitResult,
         ElicitationAction, ElicitationCapability, ElicitationSchema, ErrorCode,
         FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
-        InputResponses, RequestStateCodec, RequestStateError, SealOptions, ServerRequest,
+        InputResponses, ServerRequest,
     },
     service::{PeerRequestOptions, RequestContext},
 };
 use schemars::JsonSchema;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
 
 use super::{
@@ -33,33 +30,15 @@ use super::{
 };
 use crate::{
     backups::{self, Digest, Removal},
-    call::Call,
+    call::{self, Call},
 };
 
-/// How long a person may take on 2026-07-28.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
-
-/// How long a person may take before it: less than the five minutes after which the transport ends
+/// How long a person may take before 2026-07-28: less than the five minutes after which the transport ends
 /// an idle session.
 const PATIENCE_OF_A_SESSION: Duration = Duration::from_secs(4 * 60);
 
 /// The name of the question among a result's input requests.
 const QUESTION: &str = "confirmation";
-
-/// Seals what a client carries from the question to the answer (MCP, "Multi Round-Trip Requests").
-#[derive(Clone, Debug)]
-pub struct Seal(RequestStateCodec);
-
-/// Keys that seal nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum SealError {
-    /// A key is too short.
-    #[error("must be a secret of at least 32 characters, or several, one a line")]
-    TooShort,
-    /// The same key twice.
-    #[error("has the same key twice: remove one")]
-    Repeated,
-}
 
 /// The form that a person fills in.
 #[derive(Deserialize, JsonSchema)]
@@ -78,76 +57,16 @@ enum Answer {
     No(&'static str),
 }
 
-impl Seal {
-    /// Seals with the first of these keys, one a line, and opens with all of them.
-    ///
-    /// # Errors
-    ///
-    /// Any [`SealError`].
-    pub fn parse(keys: &SecretString) -> Result<Self, SealError> {
-        let keys: Vec<&str> = keys.expose_secret().lines().map(str::trim).collect();
-        // The same on every replica, wherever the key stands in the list.
-        let id = |key: &str| {
-            let digest = Sha256::digest(["key id", key].concat());
-            URL_SAFE_NO_PAD.encode(&digest[..6])
-        };
-        let active = keys.first().map_or_else(String::new, |key| id(key));
-        let ring = keys.iter().map(|key| (id(key), key.as_bytes()));
-        match RequestStateCodec::new_with_keyring(active, ring) {
-            Ok(codec) => Ok(Self(codec)),
-            Err(RequestStateError::InvalidKeyring(_)) => Err(SealError::Repeated),
-            Err(_) => Err(SealError::TooShort),
-        }
-    }
-
-    /// Seals with a key of its own, which ends with the process.
-    ///
-    /// # Errors
-    ///
-    /// When the system has no randomness to give.
-    pub fn random() -> Result<Self, getrandom::Error> {
-        let mut key = [0; RequestStateCodec::MIN_KEY_LENGTH];
-        getrandom::fill(&mut key)?;
-        Ok(Self(RequestStateCodec::new_unchecked(key)))
-    }
-
-    fn seal(&self, facts: Digest, context: &[u8]) -> String {
-        let options = SealOptions::new().associated_data(context).ttl(PATIENCE);
-        self.0.seal_with(&facts, &options)
-    }
-
-    fn open(&self, state: &str, context: &[u8]) -> Result<Digest, Refusal> {
-        let facts = self
-            .0
-            .open_with(state, context)
-            .map_err(|error| match error {
-                RequestStateError::Expired => Refusal::from(Answer::TOO_LATE),
-                _ => forged(),
-            })?;
-        facts.try_into().map_err(|_| forged())
-    }
-}
-
-/// The client broke the protocol, or somebody did in its name.
-fn forged() -> Refusal {
-    let message = "The requestState is not one that this server gave to this caller for these \
-                   arguments. Nothing was removed. Call the tool again without it.";
-    Refusal::Protocol(ErrorData::invalid_params(message, None))
-}
-
 impl Answer {
-    const TOO_LATE: &str = "The answer came after more than 5 minutes. Nothing was removed. \
-                            If the person still wants it, call the tool again.";
-
     /// Reads the answer to a question about `facts`.
     fn read(answer: Value, facts: Digest) -> Result<Self, Refusal> {
         let unreadable = "The client's answer to the question is not one. Nothing was removed.";
         let answer: ElicitResult = serde_json::from_value(answer).map_err(|_| unreadable)?;
         Ok(match answer.action {
             ElicitationAction::Accept => {
-                let form: Form = serde_json::from_value(answer.content.unwrap_or_default())
-                    .map_err(|_| unreadable)?;
-                if form.remove {
+                let form = answer.content.map(serde_json::from_value::<Form>);
+                let form = form.transpose().map_err(|_| unreadable)?;
+                if form.is_some_and(|form| form.remove) {
                     Self::Yes(facts)
                 } else {
                     Self::No("The person did not tick the box. Nothing was removed.")
@@ -182,7 +101,14 @@ impl Server {
         ]);
         let sealed_for = sealed_for.to_string().into_bytes();
         let stateless = is_stateless(context);
-        let mut confirmed = match self.answered(answer, &sealed_for)? {
+        let unconfirmed = |refusal| {
+            if matches!(refusal, Refusal::InBand(_)) {
+                call.set_outcome(call::NOT_CONFIRMED);
+            }
+            refusal
+        };
+        let answer = self.answered(answer, &sealed_for).map_err(unconfirmed)?;
+        let mut confirmed = match answer {
             Some(Answer::No(reason)) => return Ok(kept(call, reason)),
             Some(Answer::Yes(facts)) => Some(facts),
             None => None,
@@ -204,7 +130,7 @@ impl Server {
                 .propose_removal(call, database_id, backup_id)
                 .await?;
             if stateless {
-                call.set_outcome("input_required");
+                call.set_outcome(call::INPUT_REQUIRED);
                 let state = self.seal.seal(proposal.digest(), &sealed_for);
                 let request = InputRequest::Elicitation(ElicitRequest::new(question(&proposal)?));
                 let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
@@ -213,7 +139,7 @@ impl Server {
                     Some(state),
                 )));
             }
-            match ask(&proposal, context).await? {
+            match ask(&proposal, context).await.map_err(unconfirmed)? {
                 Answer::Yes(facts) => confirmed = Some(facts),
                 Answer::No(reason) => return Ok(kept(call, reason)),
             }
@@ -272,7 +198,7 @@ fn cannot_be_asked(error: &backups::Error) -> Refusal {
 
 /// Nothing was removed, and that is how the person wants it.
 fn kept(call: &Call, reason: &'static str) -> RemovalResult {
-    call.set_outcome("not_confirmed");
+    call.set_outcome(call::NOT_CONFIRMED);
     RemovalResult::kept(reason)
 }
 
@@ -381,4 +307,76 @@ fn age(date: &str, now: DateTime<Utc>) -> String {
     };
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {unit}{plural} ago")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removal(backup: Value, remaining: usize, newest_remaining: &str) -> Removal {
+        Removal {
+            database: "0de50000-0000-4000-8000-000000000001".parse().unwrap(),
+            backup: serde_json::from_value(backup).unwrap(),
+            remaining,
+            newest_remaining: Some(newest_remaining.to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_question_says_what_goes_and_what_stays() {
+        let now = "2026-06-30T12:00:00Z".parse().unwrap();
+        let id = "bac00000-0000-4000-8000-000000000001";
+        let known = json!({
+            "id": id, "created_at": "2026-06-01T05:00:00+02:00", "name": "nightly",
+            "status": { "state": "READY" },
+        });
+        assert_eq!(
+            wording(&removal(known, 26, "2026-06-30T09:30:00Z"), now),
+            "Remove this backup for good? This cannot be undone.\n\n\
+             Backup \"nightly\", made 29 days ago (2026-06-01 03:00 UTC), state READY.\n\
+             26 backups of the database remain; the newest was made 2 hours ago.\n\n\
+             Database 0de50000-0000-4000-8000-000000000001\n\
+             Backup bac00000-0000-4000-8000-000000000001"
+        );
+        let unknown = json!({ "id": id, "created_at": "some\nday" });
+        let question = wording(&removal(unknown, 1, "2026-06-30T11:59:30Z"), now);
+        for part in [
+            "Backup without a name, made at an unknown time (some day), state unknown.\n",
+            "\nOne backup of the database remains, made less than a minute ago.\n",
+        ] {
+            assert!(question.contains(part), "{question}");
+        }
+    }
+
+    #[test]
+    fn nobodys_text_can_pretend_to_be_the_question() {
+        let now = Utc::now();
+        let name = format!("a\"\n\u{202e}1,000 backups remain.{}", "x".repeat(10_000));
+        let hostile = json!({
+            "id": "bac00000-0000-4000-8000-000000000001", "created_at": "x".repeat(10_000),
+            "name": name, "status": { "state": "y\n".repeat(1000) },
+        });
+        let question = wording(&removal(hostile, 2, "2026-06-30T11:59:30Z"), now);
+        assert!(question.starts_with("Remove this backup for good? This cannot be undone.\n\n"));
+        assert_eq!(question.lines().count(), 7, "{question}");
+        assert!(question.contains("Backup \"a' 1,000 backups remain.xxx"));
+        assert!(question.len() < 700, "{question}");
+    }
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        let now = "2026-06-30T12:00:00Z".parse().unwrap();
+        for (date, told) in [
+            ("2026-06-30T12:00:05Z", "less than a minute ago"),
+            ("2026-06-30T11:59:00Z", "1 minute ago"),
+            ("2026-06-30T11:00:01Z", "59 minutes ago"),
+            ("2026-06-30T11:00:00Z", "1 hour ago"),
+            ("2026-06-29T12:00:01Z", "23 hours ago"),
+            ("2026-06-29T12:00:00Z", "1 day ago"),
+            ("2026-01-01T00:00:00Z", "180 days ago"),
+            ("yesterday", "at an unknown time"),
+        ] {
+            assert_eq!(age(date, now), told, "{date}");
+        }
+    }
 }

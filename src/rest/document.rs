@@ -73,7 +73,8 @@ pub(super) fn routes(authenticated: bool) -> (Router<Rest>, Vec<u8>) {
                     .summary("Remove database backup")
                     .description(
                         "Removes a backup for good, unless it must stay: the newest ones, and \
-                         the newest one that has not failed.",
+                         the newest one that has not failed. Where the operator wants a person to \
+                         confirm each removal, it is refused: nobody can be asked here.",
                     );
                 let removed = Response {
                     description: "The backup was removed.".to_owned(),

@@ -112,7 +112,7 @@ fn every_line_is_in_its_room() {
                 "qovery/credentials",
                 "config/sources",
                 "serve/http/access",
-                "mcp/confirmation",
+                "mcp/seal",
             ];
             if !holds_secrets.iter().any(|room| is(room)) {
                 assert!(!has(&["expose_secret"]), "{room}");

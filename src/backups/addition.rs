@@ -1,4 +1,4 @@
-//! Which backup an answer spoke of that was lost.
+//! Adding a backup, and finding out which one it was when the answer is lost.
 //!
 //! Qovery takes no idempotency key, so an addition without an answer can only be looked for.
 
@@ -8,8 +8,96 @@ use std::{
 };
 
 use chrono::{DateTime, DurationRound, FixedOffset, TimeDelta, Utc};
+use tokio::time::Instant;
 
-use crate::qovery::{Backup, BackupId, NewBackup};
+use super::{Error, Inner, TO_SETTLE, audit::Record};
+use crate::{
+    call::Call,
+    qovery::{Answered, Backup, BackupId, BackupPage, DatabaseId, Deadline, NewBackup, Outcome},
+};
+
+/// A backup that is being made.
+#[derive(Clone, Debug)]
+pub struct Addition {
+    /// The backup, as Qovery answered it.
+    pub answered: Answered<Backup>,
+    /// The answer was lost, and the backup found by listing.
+    pub recovered: bool,
+}
+
+impl Inner {
+    pub(super) async fn add(
+        &self,
+        call: &Call,
+        database: DatabaseId,
+        backup: &NewBackup,
+    ) -> Result<Addition, Error> {
+        let deadline = Deadline::start();
+        let _turn = self.turn(database).await?;
+        self.spend_change()?;
+        let record = Record::of_addition(call, self.consent(call, None), database, backup);
+        self.audit
+            .intent(&record)
+            .await
+            .map_err(|_| Error::Unaudited)?;
+        let began = Instant::now();
+        let in_time = deadline.leaving(TO_SETTLE);
+        let added = match self
+            .qovery
+            .add_backup(database, backup, call, in_time)
+            .await
+        {
+            Ok(answered) => Ok(Addition {
+                answered,
+                recovered: false,
+            }),
+            Err(error) if error.outcome == Outcome::Unknown => self
+                .recover(call, database, backup, began, deadline)
+                .await
+                .ok_or(error),
+            Err(error) => Err(error),
+        };
+        match &added {
+            Ok(addition) => {
+                let backup = &addition.answered.value;
+                self.made.remember(backup.id);
+                let record = record.about(backup);
+                self.audit.outcome(record, Outcome::Applied).await;
+            }
+            Err(error) => self.audit.outcome(record, error.outcome).await,
+        }
+        Ok(added?)
+    }
+
+    /// Looks for a backup whose answer was lost, once.
+    async fn recover(
+        &self,
+        call: &Call,
+        database: DatabaseId,
+        backup: &NewBackup,
+        began: Instant,
+        deadline: Deadline,
+    ) -> Option<Addition> {
+        let page: Answered<BackupPage> = self
+            .qovery
+            .list_backups(database, None, call, deadline)
+            .await
+            .ok()?;
+        let began = page.date? - began.elapsed();
+        let mut backup = self.made.find(&page.value.results, backup, began)?.clone();
+        if let Some(status) = &mut backup.status {
+            status.read_details().ok()?;
+        }
+        Some(Addition {
+            answered: Answered {
+                json: serde_json::to_vec(&backup).ok()?,
+                value: backup,
+                date: page.date,
+            },
+            recovered: true,
+        })
+    }
+}
 
 /// The backups that this process made lately: the answer of none of them was lost.
 #[derive(Debug, Default)]

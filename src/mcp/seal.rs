@@ -1,0 +1,149 @@
+//! What a client carries from a question to its answer, sealed so that nobody can make it up.
+//!
+//! The seal holds for one caller and one call's arguments, for five minutes. It can be opened more
+//! than once: a second removal of the same backup finds nothing.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rmcp::{
+    ErrorData,
+    model::{RequestStateCodec, RequestStateError, SealOptions},
+};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest as _, Sha256};
+
+use super::results::Refusal;
+use crate::backups::Digest;
+
+/// How long a person may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+const TOO_LATE: &str = "The answer came after more than 5 minutes. Nothing was removed. \
+                            If the person still wants it, call the tool again.";
+
+/// Seals what a client carries from the question to the answer (MCP, "Multi Round-Trip Requests").
+#[derive(Clone, Debug)]
+pub struct Seal(RequestStateCodec);
+
+/// Keys that seal nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// A key is too short.
+    #[error("must be a secret of at least 32 characters, or several, one a line")]
+    TooShort,
+    /// The same key twice.
+    #[error("has the same key twice: remove one")]
+    Repeated,
+}
+
+impl Seal {
+    /// Seals with the first of these keys, one a line, and opens with all of them.
+    ///
+    /// # Errors
+    ///
+    /// Any [`SealError`].
+    pub fn parse(keys: &SecretString) -> Result<Self, SealError> {
+        let keys: Vec<&str> = keys.expose_secret().lines().map(str::trim).collect();
+        // The same on every replica, wherever the key stands in the list.
+        let id = |key: &str| {
+            let digest = Sha256::digest(["key id", key].concat());
+            URL_SAFE_NO_PAD.encode(&digest[..6])
+        };
+        let active = keys.first().map_or_else(String::new, |key| id(key));
+        let ring = keys.iter().map(|key| (id(key), key.as_bytes()));
+        match RequestStateCodec::new_with_keyring(active, ring) {
+            Ok(codec) => Ok(Self(codec)),
+            Err(RequestStateError::InvalidKeyring(_)) => Err(SealError::Repeated),
+            Err(_) => Err(SealError::TooShort),
+        }
+    }
+
+    /// Seals with a key of its own, which ends with the process.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no randomness to give.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut key = [0; RequestStateCodec::MIN_KEY_LENGTH];
+        getrandom::fill(&mut key)?;
+        Ok(Self(RequestStateCodec::new_unchecked(key)))
+    }
+
+    /// Seals the facts of a question for one `context`, for as long as a person may take.
+    pub(super) fn seal(&self, facts: Digest, context: &[u8]) -> String {
+        self.seal_for(PATIENCE, facts, context)
+    }
+
+    fn seal_for(&self, time: Duration, facts: Digest, context: &[u8]) -> String {
+        let options = SealOptions::new().associated_data(context).ttl(time);
+        self.0.seal_with(&facts, &options)
+    }
+
+    /// The facts of a question, if it was asked in the same `context` and not too long ago.
+    pub(super) fn open(&self, state: &str, context: &[u8]) -> Result<Digest, Refusal> {
+        let facts = self
+            .0
+            .open_with(state, context)
+            .map_err(|error| match error {
+                RequestStateError::Expired => Refusal::from(TOO_LATE),
+                _ => forged(),
+            })?;
+        facts.try_into().map_err(|_| forged())
+    }
+}
+
+/// The client broke the protocol, or somebody did in its name.
+fn forged() -> Refusal {
+    let message = "The requestState is not one that this server gave to this caller for these \
+                   arguments. Nothing was removed. Call the tool again without it.";
+    Refusal::Protocol(ErrorData::invalid_params(message, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "the-old-key-of-thirty-two-letters";
+    const NEW: &str = "the-new-key-of-thirty-two-letters";
+
+    fn seal(keys: &str) -> Seal {
+        Seal::parse(&keys.to_owned().into()).unwrap()
+    }
+
+    #[test]
+    fn a_key_can_be_changed_without_losing_a_question() {
+        let (old, both, new) = (seal(OLD), seal(&format!("{NEW}\n{OLD}")), seal(NEW));
+        let facts = [7; 32];
+        assert_eq!(both.open(&old.seal(facts, b"a"), b"a").ok(), Some(facts));
+        assert_eq!(new.open(&both.seal(facts, b"a"), b"a").ok(), Some(facts));
+        assert!(new.open(&old.seal(facts, b"a"), b"a").is_err());
+        assert!(both.open(&old.seal(facts, b"a"), b"b").is_err());
+    }
+
+    #[test]
+    fn an_answer_that_comes_too_late_does_not_count() {
+        let seal = Seal::random().unwrap();
+        let sealed = seal.seal_for(Duration::ZERO, [7; 32], b"a");
+        // It holds to the end of its millisecond.
+        while seal.open(&sealed, b"a").is_ok() {}
+        // In-band for the model, which did nothing wrong; a forged one is the client's fault.
+        let refusal = |context: &[u8]| seal.open(&sealed, context).unwrap_err();
+        assert!(matches!(refusal(b"a"), Refusal::InBand(_)));
+        assert!(matches!(refusal(b"b"), Refusal::Protocol(_)));
+    }
+
+    #[test]
+    fn a_key_is_long_and_not_repeated() {
+        let error = |keys: &str| Seal::parse(&keys.to_owned().into()).unwrap_err();
+        assert!(matches!(error("short"), SealError::TooShort));
+        assert!(matches!(
+            error(&format!("{NEW}\nshort")),
+            SealError::TooShort
+        ));
+        assert!(matches!(
+            error(&format!("{NEW}\n{NEW}")),
+            SealError::Repeated
+        ));
+    }
+}
