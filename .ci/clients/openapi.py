@@ -25,9 +25,11 @@ def run(*command, seconds, directory):
         sys.exit(f"openapi: {Path(command[0]).name} exited with {code}")
 
 
-# With an access token, so that the checks of authorization find something to check.
+# With an access token, so that the checks of authorization find something to check, and with as many
+# changes as it likes: beyond the limit it could add and remove nothing.
+arguments = ["--sandbox", "--changes-per-hour", "0"]
 with (
-    Served(server, "--sandbox", QOVERY_BACKUPS_ACCESS_TOKEN=f"gate:{TOKEN}") as served,
+    Served(server, *arguments, QOVERY_BACKUPS_ACCESS_TOKEN=f"gate:{TOKEN}") as served,
     tempfile.TemporaryDirectory() as directory,
 ):
     url = f"{served.rest}/openapi.json"
