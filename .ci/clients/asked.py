@@ -1,0 +1,217 @@
+"""Removes backups of the sandbox through four clients that are asked before it, or cannot be: in each
+protocol era that they speak, over stdio, over HTTP and over HTTP with sessions.
+
+Usage: asked.py <server> <node> <npm directory>
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+from fastmcp import Client as FastClient
+from fastmcp.client.transports import StdioTransport
+from mcp import Client, MCPError
+from mcp.client.stdio import StdioServerParameters
+from mcp_types import ElicitResult
+
+from served import ORDERS, Served
+from work import MODES, REMOVE, expect, pages
+
+server, node, npm = sys.argv[1:]
+TYPESCRIPT = Path(__file__).with_name("asked.mjs")
+
+ERAS = ["legacy", "2026-07-28"]
+TRANSPORTS = {"stdio": None, "HTTP": [], "HTTP with --sessions": ["--sessions"]}
+YES = {"action": "accept", "content": {"remove": True}}
+NO = {"action": "decline"}
+# What --confirm is, and what the person answers: None where the client says that it can ask nobody.
+CASES = {
+    "accepts": ("auto", YES),
+    "does not tick the box": ("auto", {"action": "accept", "content": {"remove": False}}),
+    "declines": ("auto", NO),
+    "cancels": ("auto", {"action": "cancel"}),
+    "cannot be asked": ("auto", None),
+    "must be asked, and accepts": ("always", YES),
+    "must be asked, and cannot": ("always", None),
+    "need not be asked": ("never", NO),
+}
+# Seven clients and eras, three transports, eight cases. Written down, so that none can get lost.
+COMBINATIONS = 168
+
+MISSING_CAPABILITY = -32021
+FIELD = {"type": "boolean", "default": False}
+
+
+async def removal(client, backup):
+    """What comes of it: the outcome, an error of the protocol, or else a refusal; and in which words."""
+    try:
+        result = await client.call_tool(REMOVE, {"databaseId": ORDERS, "backupId": backup})
+    except MCPError as error:
+        return error.error.code, error.error.message
+    text = result.content[0].text
+    if result.is_error:
+        return "refused", text
+    expect(json.loads(text) == result.structured_content, f"the text is not the structure: {text}")
+    return result.structured_content["outcome"], text
+
+
+async def listed(client):
+    return [{"id": b["id"], "name": b["name"]} for page in await pages(client) for b in page]
+
+
+def python(server, era, directory, asked):
+    if isinstance(server, list):
+        server = StdioServerParameters(command=server[0], args=server[1:], cwd=directory)
+    callback = asked and (lambda _context, params: asked(params))
+    return Client(server, mode=era, read_timeout_seconds=10, elicitation_callback=callback)
+
+
+def fastmcp(server, era, directory, asked):
+    if isinstance(server, list):
+        server = StdioTransport(server[0], server[1:], cwd=directory, keep_alive=False)
+    handler = asked and (lambda _message, _type, params, _context: asked(params))
+    return FastClient(server, mode=era, timeout=10, elicitation_handler=handler)
+
+
+def in_python(connect, call_tool):
+    async def run(era, directory, cases):
+        for case in cases:
+            questions = []
+
+            async def asked(params):
+                questions.append({"message": params.message, "schema": params.requested_schema})
+                return ElicitResult(**case["answer"])
+
+            async with connect(case["server"], era, directory, asked if case["answer"] else None) as client:
+                caller = SimpleNamespace(call_tool=getattr(client, call_tool))
+                before = await listed(caller)
+                came, text = await removal(caller, case["backup"])
+                yield {
+                    "version": client.protocol_version,
+                    "came": came,
+                    "text": text,
+                    "before": before,
+                    "after": await listed(caller),
+                    "questions": questions,
+                }
+
+    return run
+
+
+def typescript(generation):
+    async def run(era, directory, cases):
+        command = [node, TYPESCRIPT, npm, generation, era, json.dumps(cases)]
+        output = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdout=output, cwd=directory)
+        try:
+            output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        expect(process.returncode == 0, f"TypeScript {generation}, {era}: exit code {process.returncode}")
+        for line in output.splitlines():
+            yield json.loads(line)
+
+    return run
+
+
+CLIENTS = {
+    "Python": (in_python(python, "call_tool"), ERAS),
+    "FastMCP": (in_python(fastmcp, "call_tool_mcp"), ERAS),
+    # The first version knows only the handshake.
+    "TypeScript v1": (typescript("v1"), ["legacy"]),
+    "TypeScript v2": (typescript("v2"), ERAS),
+}
+
+
+def due(era, transport, confirm, answer):
+    """How many questions there must be, and what must come of it."""
+    # Before 2026-07-28 there is no way back over HTTP without a session.
+    reachable = answer and (era != "legacy" or transport != "HTTP")
+    if reachable and confirm != "never":
+        return 1, "removed" if answer == YES else "not_removed"
+    if confirm == "always":
+        return 0, "refused" if era == "legacy" else MISSING_CAPABILITY
+    return 0, "removed"
+
+
+def judge(result, backup, questions, came):
+    expect(result["came"] == came, f"{result['came']} and not {came}: {result['text']}")
+    names = {b["id"]: b["name"] for b in result["before"]}
+    expect(backup in names, "the backup was not there before")
+    left = [b for b in result["before"] if came != "removed" or b["id"] != backup]
+    expect(result["after"] == left, f"it left {result['after']}")
+    if came != "removed":
+        expect("Nothing was removed." in result["text"], f"it says {result['text']}")
+    if came in ("refused", MISSING_CAPABILITY):
+        expect("a person has to confirm" in result["text"], f"it says {result['text']}")
+    expect(len(result["questions"]) == questions, f"it asked {result['questions']}")
+    for question in result["questions"]:
+        for part in [f'"{names[backup]}"', "This cannot be undone."]:
+            expect(part in question["message"], f"{part} is not in {question['message']}")
+        form = question["schema"]["properties"]
+        expect(list(form) == ["remove"] and FIELD.items() <= form["remove"].items(), f"the form is {form}")
+
+
+async def host(name, era, transport, client):
+    """Goes through the cases, each with a connection and a backup of its own."""
+    running = []
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        servers = {}
+        for confirm in ["auto", "always", "never"]:
+            arguments = ["--sandbox", "--confirm", confirm]
+            if transport == "stdio":
+                servers[confirm] = [server, "--log=error", *arguments]
+            else:
+                served = stack.enter_context(Served(server, *arguments, *TRANSPORTS[transport]))
+                servers[confirm] = served.mcp
+                running.append(served)
+        cases = [
+            {"server": servers[confirm], "answer": answer, "backup": f"bac00000-0000-4000-8000-{number:012}"}
+            for number, (confirm, answer) in enumerate(CASES.values(), 1)
+        ]
+        results = [result async for result in client(era, directory, cases)]
+
+    where = f"{name}, {era}, over {transport}"
+    expect(len(results) == len(CASES), f"{where}: {len(results)} results")
+    for case, result, (what, (confirm, answer)) in zip(cases, results, CASES.items()):
+        try:
+            expect(result["version"] in MODES[era], f"it speaks {result['version']}")
+            judge(result, case["backup"], *due(era, transport, confirm, answer))
+        except AssertionError as error:
+            raise AssertionError(f"{where}: {what}: {error}") from None
+    if running:
+        # Since 2026-07-28, a question is the answer to a call, which is then repeated.
+        asked = sum(len(result["questions"]) for result in results) if era != "legacy" else 0
+        calls = sum('"input_required"' in line for served in running for line in served.log)
+        expect(calls == asked, f"{where}: {calls} calls were answered with a question, and not {asked}")
+    return results
+
+
+async def main():
+    combinations = 0
+    for transport in TRANSPORTS:
+        # All at once.
+        async with asyncio.timeout(80), asyncio.TaskGroup() as group:
+            tasks = {
+                name: [group.create_task(host(name, era, transport, client)) for era in eras]
+                for name, (client, eras) in CLIENTS.items()
+            }
+        print(f"over {transport}")
+        for name, hosts in tasks.items():
+            done = [task.result() for task in hosts]
+            combinations += sum(map(len, done))
+            each = (
+                f"{results[0]['version']}: {sum(len(result['questions']) for result in results)} questions"
+                for results in done
+            )
+            print(f"  {name}: {'; '.join(each)}")
+    expect(combinations == COMBINATIONS, f"{combinations} combinations, and not {COMBINATIONS}")
+    print(f"{combinations} combinations")
+
+
+asyncio.run(main())
