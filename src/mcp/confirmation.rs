@@ -10,14 +10,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::{
     ErrorData, RoleServer,
     model::{
-        ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams, ElicitResult,
-        ElicitationAction, ElicitationCapability, ElicitationSchema, ErrorCode,
+        BooleanSchema, ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams,
+        ElicitResult, ElicitationAction, ElicitationCapability, ElicitationSchema, ErrorCode,
         FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
         InputResponses, ServerRequest,
     },
     service::{PeerRequestOptions, RequestContext},
 };
-use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -40,12 +39,10 @@ const PATIENCE_OF_A_SESSION: Duration = Duration::from_secs(4 * 60);
 /// The name of the question among a result's input requests.
 const QUESTION: &str = "confirmation";
 
-/// The form that a person fills in.
-#[derive(Deserialize, JsonSchema)]
+/// The form, as a person has filled it in.
+#[derive(Deserialize)]
 struct Form {
-    /// Without this, nothing is removed.
     #[serde(default)]
-    #[schemars(title = "Remove it for good")]
     remove: bool,
 }
 
@@ -58,14 +55,13 @@ enum Answer {
 }
 
 impl Answer {
-    /// Reads the answer to a question about `facts`.
-    fn read(answer: Value, facts: Digest) -> Result<Self, Refusal> {
-        let unreadable = "The client's answer to the question is not one. Nothing was removed.";
-        let answer: ElicitResult = serde_json::from_value(answer).map_err(|_| unreadable)?;
+    /// Reads the answer to a question about `facts`, if it is one.
+    fn read(answer: Value, facts: Digest) -> serde_json::Result<Self> {
+        let answer: ElicitResult = serde_json::from_value(answer)?;
         Ok(match answer.action {
             ElicitationAction::Accept => {
                 let form = answer.content.map(serde_json::from_value::<Form>);
-                let form = form.transpose().map_err(|_| unreadable)?;
+                let form = form.transpose()?;
                 if form.is_some_and(|form| form.remove) {
                     Self::Yes(facts)
                 } else {
@@ -132,7 +128,7 @@ impl Server {
             if stateless {
                 call.set_outcome(call::INPUT_REQUIRED);
                 let state = self.seal.seal(proposal.digest(), &sealed_for);
-                let request = InputRequest::Elicitation(ElicitRequest::new(question(&proposal)?));
+                let request = InputRequest::Elicitation(ElicitRequest::new(question(&proposal)));
                 let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
                 return Ok(RemovalResult::Asked(InputRequiredResult::new(
                     Some(requests),
@@ -160,10 +156,17 @@ impl Server {
         let Some(answer) = responses.and_then(|mut responses| responses.remove(QUESTION)) else {
             return Ok(None);
         };
-        Ok(match Answer::read(answer, facts.unwrap_or_default())? {
-            Answer::Yes(_) if facts.is_none() => None,
-            answer => Some(answer),
-        })
+        match Answer::read(answer, facts.unwrap_or_default()) {
+            Ok(Answer::Yes(_)) if facts.is_none() => Ok(None),
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) => {
+                let message = format!(
+                    "The answer to the question does not fit: {}. Nothing was removed.",
+                    clean::excerpt(&error.to_string())
+                );
+                Err(Refusal::Protocol(ErrorData::invalid_params(message, None)))
+            }
+        }
     }
 }
 
@@ -205,7 +208,7 @@ fn kept(call: &Call, reason: &'static str) -> RemovalResult {
 /// Asks over the connection of the call, and takes the question back when nobody waits for its
 /// answer any more.
 async fn ask(proposal: &Removal, context: &RequestContext<RoleServer>) -> Result<Answer, Refusal> {
-    let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(proposal)?));
+    let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(proposal)));
     let failed = "The client could not ask the person. Nothing was removed.";
     let mut asked = context
         .peer
@@ -215,7 +218,8 @@ async fn ask(proposal: &Removal, context: &RequestContext<RoleServer>) -> Result
     let (reason, answer) = tokio::select! {
         answer = &mut asked.rx => match answer {
             Ok(Ok(ClientResult::ElicitResult(answer))) => {
-                return Answer::read(json!(answer), proposal.digest());
+                let answer = Answer::read(json!(answer), proposal.digest());
+                return Ok(answer.map_err(|_| failed)?);
             }
             _ => return Err(failed.into()),
         },
@@ -235,14 +239,15 @@ async fn ask(proposal: &Removal, context: &RequestContext<RoleServer>) -> Result
 }
 
 /// The question, for a person in a hurry.
-fn question(removal: &Removal) -> Result<ElicitRequestParams, Refusal> {
-    let requested_schema =
-        ElicitationSchema::from_type::<Form>().map_err(|error| error.to_string())?;
-    Ok(ElicitRequestParams::FormElicitationParams {
+fn question(removal: &Removal) -> ElicitRequestParams {
+    let tick = |schema: BooleanSchema| schema.title("Remove it for good").with_default(false);
+    ElicitRequestParams::FormElicitationParams {
         meta: None,
         message: wording(removal, Utc::now()),
-        requested_schema,
-    })
+        requested_schema: ElicitationSchema::builder()
+            .bool_property("remove", tick)
+            .build_unchecked(),
+    }
 }
 
 fn wording(removal: &Removal, now: DateTime<Utc>) -> String {
