@@ -4,6 +4,7 @@
 //! the types of [`qovery`](crate::qovery), calls one method, and words the result.
 
 mod addition;
+mod allowance;
 mod audit;
 mod error;
 mod guard;
@@ -12,11 +13,6 @@ mod turns;
 
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use chrono::Utc;
-use governor::{
-    DefaultDirectRateLimiter, Quota, RateLimiter,
-    clock::{Clock, DefaultClock},
-};
 use serde::de::DeserializeOwned;
 use tokio::{task::JoinError, time::timeout};
 
@@ -26,16 +22,21 @@ use crate::{
 };
 pub use addition::Addition;
 use addition::Made;
-use audit::{Audit, Consent};
+use allowance::Allowance;
+use audit::Audit;
+pub use audit::TARGET as AUDIT_TARGET;
 pub use error::Error;
 pub use guard::Protection;
 pub use removal::{Digest, Removal};
-use turns::{Turn, Turns};
+use turns::Turns;
 
 /// Of the time for a change, what is kept to find out its outcome if the answer is lost.
 const TO_SETTLE: Duration = Duration::from_secs(5);
 
-/// How long a change waits for its turn. It still has the time that it needs after that.
+/// A change with less time than this would end in doubt: ten seconds are for an attempt.
+const SHORTEST: Duration = Duration::from_secs(10).saturating_add(TO_SETTLE);
+
+/// How long a change waits for its turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
 
 /// The backups of databases, under one operator's policy. Clones share one client.
@@ -48,17 +49,17 @@ pub struct Backups {
 struct Inner {
     qovery: Client,
     policy: Policy,
-    changes: Option<Changes>,
+    allowance: Allowance,
     turns: Turns,
     made: Made,
     audit: Audit,
 }
 
-/// How many changes are left, over all callers.
-#[derive(Debug)]
-struct Changes {
-    an_hour: NonZeroU32,
-    left: DefaultDirectRateLimiter,
+/// A change's turn, and when it must have ended.
+struct Turn {
+    deadline: Deadline,
+    #[expect(dead_code, reason = "the next turn begins when it is dropped")]
+    place: turns::Place,
 }
 
 /// What only the operator can change.
@@ -106,14 +107,10 @@ impl Backups {
     /// Backups behind `qovery`, under `policy`.
     #[must_use]
     pub fn new(qovery: Client, policy: Policy) -> Self {
-        let changes = policy.changes_per_hour.map(|an_hour| Changes {
-            an_hour,
-            left: RateLimiter::direct(Quota::per_hour(an_hour)),
-        });
         Self {
             inner: Arc::new(Inner {
                 qovery,
-                changes,
+                allowance: Allowance::new(policy.changes_per_hour),
                 turns: Turns::default(),
                 made: Made::default(),
                 audit: Audit::new(policy.audit_log.clone()),
@@ -129,11 +126,7 @@ impl Backups {
     ///
     /// [`Error::ReadOnly`].
     pub fn allow_changes(&self) -> Result<(), Error> {
-        if self.inner.policy.read_only {
-            Err(Error::ReadOnly)
-        } else {
-            Ok(())
-        }
+        self.inner.allow_changes()
     }
 
     /// Whether a face that can ask a person has to.
@@ -147,19 +140,19 @@ impl Backups {
     ///
     /// # Errors
     ///
-    /// [`Error::Qovery`].
+    /// [`Error::Qovery`], [`Error::Cancelled`].
     pub async fn list<Page: DeserializeOwned>(
         &self,
         call: &Call,
         database: DatabaseId,
         start_id: Option<BackupId>,
     ) -> Result<Answered<Page>, Error> {
-        let page = self
-            .inner
-            .qovery
-            .list_backups(database, start_id, call, Deadline::start())
-            .await;
-        recorded(call, page.map_err(Error::from))
+        let qovery = &self.inner.qovery;
+        let page = unless_cancelled(call, async {
+            let page = qovery.list_backups(database, start_id, call, Deadline::start());
+            Ok(page.await?)
+        });
+        recorded(call, page.await)
     }
 
     /// Asks for a new backup. Once it is on its way it runs to its end, even if the caller goes
@@ -168,47 +161,52 @@ impl Backups {
     /// # Errors
     ///
     /// Those of a change: [`Error::ReadOnly`], [`Error::Busy`], [`Error::LimitReached`],
-    /// [`Error::Unaudited`], [`Error::Qovery`].
+    /// [`Error::Unaudited`], [`Error::Cancelled`], [`Error::Qovery`].
     pub async fn add(
         &self,
         call: &Arc<Call>,
         database: DatabaseId,
         backup: NewBackup,
     ) -> Result<Addition, Error> {
-        if let Err(refusal) = self.allow_changes() {
-            return recorded(call, Err(refusal));
-        }
+        let turn = unless_cancelled(call, self.inner.begin_addition(database)).await;
         let (inner, call) = (Arc::clone(&self.inner), Arc::clone(call));
-        to_its_end(async move {
-            let added = inner.add(&call, database, &backup).await;
-            recorded(&call, added)
-        })
-        .await
+        match turn {
+            Ok(turn) => {
+                to_its_end(async move {
+                    let added = inner.add(&call, turn, database, backup).await;
+                    recorded(&call, added)
+                })
+                .await
+            }
+            Err(error) => recorded(&call, Err(error)),
+        }
     }
 
     /// What a removal would come to, for a person to decide by. Changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::ReadOnly`], and why the backup must stay: [`Error::NotListed`],
-    /// [`Error::Protected`], [`Error::ListIncomplete`], [`Error::Qovery`].
+    /// Why it would be refused: [`Error::ReadOnly`], [`Error::NotListed`], [`Error::Protected`],
+    /// [`Error::ListIncomplete`], [`Error::LimitReached`], [`Error::Cancelled`],
+    /// [`Error::Qovery`].
     pub async fn propose_removal(
         &self,
         call: &Call,
         database: DatabaseId,
         backup: BackupId,
     ) -> Result<Removal, Error> {
-        let proposal = match self.allow_changes() {
-            Ok(()) => {
-                let deadline = Deadline::start();
-                self.inner.propose(call, database, backup, deadline).await
-            }
-            Err(refusal) => Err(refusal),
-        };
-        if proposal.is_err() {
-            return recorded(call, proposal);
+        let proposal = unless_cancelled(call, async {
+            self.inner.allow_changes()?;
+            self.inner.allowance.check()?;
+            let deadline = Deadline::start();
+            self.inner.propose(call, database, backup, deadline).await
+        })
+        .await;
+        match proposal {
+            // The call goes on.
+            Ok(proposal) => Ok(proposal),
+            refused => recorded(call, refused),
         }
-        proposal
     }
 
     /// Removes a backup for good, unless a rule protects it. `confirmed` are the facts that a person
@@ -225,19 +223,33 @@ impl Backups {
         backup: BackupId,
         confirmed: Option<Digest>,
     ) -> Result<Removal, Error> {
-        if let Err(refusal) = self.allow_changes() {
-            return recorded(call, Err(refusal));
-        }
+        let decide = self.inner.begin_removal(call, database, backup, confirmed);
+        let decided = unless_cancelled(call, decide).await;
         let (inner, call) = (Arc::clone(&self.inner), Arc::clone(call));
-        to_its_end(async move {
-            let removal = inner.remove(&call, database, backup, confirmed).await;
-            if matches!(removal, Err(Error::Changed { .. })) {
-                // The call goes on.
-                return removal;
+        match decided {
+            Ok((turn, removal)) => {
+                to_its_end(async move {
+                    let removed = inner.remove(&call, turn, removal, confirmed).await;
+                    recorded(&call, removed)
+                })
+                .await
             }
-            recorded(&call, removal)
-        })
-        .await
+            // The call goes on.
+            Err(changed @ Error::Changed(_)) => Err(changed),
+            Err(error) => recorded(&call, Err(error)),
+        }
+    }
+}
+
+/// Stops where it is when the caller takes the call back: nothing was changed yet.
+async fn unless_cancelled<T>(
+    call: &Call,
+    decide: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        () = call.cancelled() => Err(Error::Cancelled),
+        decided = decide => decided,
     }
 }
 
@@ -248,32 +260,38 @@ fn recorded<T>(call: &Call, result: Result<T, Error>) -> Result<T, Error> {
 }
 
 impl Inner {
+    fn allow_changes(&self) -> Result<(), Error> {
+        if self.policy.read_only {
+            Err(Error::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits for the turn of a change that begins now.
     async fn turn(&self, database: DatabaseId) -> Result<Turn, Error> {
-        timeout(LONGEST_WAIT, self.turns.take(database))
-            .await
-            .map_err(|_| Error::Busy { database })
+        let deadline = Deadline::start();
+        match timeout(LONGEST_WAIT, self.turns.take(database)).await {
+            Ok(place) => Ok(Turn { deadline, place }),
+            Err(_) => Err(Error::Busy { database }),
+        }
     }
 
-    fn spend_change(&self) -> Result<(), Error> {
-        let Some(Changes { an_hour, left }) = &self.changes else {
-            return Ok(());
-        };
-        left.check().map_err(|not_until| {
-            let pause = not_until.wait_time_from(DefaultClock::default().now());
-            Error::LimitReached {
-                an_hour: *an_hour,
-                pause,
-                at: Utc::now() + pause,
-            }
-        })
+    /// Lets a change go out now, and counts it.
+    fn release(&self, database: DatabaseId, turn: &Turn) -> Result<(), Error> {
+        if turn.deadline.remaining() < SHORTEST {
+            return Err(Error::Busy { database });
+        }
+        self.allowance.spend()
     }
 
-    fn consent(&self, call: &Call, confirmed: Option<Digest>) -> Consent {
+    /// What stands for a person's consent, for the audit trail.
+    fn consent(&self, call: &Call, confirmed: Option<Digest>) -> &'static str {
         match (confirmed, call.face(), self.policy.confirm) {
-            (Some(_), ..) => Consent::Elicited,
-            (None, Face::Rest, _) => Consent::Rest,
-            (None, Face::Mcp, Confirm::Never) => Consent::Unattended,
-            (None, Face::Mcp, _) => Consent::Host,
+            (Some(_), ..) => "elicited",
+            (None, Face::Rest, _) => "rest",
+            (None, Face::Mcp, Confirm::Never) => "unattended",
+            (None, Face::Mcp, _) => "host",
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use uuid::Uuid;
 
 use crate::telemetry::{Attempt, Telemetry};
@@ -34,6 +34,7 @@ pub struct Call {
     face: Face,
     caller: OnceLock<String>,
     trace: OnceLock<TraceParent>,
+    cancellation: OnceLock<CancellationToken>,
     started: Instant,
     attempts: AtomicU32,
     record: Mutex<Record>,
@@ -68,6 +69,7 @@ impl Call {
             face,
             caller: OnceLock::new(),
             trace: OnceLock::new(),
+            cancellation: OnceLock::new(),
             started: Instant::now(),
             attempts: AtomicU32::new(0),
             record: Mutex::new(Record {
@@ -114,6 +116,19 @@ impl Call {
     #[must_use]
     pub fn trace(&self) -> Option<&TraceParent> {
         self.trace.get()
+    }
+
+    /// Says how its caller can take it back. The first one holds.
+    pub fn set_cancellation(&self, token: CancellationToken) {
+        self.cancellation.get_or_init(|| token);
+    }
+
+    /// Waits until its caller has taken it back, which may be for ever.
+    pub async fn cancelled(&self) {
+        match self.cancellation.get() {
+            Some(token) => token.cancelled().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Says what is asked for. One of few names: it becomes a label of the metrics.

@@ -6,7 +6,8 @@ mod cli;
 mod sources;
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
+    io::ErrorKind,
     net::SocketAddr,
     num::NonZeroU32,
     path::{Path, PathBuf},
@@ -170,10 +171,7 @@ impl Config {
             changes_per_hour: NonZeroU32::new(
                 sources.parse("QOVERY_BACKUPS_CHANGES_PER_HOUR", whole_number)?,
             ),
-            audit_log: match sources.source("QOVERY_BACKUPS_AUDIT_LOG") {
-                Some(Source::Default) => None,
-                _ => Some(sources.parse("QOVERY_BACKUPS_AUDIT_LOG", appendable)?),
-            },
+            audit_log: sources.parse("QOVERY_BACKUPS_AUDIT_LOG", audit_log)?,
         };
         let log = Log {
             filter: sources.parse("QOVERY_BACKUPS_LOG", log_filter)?,
@@ -282,16 +280,24 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
 
 /// A file that can be appended to, or that can come to be. It is not created yet: a host may start
 /// the program only to look at it.
-fn appendable(text: &str) -> Result<PathBuf, String> {
+fn audit_log(text: &str) -> Result<Option<PathBuf>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
     let path = PathBuf::from(text);
-    let parent = match path.parent() {
+    let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let problem = match OpenOptions::new().append(true).open(&path) {
-        Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => return Ok(path),
-        Ok(_) => "it is no file".to_owned(),
-        Err(_) if !path.exists() && parent.is_dir() => return Ok(path),
+    let problem = match fs::metadata(&path) {
+        Ok(metadata) if !metadata.is_file() => "it is no file".to_owned(),
+        Ok(_) => match OpenOptions::new().append(true).open(&path) {
+            Ok(_) => return Ok(Some(path)),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
+            return Ok(Some(path));
+        }
         Err(error) => error.to_string(),
     };
     Err(format!(

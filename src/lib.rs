@@ -8,6 +8,7 @@
 //! | [`telemetry`] | what an operator can watch: metrics, and whether Qovery answered lately |
 //! | [`call`] | one call: who asks, on which face, and what became of it |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
+//! | `clean` | other people's text, made fit to read |
 //! | [`backups`] | the rules that hold on every face: what must stay, who must agree, what is on record |
 //! | [`mcp`] | the MCP face: tools, their words, the question to a person, both protocol eras |
 //! | [`rest`] | the REST face: routes, problem details, OpenAPI |
@@ -34,8 +35,9 @@
 //!   address.
 //! - Nothing is removed but on the complete list of a moment ago, and no change of a database decides
 //!   while another one of it is under way.
-//! - A change goes out only once it is on record. One that was sent is never dropped because its caller
-//!   went away, and its outcome is looked up or called unknown.
+//! - A change goes out only once its intent is on record: in the log, and on the disk where the operator
+//!   names a file. One that was sent is never dropped because its caller went away, and its outcome is
+//!   looked up or called unknown.
 
 #![cfg_attr(
     test,
@@ -49,6 +51,7 @@
 pub mod backups;
 pub mod call;
 pub mod check;
+mod clean;
 pub mod config;
 pub mod mcp;
 pub mod qovery;

@@ -1,11 +1,11 @@
 //! Parses, logs to standard error, runs, and says how it went in the exit code: 0 for well, 1 for a
 //! failure, 2 for a configuration that was never started.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, num::NonZeroU32, process::ExitCode};
 
 use anyhow::Context;
 use qovery_backups_mcp::{
-    backups::{Backups, Policy},
+    backups::{AUDIT_TARGET, Backups, Policy},
     check::check,
     config::{Command, Config, Error, Log, LogFormat, Upstream},
     mcp::{self, Seal},
@@ -18,7 +18,9 @@ use qovery_backups_mcp::{
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 fn main() -> ExitCode {
     let config = match Config::load() {
@@ -161,6 +163,12 @@ impl Mode {
             read_only = self.policy.read_only,
             confirm = self.policy.confirm.name(),
             keep_latest = self.policy.keep_latest,
+            changes_per_hour = self.policy.changes_per_hour.map(NonZeroU32::get),
+            audit_log = self
+                .policy
+                .audit_log
+                .as_ref()
+                .map(|path| path.display().to_string()),
             "serving"
         );
         let header = |flag| {
@@ -213,6 +221,8 @@ fn start_log(log: &Log) -> WorkerGuard {
     /// Lines that may wait for a slow reader.
     const WAITING_LINES: usize = 1024;
 
+    let filter = log.filter.clone();
+    let filter = filter.with_target(AUDIT_TARGET, LevelFilter::INFO);
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(WAITING_LINES)
@@ -225,7 +235,7 @@ fn start_log(log: &Log) -> WorkerGuard {
         LogFormat::Json => lines.json().boxed(),
     };
     tracing_subscriber::registry()
-        .with(lines.with_filter(log.filter.clone()))
+        .with(lines.with_filter(filter))
         .init();
     // The default hook writes to standard error itself, and would wait there.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));

@@ -5,7 +5,6 @@
 //! on this face only, or a word of HTTP but for where its requests carry the call.
 
 mod arguments;
-mod clean;
 mod confirmation;
 mod results;
 mod seal;
@@ -30,9 +29,11 @@ use serde_json::{Value, json};
 use crate::{
     backups::Backups,
     call::{self, Call, Face, RequestId, TraceParent},
+    clean,
     sandbox::Sandbox,
     telemetry::Telemetry,
 };
+use confirmation::Questions;
 use results::InBandError;
 pub use seal::{Seal, SealError};
 
@@ -42,6 +43,7 @@ pub struct Server {
     backups: Backups,
     telemetry: Telemetry,
     seal: Seal,
+    questions: Arc<Questions>,
     router: Arc<ToolRouter<Self>>,
     /// In the order in which a client shows them, without those that the operator switched off.
     tools: Arc<[Tool]>,
@@ -101,6 +103,7 @@ impl Server {
             backups,
             telemetry,
             seal,
+            questions: Arc::default(),
             router: Arc::new(router),
             tools,
             instructions: instructions.into(),
@@ -126,6 +129,7 @@ impl Server {
         if let Some(trace) = context.meta.get_traceparent().and_then(TraceParent::parse) {
             call.set_trace(trace);
         }
+        call.set_cancellation(context.ct.clone());
         context.extensions.insert(Arc::clone(&call));
         call
     }

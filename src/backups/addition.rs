@@ -4,13 +4,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use chrono::{DateTime, DurationRound, FixedOffset, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use super::{Error, Inner, TO_SETTLE, audit::Record};
+use super::{Error, Inner, TO_SETTLE, Turn, audit::Record};
 use crate::{
     call::Call,
     qovery::{Answered, Backup, BackupId, BackupPage, DatabaseId, Deadline, NewBackup, Outcome},
@@ -26,33 +26,34 @@ pub struct Addition {
 }
 
 impl Inner {
+    /// Decides on an addition: it may go out.
+    pub(super) async fn begin_addition(&self, database: DatabaseId) -> Result<Turn, Error> {
+        self.allow_changes()?;
+        let turn = self.turn(database).await?;
+        self.release(database, &turn)?;
+        Ok(turn)
+    }
+
+    /// Carries an addition out that was decided on.
     pub(super) async fn add(
         &self,
         call: &Call,
+        turn: Turn,
         database: DatabaseId,
-        backup: &NewBackup,
+        backup: NewBackup,
     ) -> Result<Addition, Error> {
-        let deadline = Deadline::start();
-        let _turn = self.turn(database).await?;
-        self.spend_change()?;
-        let record = Record::of_addition(call, self.consent(call, None), database, backup);
-        self.audit
-            .intent(&record)
-            .await
-            .map_err(|_| Error::Unaudited)?;
+        let record = Record::of_addition(call, self.consent(call, None), database, &backup);
+        self.audit.intent(&record).await?;
         let began = Instant::now();
-        let in_time = deadline.leaving(TO_SETTLE);
-        let added = match self
-            .qovery
-            .add_backup(database, backup, call, in_time)
-            .await
-        {
+        let in_time = turn.deadline.leaving(TO_SETTLE);
+        let added = self.qovery.add_backup(database, &backup, call, in_time);
+        let added = match added.await {
             Ok(answered) => Ok(Addition {
                 answered,
                 recovered: false,
             }),
             Err(error) if error.outcome == Outcome::Unknown => self
-                .recover(call, database, backup, began, deadline)
+                .recover(call, database, &backup, began, turn.deadline)
                 .await
                 .ok_or(error),
             Err(error) => Err(error),
@@ -64,7 +65,12 @@ impl Inner {
                 let record = record.about(backup);
                 self.audit.outcome(record, Outcome::Applied).await;
             }
-            Err(error) => self.audit.outcome(record, error.outcome).await,
+            Err(error) => {
+                if error.outcome == Outcome::Unknown {
+                    self.made.lose(database, backup);
+                }
+                self.audit.outcome(record, error.outcome).await;
+            }
         }
         Ok(added?)
     }
@@ -78,16 +84,17 @@ impl Inner {
         began: Instant,
         deadline: Deadline,
     ) -> Option<Addition> {
-        let page: Answered<BackupPage> = self
-            .qovery
-            .list_backups(database, None, call, deadline)
-            .await
-            .ok()?;
-        let began = page.date? - began.elapsed();
-        let mut backup = self.made.find(&page.value.results, backup, began)?.clone();
+        // Qovery tells the time in whole seconds, and some time after this.
+        let elapsed = began.elapsed();
+        let page = self.qovery.list_backups(database, None, call, deadline);
+        let page: Answered<BackupPage> = page.await.ok()?;
+        let began = page.date? - elapsed;
+        let found = self.made.find(&page.value.results, database, backup, began);
+        let mut backup = found?.clone();
         if let Some(status) = &mut backup.status {
             status.read_details().ok()?;
         }
+        tracing::warn!(request_id = %call.id(), "an addition whose answer was lost was found by listing");
         Some(Addition {
             answered: Answered {
                 json: serde_json::to_vec(&backup).ok()?,
@@ -99,44 +106,78 @@ impl Inner {
     }
 }
 
-/// The backups that this process made lately: the answer of none of them was lost.
+/// What this process has added lately.
 #[derive(Debug, Default)]
-pub(super) struct Made(Mutex<VecDeque<BackupId>>);
+pub(super) struct Made(Mutex<Lately>);
+
+#[derive(Debug, Default)]
+struct Lately {
+    /// The backups that were made: no lost answer spoke of them.
+    made: VecDeque<BackupId>,
+    /// The additions that may yet be made: what looks like one of them may be it.
+    lost: VecDeque<(DatabaseId, NewBackup)>,
+}
 
 impl Made {
-    /// Remembers a backup.
+    /// Far more than can be made within the second by which clocks are read.
+    const MOST: usize = 256;
+
+    /// Remembers a backup that was made.
     pub(super) fn remember(&self, id: BackupId) {
-        /// Far more than can be made within the second by which clocks are read.
-        const MOST: usize = 256;
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.truncate(MOST - 1);
-        made.push_front(id);
+        let mut lately = self.lately();
+        lately.made.truncate(Self::MOST - 1);
+        lately.made.push_front(id);
+    }
+
+    /// Remembers an addition of which nobody knows whether it was made.
+    fn lose(&self, database: DatabaseId, backup: NewBackup) {
+        let mut lately = self.lately();
+        lately.lost.truncate(Self::MOST - 1);
+        lately.lost.push_front((database, backup));
     }
 
     /// The one backup among `listed` that can only be the `wanted` one: named and described so, made
     /// since `began` by Qovery's own clock, and not made by another call. None if there are more.
-    pub(super) fn find<'a>(
+    fn find<'a>(
         &self,
         listed: &'a [Backup],
+        database: DatabaseId,
         wanted: &NewBackup,
         began: DateTime<Utc>,
     ) -> Option<&'a Backup> {
-        // Qovery tells the time in whole seconds.
-        let began = began.duration_trunc(TimeDelta::seconds(1)).ok()?;
-        let made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = self.lately();
+        if lately
+            .lost
+            .iter()
+            .any(|(where_to, lost)| *where_to == database && lost == wanted)
+        {
+            return None;
+        }
         let mut found = listed.iter().filter(|backup| {
             backup.name.as_deref() == Some(wanted.name.as_str())
                 && backup.message.as_deref() == Some(wanted.message.as_str())
-                && created_at(backup).is_some_and(|created_at| created_at >= began)
-                && !made.contains(&backup.id)
+                && was_made_since(backup, began)
+                && !lately.made.contains(&backup.id)
         });
         let backup = found.next()?;
         found.next().is_none().then_some(backup)
     }
+
+    fn lately(&self) -> MutexGuard<'_, Lately> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn created_at(backup: &Backup) -> Option<DateTime<FixedOffset>> {
-    DateTime::parse_from_rfc3339(&backup.created_at).ok()
+fn was_made_since(backup: &Backup, began: DateTime<Utc>) -> bool {
+    let Ok(made) = DateTime::parse_from_rfc3339(&backup.created_at) else {
+        return false;
+    };
+    if made.timestamp_subsec_nanos() == 0 {
+        // It may be a whole second because it was cut.
+        made.timestamp() >= began.timestamp()
+    } else {
+        made >= began
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +200,15 @@ mod tests {
             serde_json::from_value(json!({ "name": "a", "message": "By hand." })).unwrap();
         let began = "2026-06-01T12:00:00.700Z".parse().unwrap();
         let made = Made::default();
-        let found = |listed: &[Backup]| made.find(listed, &wanted, began).map(|found| found.id);
+        let orders = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
+        let found = |listed: &[Backup]| {
+            let found = made.find(listed, orders, &wanted, began);
+            found.map(|found| found.id)
+        };
 
         let new = backup(1, "2026-06-01T12:00:00Z", "a");
         let offset = backup(2, "2026-06-01T14:00:01+02:00", "a");
-        let older = backup(3, "2026-06-01T11:59:59.999Z", "a");
+        let older = backup(3, "2026-06-01T12:00:00.699Z", "a");
         let other = backup(4, "2026-06-01T12:00:01Z", "b");
         let mut wordless = backup(5, "2026-06-01T12:00:01Z", "a");
         wordless.message = None;
@@ -182,5 +227,8 @@ mod tests {
         made.remember(new.id);
         assert_eq!(found(&with(&[&new])), None);
         assert_eq!(found(&with(&[&new, &offset])), Some(offset.id));
+
+        made.lose(orders, wanted.clone());
+        assert_eq!(found(&with(&[&offset])), None, "it may be the lost one");
     }
 }

@@ -7,18 +7,27 @@ use std::{
     fs::OpenOptions,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use chrono::{SecondsFormat, Utc};
 use serde::Serialize;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::Mutex,
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 
+use super::{Error, Removal};
 use crate::{
     call::Call,
+    clean,
     qovery::{Backup, BackupId, DatabaseId, NewBackup, Outcome},
 };
+
+/// The target of its events, which no filter of the log can silence.
+pub const TARGET: &str = "audit";
 
 /// A disk that takes longer than this takes no line.
 const LONGEST_WRITE: Duration = Duration::from_secs(5);
@@ -27,7 +36,8 @@ const LONGEST_WRITE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Audit {
     file: Option<PathBuf>,
-    /// One line at a time.
+    /// One line at a time: a disk that hangs holds one thread, and what waits for it is not written
+    /// after its call was refused.
     turn: Arc<Mutex<()>>,
 }
 
@@ -43,57 +53,36 @@ pub(super) struct Record {
     backup_id: Option<BackupId>,
     name: Option<String>,
     created_at: Option<String>,
-    consent: Consent,
-    phase: Phase,
+    consent: &'static str,
+    phase: &'static str,
     outcome: Option<Outcome>,
-}
-
-/// What stood for a person's consent.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Consent {
-    /// A person said yes to the server's own question.
-    Elicited,
-    /// The MCP host, which approves of what its model does.
-    Host,
-    /// Nobody: the operator runs the server unattended.
-    Unattended,
-    /// Whoever sent a request to the REST API.
-    Rest,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Phase {
-    Intent,
-    Outcome,
 }
 
 impl Record {
     /// The record of a backup to be made.
     pub(super) fn of_addition(
         call: &Call,
-        consent: Consent,
+        consent: &'static str,
         database: DatabaseId,
         backup: &NewBackup,
     ) -> Self {
         Self {
-            name: Some(backup.name.as_str().to_owned()),
+            name: Some(short(backup.name.as_str())),
             ..Self::new(call, "add", consent, database)
         }
     }
 
     /// The record of a backup to be removed.
-    pub(super) fn of_removal(
-        call: &Call,
-        consent: Consent,
-        database: DatabaseId,
-        backup: &Backup,
-    ) -> Self {
-        Self::new(call, "remove", consent, database).about(backup)
+    pub(super) fn of_removal(call: &Call, consent: &'static str, removal: &Removal) -> Self {
+        Self::new(call, "remove", consent, removal.database).about(&removal.backup)
     }
 
-    fn new(call: &Call, operation: &'static str, consent: Consent, database: DatabaseId) -> Self {
+    fn new(
+        call: &Call,
+        operation: &'static str,
+        consent: &'static str,
+        database: DatabaseId,
+    ) -> Self {
         Self {
             time: String::new(),
             request_id: call.id().to_string(),
@@ -105,26 +94,24 @@ impl Record {
             name: None,
             created_at: None,
             consent,
-            phase: Phase::Intent,
+            phase: "intent",
             outcome: None,
         }
     }
 
     /// The same, once it is known which backup it is about.
     pub(super) fn about(self, backup: &Backup) -> Self {
-        /// Qovery sets no limit that would hold here.
-        const LONGEST: usize = 255;
-        let name = backup.name.as_ref();
         Self {
             backup_id: Some(backup.id),
-            name: name.map(|name| name.chars().take(LONGEST).collect()),
-            created_at: Some(backup.created_at.chars().take(LONGEST).collect()),
+            name: backup.name.as_deref().map(short),
+            created_at: Some(short(&backup.created_at)),
             ..self
         }
     }
 
     fn log(&self) {
         tracing::info!(
+            target: TARGET,
             request_id = self.request_id,
             face = self.face,
             caller = self.caller,
@@ -133,8 +120,8 @@ impl Record {
             backup_id = self.backup_id.map(tracing::field::display),
             name = self.name,
             created_at = self.created_at,
-            consent = self.consent.name(),
-            phase = self.phase.name(),
+            consent = self.consent,
+            phase = self.phase,
             outcome = self.outcome.map(Outcome::name),
             "audit"
         );
@@ -150,18 +137,17 @@ impl Audit {
     }
 
     /// Writes that a change is about to go out. Unless this succeeds, it must not.
-    pub(super) async fn intent(&self, record: &Record) -> io::Result<()> {
-        let written = self.write(record.clone()).await;
-        if let Err(error) = &written {
+    pub(super) async fn intent(&self, record: &Record) -> Result<(), Error> {
+        self.write(record.clone()).await.map_err(|error| {
             tracing::error!(%error, "the audit log could not be written; the change was refused");
-        }
-        written
+            Error::Unaudited
+        })
     }
 
     /// Writes what became of it. The change is made by now, whatever happens to the line.
     pub(super) async fn outcome(&self, record: Record, outcome: Outcome) {
         let record = Record {
-            phase: Phase::Outcome,
+            phase: "outcome",
             outcome: Some(outcome),
             ..record
         };
@@ -175,46 +161,44 @@ impl Audit {
         if let Some(path) = self.file.clone() {
             let mut line = serde_json::to_vec(&record)?;
             line.push(b'\n');
-            let turn = Arc::clone(&self.turn);
-            let write = spawn_blocking(move || {
-                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                append(&path, &line)
-            });
-            timeout(LONGEST_WRITE, write).await???;
+            let latest = Instant::now() + LONGEST_WRITE;
+            timeout_at(latest, async {
+                let turn = Arc::clone(&self.turn).lock_owned().await;
+                let write = spawn_blocking(move || {
+                    let result = append(&path, &line, latest);
+                    drop(turn);
+                    result
+                });
+                write.await?
+            })
+            .await??;
         }
         record.log();
         Ok(())
     }
 }
 
-impl Consent {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Elicited => "elicited",
-            Self::Host => "host",
-            Self::Unattended => "unattended",
-            Self::Rest => "rest",
-        }
-    }
-}
-
-impl Phase {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Intent => "intent",
-            Self::Outcome => "outcome",
-        }
-    }
+/// Other people's text, for a line that a person reads on a terminal. Qovery sets no limit on it.
+fn short(text: &str) -> String {
+    const LONGEST: usize = 255;
+    let mut text: String = text.chars().take(LONGEST).collect();
+    clean::text(&mut text);
+    text
 }
 
 /// Opened anew for each line, so that the file can be moved away at any time. On the disk when this
 /// returns.
-fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+fn append(path: &Path, line: &[u8], latest: Instant) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
+    // Other processes may write here, too.
+    file.lock()?;
+    if Instant::now() > latest {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
     let before = file.metadata()?.len();
     file.write_all(line).or_else(|error| {
         // A disk that filled up in the middle of a line must not spoil the next one as well.

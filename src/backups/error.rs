@@ -42,7 +42,8 @@ pub enum Error {
     /// The list has too many pages, or its pages repeat.
     #[error(
         "The list of database {database} could not be completed, so this server cannot tell which \
-         backups must stay. Nothing was removed. Remove the backup in the Qovery console instead."
+         backups must stay. Nothing was removed. Tell the person, who can remove the backup in the \
+         Qovery console."
     )]
     ListIncomplete {
         /// The database whose list it is.
@@ -51,24 +52,25 @@ pub enum Error {
     /// The operator wants a person to confirm each removal, and none was asked.
     #[error(
         "{0} would have been removed, but here a person has to confirm each removal, and this \
-         caller has no way to ask one. Nothing was removed. Remove it in the Qovery console, or from \
-         an MCP client that can show a question (elicitation); only the operator can change this \
-         rule, with --confirm."
+         caller has no way to ask one. Nothing was removed. Tell the person: it takes an MCP client \
+         that can show a question (elicitation), or the Qovery console. Only the operator can change \
+         the rule (--confirm)."
     )]
     Unconfirmed(Box<Removal>),
-    /// The facts that a person said yes to are no longer true.
+    /// The facts that a person said yes to are no longer true. These are the new ones.
     #[error(
-        "The backups of database {database} changed after a person was asked. Nothing was removed. \
-         The person has to be asked again."
+        "The backups of database {} changed after a person was asked. Nothing was removed. \
+         The person has to be asked again: call the tool again.",
+        .0.database
     )]
-    Changed {
-        /// The database whose backups they are.
-        database: DatabaseId,
-    },
-    /// Another change of the same database took too long.
+    Changed(Box<Removal>),
+    /// The call was cancelled before its change was sent.
+    #[error("The call was cancelled. Nothing was changed.")]
+    Cancelled,
+    /// Too little time was left.
     #[error(
-        "Other changes of database {database} are still under way. Nothing was changed. \
-         Try again in a minute."
+        "There was no time left to make the change: Qovery is slow, or other changes of database \
+         {database} are under way. Nothing was changed. Try again in a minute."
     )]
     Busy {
         /// The database.
@@ -76,10 +78,10 @@ pub enum Error {
     },
     /// The operator's limit is reached.
     #[error(
-        "This server makes at most {an_hour} changes an hour, and they are used up. Nothing was \
+        "This server makes at most {an_hour} change(s) an hour, and they are used up. Nothing was \
          changed. The next one is possible in {} seconds, at {}. If you are repeating calls, stop and \
          tell the person.",
-        .pause.as_secs() + 1,
+        .pause.as_secs(),
         .at.format("%H:%M:%S UTC")
     )]
     LimitReached {
@@ -111,7 +113,8 @@ impl Error {
             Self::Protected { .. } => "protected",
             Self::ListIncomplete { .. } => "list_incomplete",
             Self::Unconfirmed(_) => "confirmation_required",
-            Self::Changed { .. } => "changed",
+            Self::Changed(_) => "changed",
+            Self::Cancelled => "cancelled",
             Self::Busy { .. } => "busy",
             Self::LimitReached { .. } => "limit_reached",
             Self::Unaudited => "unaudited",
@@ -138,12 +141,17 @@ impl Error {
         }
     }
 
-    /// How long to wait before the same call may succeed, where it is known.
+    /// How long to wait before the same call may succeed: none for what must not be repeated.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
+        /// As the texts say.
+        const A_MINUTE: Duration = Duration::from_secs(60);
         match self {
-            Self::Qovery(error) => error.failure.retry_after(),
-            Self::LimitReached { pause, .. } => Some(*pause + Duration::from_secs(1)),
+            Self::LimitReached { pause, .. } => Some(*pause),
+            Self::Qovery(error) if error.retryable() => {
+                Some(error.failure.retry_after().unwrap_or(A_MINUTE))
+            }
+            Self::Busy { .. } => Some(A_MINUTE),
             _ => None,
         }
     }

@@ -17,14 +17,15 @@ pub enum Protection {
     /// It is the newest that has not failed.
     NewestNotFailed,
     /// It is the newest that can be restored from by now, as far as Qovery says.
-    NewestRestorePoint,
+    NewestFinished,
 }
 
 /// The rule that protects the backup `id`, if any does.
 ///
-/// The newest `keep_latest` stay. Whatever that number is, two more stay: the newest backup that is
-/// not known to have failed, and the newest that is also not known to be unfinished. They differ
-/// while a new backup is being made; removing the older one then would bet on the new one.
+/// The newest `keep_latest` stay. Whatever that number is, three more stay: the newest backup that is
+/// not known to have failed, the newest that is also not known to be unfinished, and the newest that
+/// is known to be finished. They differ while a new backup is being made, or when its state says too
+/// little; removing the older one then would bet on the new one.
 pub(super) fn protection(
     backups: &[Backup],
     id: BackupId,
@@ -46,8 +47,10 @@ pub(super) fn protection(
         Some(Protection::Newest { keep_latest })
     } else if is_first(has_failed) {
         Some(Protection::NewestNotFailed)
-    } else if is_first(|backup| has_failed(backup) || is_unfinished(backup)) {
-        Some(Protection::NewestRestorePoint)
+    } else if is_first(|backup| has_failed(backup) || is_unfinished(backup))
+        || is_first(|backup| !is_finished(backup))
+    {
+        Some(Protection::NewestFinished)
     } else {
         None
     }
@@ -109,15 +112,19 @@ fn is_unfinished(backup: &Backup) -> bool {
     )
 }
 
+fn is_finished(backup: &Backup) -> bool {
+    matches!(backup.state(), Some("DEPLOYED" | "READY" | "RESTARTED"))
+}
+
 impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newest { keep_latest: 1 } => f.write_str("it is the newest one"),
             Self::Newest { keep_latest } => write!(f, "it is one of the {keep_latest} newest"),
             Self::NewestNotFailed => f.write_str("it is the newest one that has not failed"),
-            Self::NewestRestorePoint => {
-                f.write_str("it is the newest finished one, and newer ones are still being made")
-            }
+            Self::NewestFinished => f.write_str(
+                "it is the newest one that is surely finished, and newer ones may not be",
+            ),
         }
     }
 }
@@ -171,17 +178,43 @@ mod tests {
 
     #[test]
     fn behind_failed_and_unfinished_ones_the_last_good_one_stays() {
-        use Protection::{Newest, NewestNotFailed, NewestRestorePoint};
+        use Protection::{Newest, NewestFinished, NewestNotFailed};
         let backups = list(&["READY", "READY", "QUEUED", "DEPLOYMENT_ERROR"]);
         assert_eq!(
             protections(&backups, 1),
             [
                 None,
-                Some(NewestRestorePoint),
+                Some(NewestFinished),
                 Some(NewestNotFailed),
                 Some(Newest { keep_latest: 1 })
             ]
         );
+    }
+
+    #[test]
+    fn each_protection_says_what_it_protects() {
+        let kept = Protection::Newest { keep_latest: 3 };
+        assert_eq!(kept.to_string(), "it is one of the 3 newest");
+        for (protection, words) in [
+            (Protection::Newest { keep_latest: 1 }, "the newest one"),
+            (Protection::NewestNotFailed, "has not failed"),
+            (Protection::NewestFinished, "surely finished"),
+        ] {
+            assert!(protection.to_string().contains(words), "{protection}");
+        }
+    }
+
+    #[test]
+    fn what_qovery_removes_already_is_no_restore_point() {
+        for state in ["DELETED", "DELETE_QUEUED", "DELETING", "WAITING_DELETING"] {
+            let backups = list(&["READY", state]);
+            assert!(is_going(&backups[1]), "{state}");
+            assert_eq!(
+                protections(&backups, 0),
+                [Some(Protection::NewestNotFailed), None]
+            );
+        }
+        assert!(!is_going(&list(&["DELETE_ERROR"])[0]));
     }
 
     #[test]
@@ -195,15 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_protected() {
-        let mut backups = list(&["READY", "A_STATE_OF_TOMORROW"]);
+    fn what_is_unknown_is_protected_and_protects_nothing_else() {
+        use Protection::{NewestFinished, NewestNotFailed};
+        let states = ["READY", "READY", "A_STATE_OF_TOMORROW"];
+        for state in [Some("UNAVAILABLE"), Some("STOPPED"), None] {
+            let mut backups = list(&states);
+            backups.push(backup(9, None, state));
+            assert_eq!(
+                protections(&backups, 0),
+                [None, Some(NewestFinished), None, Some(NewestNotFailed)]
+            );
+        }
         assert_eq!(
-            protections(&backups, 0),
-            [None, Some(Protection::NewestNotFailed)]
+            protections(&list(&states), 0),
+            [None, Some(NewestFinished), Some(NewestNotFailed)]
         );
-        backups.push(backup(9, None, None));
-        let kept = protections(&backups, 0);
-        assert_eq!(kept, [None, None, Some(Protection::NewestNotFailed)]);
     }
 
     #[test]
@@ -221,6 +260,7 @@ mod tests {
             states in prop::collection::vec(
                 prop::option::of(prop::sample::select(vec![
                     "READY", "DEPLOYED", "QUEUED", "EXECUTING", "DEPLOYMENT_ERROR", "CANCELED", "NEW",
+                    "UNAVAILABLE",
                 ])),
                 1..12,
             ),
@@ -231,16 +271,19 @@ mod tests {
                 .zip(states.iter().zip(&days))
                 .map(|(number, (state, day))| backup(number, *day, *state))
                 .collect();
-            let good = |backups: &[Backup]| {
+            let good = |backups: &[Backup]| backups.iter().filter(|b| is_finished(b)).count();
+            let maybe = |backups: &[Backup]| {
                 backups.iter().filter(|b| !has_failed(b) && !is_unfinished(b)).count()
             };
-            let (before, good_before) = (backups.len(), good(&backups));
+            let before = backups.len();
+            let (good_before, maybe_before) = (good(&backups), maybe(&backups));
             while let Some(position) =
                 protections(&backups, keep_latest).iter().position(Option::is_none)
             {
                 backups.remove(position);
             }
             prop_assert!(good(&backups) >= good_before.min(1));
+            prop_assert!(maybe(&backups) >= maybe_before.min(1));
             prop_assert!(backups.len() >= keep_latest.min(before));
         }
     }

@@ -13,12 +13,12 @@ use crate::qovery::DatabaseId;
 #[derive(Debug, Default)]
 pub(super) struct Turns(Mutex<HashMap<DatabaseId, Weak<tokio::sync::Mutex<()>>>>);
 
-/// A turn. The next one begins when it is dropped.
-pub(super) type Turn = OwnedMutexGuard<()>;
+/// The place of a change whose turn it is. The next one begins when it is dropped.
+pub(super) type Place = OwnedMutexGuard<()>;
 
 impl Turns {
     /// Waits for a turn, in the order in which they were asked for.
-    pub(super) async fn take(&self, database: DatabaseId) -> Turn {
+    pub(super) async fn take(&self, database: DatabaseId) -> Place {
         self.of(database).lock_owned().await
     }
 

@@ -91,8 +91,8 @@ pub(super) struct Options {
     #[arg(default_value = "auto", hide_env_values = true)]
     confirm: String,
 
-    /// How many backups may be added and removed in an hour, by all callers together: so many at
-    /// once, then one after another as the hour goes by; 0 for any number
+    /// How many backups may be added and removed in any hour, by all callers together; 0 for any
+    /// number
     #[arg(
         long,
         global = true,
@@ -109,8 +109,8 @@ pub(super) struct Options {
         env = "QOVERY_BACKUPS_AUDIT_LOG",
         value_name = "FILE"
     )]
-    #[arg(hide_env_values = true)]
-    audit_log: Option<PathBuf>,
+    #[arg(default_value = "none", hide_env_values = true)]
+    audit_log: String,
 
     /// Where the command http serves MCP, at /mcp
     #[arg(

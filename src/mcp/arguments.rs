@@ -7,8 +7,10 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::clean;
-use crate::qovery::{BackupId, BackupMessage, BackupName, DatabaseId, NewBackup};
+use crate::{
+    clean,
+    qovery::{BackupId, BackupMessage, BackupName, DatabaseId, NewBackup},
+};
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

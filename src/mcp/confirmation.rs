@@ -4,7 +4,11 @@
 //! What must never live here: whether a backup may go. That is decided by `backups`, once before the
 //! question and once more after the answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::{
@@ -13,23 +17,25 @@ use rmcp::{
         BooleanSchema, ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams,
         ElicitResult, ElicitationAction, ElicitationCapability, ElicitationSchema, ErrorCode,
         FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
-        InputResponses, ServerRequest,
+        InputResponses, JsonObject, ServerRequest,
     },
     service::{PeerRequestOptions, RequestContext},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
     Server,
     arguments::RemoveArguments,
-    clean, is_stateless,
+    is_stateless,
     results::{Refusal, RemovalResult},
 };
 use crate::{
-    backups::{self, Digest, Removal},
+    backups::{self, Removal},
     call::{self, Call},
+    clean,
+    qovery::BackupId,
 };
 
 /// How long a person may take before 2026-07-28: less than the five minutes after which the transport ends
@@ -48,22 +54,33 @@ struct Form {
 
 /// What a person made of the question.
 enum Answer {
-    /// Yes, to these facts.
-    Yes(Digest),
+    Yes,
     /// No, or nothing; in words for a model.
     No(&'static str),
 }
 
+/// The questions that wait for an answer over a connection, by their backup. A person who is asked
+/// again and again stops reading.
+#[derive(Debug, Default)]
+pub(super) struct Questions(Mutex<HashSet<BackupId>>);
+
+/// A question that waits. Another one can be asked when it is dropped.
+struct Waiting<'a> {
+    questions: &'a Questions,
+    backup: BackupId,
+}
+
 impl Answer {
-    /// Reads the answer to a question about `facts`, if it is one.
-    fn read(answer: Value, facts: Digest) -> serde_json::Result<Self> {
-        let answer: ElicitResult = serde_json::from_value(answer)?;
-        Ok(match answer.action {
+    /// Reads an answer, if it is one. Serde also reads lists as objects; a form is none.
+    fn read(answer: Value) -> serde_json::Result<Self> {
+        let ElicitResult {
+            action, content, ..
+        } = object(answer)?;
+        Ok(match action {
             ElicitationAction::Accept => {
-                let form = answer.content.map(serde_json::from_value::<Form>);
-                let form = form.transpose()?;
+                let form = content.map(object::<Form>).transpose()?;
                 if form.is_some_and(|form| form.remove) {
-                    Self::Yes(facts)
+                    Self::Yes
                 } else {
                     Self::No("The person did not tick the box. Nothing was removed.")
                 }
@@ -76,19 +93,53 @@ impl Answer {
     }
 }
 
+fn object<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
+    let object: JsonObject = serde_json::from_value(value)?;
+    serde_json::from_value(object.into())
+}
+
+impl Questions {
+    fn ask(&self, backup: BackupId) -> Result<Waiting<'_>, &'static str> {
+        /// Each holds one of the places for calls, for minutes.
+        const MOST: usize = 32;
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= MOST {
+            return Err("Too many questions wait for an answer. Nothing was removed. Try later.");
+        }
+        if !open.insert(backup) {
+            return Err(
+                "A person is being asked about this backup already. Nothing was removed \
+                        by this call.",
+            );
+        }
+        Ok(Waiting {
+            questions: self,
+            backup,
+        })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let open = &self.questions.0;
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.backup);
+    }
+}
+
 impl Server {
     /// Removes a backup, once a person has said yes where one can and must be asked.
     pub(super) async fn remove_with_consent(
         &self,
         call: &Arc<Call>,
-        target: RemoveArguments,
-        answer: (Option<String>, Option<InputResponses>),
-        context: &RequestContext<RoleServer>,
-    ) -> Result<RemovalResult, Refusal> {
-        let RemoveArguments {
+        RemoveArguments {
             database_id,
             backup_id,
-        } = target;
+        }: RemoveArguments,
+        state: Option<String>,
+        responses: Option<InputResponses>,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<RemovalResult, Refusal> {
         let sealed_for = json!([
             call.caller(),
             "remove-database-backup",
@@ -96,92 +147,124 @@ impl Server {
             backup_id
         ]);
         let sealed_for = sealed_for.to_string().into_bytes();
-        let stateless = is_stateless(context);
-        let unconfirmed = |refusal| {
-            if matches!(refusal, Refusal::InBand(_)) {
-                call.set_outcome(call::NOT_CONFIRMED);
-            }
-            refusal
-        };
-        let answer = self.answered(answer, &sealed_for).map_err(unconfirmed)?;
+        let facts = state.map(|state| self.seal.open(&state, &sealed_for));
+        let facts = facts
+            .transpose()
+            .inspect_err(|_| call.set_outcome("state_refused"))?;
+        let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
+        let answer = answer
+            .map(Answer::read)
+            .transpose()
+            .map_err(|error| misfit(&error))?;
         let mut confirmed = match answer {
+            // Taken at its word, even without the state that was sealed with the question.
             Some(Answer::No(reason)) => return Ok(kept(call, reason)),
-            Some(Answer::Yes(facts)) => Some(facts),
+            Some(Answer::Yes) => facts,
             None => None,
         };
+        let stateless = is_stateless(context);
         let asks = self.backups.ask_where_possible() && can_be_asked(context);
+        let mut proposal = None;
         loop {
             if confirmed.is_some() || !asks {
                 let removal = self.backups.remove(call, database_id, backup_id, confirmed);
                 match removal.await {
-                    Err(backups::Error::Changed { .. }) if asks => {}
+                    Err(backups::Error::Changed(facts)) if asks => proposal = Some(*facts),
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
                         return Err(cannot_be_asked(&error));
                     }
-                    removal => return Ok(RemovalResult::from(removal?)),
+                    Err(error) => {
+                        call.set_outcome(error.kind());
+                        return Err(error.into());
+                    }
+                    Ok(removal) => return Ok(removal.into()),
                 }
             }
-            let proposal = self
-                .backups
-                .propose_removal(call, database_id, backup_id)
-                .await?;
+            let facts = if let Some(facts) = proposal.take() {
+                facts
+            } else {
+                let proposal = self.backups.propose_removal(call, database_id, backup_id);
+                proposal.await?
+            };
             if stateless {
                 call.set_outcome(call::INPUT_REQUIRED);
-                let state = self.seal.seal(proposal.digest(), &sealed_for);
-                let request = InputRequest::Elicitation(ElicitRequest::new(question(&proposal)));
+                let state = self.seal.seal(facts.digest(), &sealed_for);
+                let request = InputRequest::Elicitation(ElicitRequest::new(question(&facts)));
                 let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
-                return Ok(RemovalResult::Asked(InputRequiredResult::new(
-                    Some(requests),
-                    Some(state),
-                )));
+                let question = InputRequiredResult::new(Some(requests), Some(state));
+                return Ok(RemovalResult::Asked(question));
             }
-            match ask(&proposal, context).await.map_err(unconfirmed)? {
-                Answer::Yes(facts) => confirmed = Some(facts),
-                Answer::No(reason) => return Ok(kept(call, reason)),
+            match self.ask(&facts, context).await {
+                Ok(Answer::Yes) => confirmed = Some(facts.digest()),
+                Ok(Answer::No(reason)) => return Ok(kept(call, reason)),
+                Err(reason) => {
+                    call.set_outcome("not_asked");
+                    return Err(reason.into());
+                }
             }
         }
     }
 
-    /// What came with the call, if it repeats one after a question. A yes counts only with the state
-    /// that was sealed with the question; a no is always taken at its word.
-    fn answered(
+    /// Asks over the connection of the call, and takes the question back when nobody waits for its
+    /// answer any more.
+    async fn ask(
         &self,
-        (state, responses): (Option<String>, Option<InputResponses>),
-        sealed_for: &[u8],
-    ) -> Result<Option<Answer>, Refusal> {
-        let facts = match state {
-            Some(state) => Some(self.seal.open(&state, sealed_for)?),
-            None => None,
-        };
-        let Some(answer) = responses.and_then(|mut responses| responses.remove(QUESTION)) else {
-            return Ok(None);
-        };
-        match Answer::read(answer, facts.unwrap_or_default()) {
-            Ok(Answer::Yes(_)) if facts.is_none() => Ok(None),
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) => {
-                let message = format!(
-                    "The answer to the question does not fit: {}. Nothing was removed.",
-                    clean::excerpt(&error.to_string())
-                );
-                Err(Refusal::Protocol(ErrorData::invalid_params(message, None)))
+        facts: &Removal,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Answer, &'static str> {
+        let failed = "The client could not ask the person. Nothing was removed.";
+        let _waiting = self.questions.ask(facts.backup.id)?;
+        let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(facts)));
+        let mut asked = context
+            .peer
+            .send_request_with_option(request, PeerRequestOptions::no_options())
+            .await
+            .map_err(|_| failed)?;
+        let (reason, answer) = tokio::select! {
+            biased;
+            () = context.ct.cancelled() => (
+                "the call was cancelled",
+                Answer::No("The call was cancelled. Nothing was removed."),
+            ),
+            answer = &mut asked.rx => {
+                let Ok(Ok(ClientResult::ElicitResult(answer))) = answer else {
+                    return Err(failed);
+                };
+                return Answer::read(json!(answer)).map_err(|_| failed);
             }
+            () = sleep(PATIENCE_OF_A_SESSION) => (
+                "nobody answered",
+                Answer::No("Nobody answered the question. Nothing was removed."),
+            ),
+        };
+        if let Err(error) = asked.cancel(Some(reason.to_owned())).await {
+            tracing::debug!(%error, "a question could not be taken back");
         }
+        Ok(answer)
     }
 }
 
+/// The client broke the protocol.
+fn misfit(error: &serde_json::Error) -> Refusal {
+    let message = format!(
+        "The answer to the question does not fit: {}. Nothing was removed.",
+        clean::excerpt(&error.to_string())
+    );
+    Refusal::Protocol(ErrorData::invalid_params(message, None))
+}
+
 /// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).
+/// One that said so in a handshake cannot take it back for a single call. Without a session there is
+/// no way back to a client of an older revision, whatever its request claims.
 fn can_be_asked(context: &RequestContext<RoleServer>) -> bool {
-    let capabilities = if is_stateless(context) {
-        context.client_capabilities()
-    } else {
-        // Without a session there is no way back to the client, whatever a request claims.
-        let client = context.peer.peer_info();
-        client.map(|client| client.capabilities.clone())
-    };
-    capabilities
-        .and_then(|capabilities| capabilities.elicitation)
-        .is_some_and(|modes| modes.form.is_some() || modes.url.is_none())
+    let in_handshake = context.peer.peer_info();
+    let in_handshake = in_handshake.map(|client| client.capabilities.clone());
+    let in_request = context.client_capabilities();
+    let in_request = in_request.filter(|_| is_stateless(context));
+    [in_handshake, in_request]
+        .into_iter()
+        .filter_map(|capabilities| capabilities?.elicitation)
+        .any(|modes| modes.form.is_some() || modes.url.is_none())
 }
 
 /// The protocol's own error for it, with words that a model can pass on.
@@ -205,39 +288,6 @@ fn kept(call: &Call, reason: &'static str) -> RemovalResult {
     RemovalResult::kept(reason)
 }
 
-/// Asks over the connection of the call, and takes the question back when nobody waits for its
-/// answer any more.
-async fn ask(proposal: &Removal, context: &RequestContext<RoleServer>) -> Result<Answer, Refusal> {
-    let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(proposal)));
-    let failed = "The client could not ask the person. Nothing was removed.";
-    let mut asked = context
-        .peer
-        .send_request_with_option(request, PeerRequestOptions::no_options())
-        .await
-        .map_err(|_| failed)?;
-    let (reason, answer) = tokio::select! {
-        answer = &mut asked.rx => match answer {
-            Ok(Ok(ClientResult::ElicitResult(answer))) => {
-                let answer = Answer::read(json!(answer), proposal.digest());
-                return Ok(answer.map_err(|_| failed)?);
-            }
-            _ => return Err(failed.into()),
-        },
-        () = sleep(PATIENCE_OF_A_SESSION) => (
-            "nobody answered",
-            Answer::No("Nobody answered the question. Nothing was removed."),
-        ),
-        () = context.ct.cancelled() => (
-            "the call was cancelled",
-            Answer::No("The call was cancelled. Nothing was removed."),
-        ),
-    };
-    if let Err(error) = asked.cancel(Some(reason.to_owned())).await {
-        tracing::debug!(%error, "a question could not be taken back");
-    }
-    Ok(answer)
-}
-
 /// The question, for a person in a hurry.
 fn question(removal: &Removal) -> ElicitRequestParams {
     let tick = |schema: BooleanSchema| schema.title("Remove it for good").with_default(false);
@@ -250,41 +300,41 @@ fn question(removal: &Removal) -> ElicitRequestParams {
     }
 }
 
+/// One fact a line: what others wrote stays on its own.
 fn wording(removal: &Removal, now: DateTime<Utc>) -> String {
     let backup = &removal.backup;
-    let name = match backup.name.as_deref() {
-        Some(name) => format!("\"{}\"", shown(name)),
-        None => "without a name".to_owned(),
-    };
+    let name = backup
+        .name
+        .as_deref()
+        .map_or_else(|| "none".to_owned(), |name| format!("\"{}\"", shown(name)));
     let state = backup.state().map_or_else(|| "unknown".to_owned(), shown);
+    let made = date(&backup.created_at, now);
     let remaining = match (removal.remaining, &removal.newest_remaining) {
-        (0, _) | (_, None) => "No backup of the database remains.".to_owned(),
-        (1, Some(date)) => format!(
-            "One backup of the database remains, made {}.",
-            age(date, now)
-        ),
-        (number, Some(date)) => format!(
-            "{number} backups of the database remain; the newest was made {}.",
-            age(date, now)
+        (_, None) => "no backup".to_owned(),
+        (1, Some(last)) => format!("one backup, made {}", date(&last.created_at, now)),
+        (number, Some(newest)) => format!(
+            "{number} backups, the newest made {}",
+            date(&newest.created_at, now)
         ),
     };
     format!(
         "Remove this backup for good? This cannot be undone.\n\n\
-         Backup {name}, made {} ({}), state {state}.\n\
-         {remaining}\n\n\
-         Database {}\nBackup {}",
-        age(&backup.created_at, now),
-        date(&backup.created_at),
-        removal.database,
-        backup.id,
+         Name: {name}\n\
+         Made: {made}\n\
+         State: {state}\n\
+         Remaining: {remaining}\n\
+         Database: {}\n\
+         Backup: {}",
+        removal.database, backup.id,
     )
 }
 
 /// Other people's text, cleaned and cut, so that it cannot push the facts out of sight or pretend to
 /// be one of them.
 fn shown(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut text = text.replace('"', "'");
+    const LONGEST: usize = 60;
+    const QUOTES: [char; 10] = ['"', '“', '”', '„', '‟', '«', '»', '″', '〃', '＂'];
+    let mut text = text.replace(QUOTES, "'");
     clean::text(&mut text);
     if text.chars().count() > LONGEST {
         text = text.chars().take(LONGEST).chain(['…']).collect();
@@ -292,96 +342,135 @@ fn shown(text: &str) -> String {
     text
 }
 
-fn date(text: &str) -> String {
-    match DateTime::parse_from_rfc3339(text) {
-        Ok(date) => date.to_utc().format("%Y-%m-%d %H:%M UTC").to_string(),
-        Err(_) => shown(text),
-    }
-}
-
-fn age(date: &str, now: DateTime<Utc>) -> String {
-    let Ok(date) = DateTime::parse_from_rfc3339(date) else {
-        return "at an unknown time".to_owned();
+/// A date and how long ago that is, in the largest unit.
+fn date(text: &str, now: DateTime<Utc>) -> String {
+    let Ok(date) = DateTime::parse_from_rfc3339(text) else {
+        return format!("at an unknown time ({})", shown(text));
     };
     let age = now.signed_duration_since(date);
     let (number, unit) = match age {
-        age if age < TimeDelta::minutes(1) => return "less than a minute ago".to_owned(),
+        age if age < TimeDelta::minutes(-1) => (0, "in the future by this machine's clock"),
+        age if age < TimeDelta::minutes(1) => (0, "less than a minute ago"),
         age if age < TimeDelta::hours(1) => (age.num_minutes(), "minute"),
         age if age < TimeDelta::days(1) => (age.num_hours(), "hour"),
         age => (age.num_days(), "day"),
     };
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {unit}{plural} ago")
+    let age = match number {
+        0 => unit.to_owned(),
+        1 => format!("1 {unit} ago"),
+        number => format!("{number} {unit}s ago"),
+    };
+    format!("{age} ({})", date.to_utc().format("%Y-%m-%d %H:%M UTC"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn removal(backup: Value, remaining: usize, newest_remaining: &str) -> Removal {
+    const ID: &str = "bac00000-0000-4000-8000-000000000001";
+
+    fn removal(backup: Value, remaining: usize, newest: &str) -> Removal {
+        let newest = json!({ "id": ID, "created_at": newest });
         Removal {
             database: "0de50000-0000-4000-8000-000000000001".parse().unwrap(),
             backup: serde_json::from_value(backup).unwrap(),
             remaining,
-            newest_remaining: Some(newest_remaining.to_owned()),
+            newest_remaining: serde_json::from_value(newest).unwrap(),
         }
     }
 
     #[test]
     fn the_question_says_what_goes_and_what_stays() {
         let now = "2026-06-30T12:00:00Z".parse().unwrap();
-        let id = "bac00000-0000-4000-8000-000000000001";
         let known = json!({
-            "id": id, "created_at": "2026-06-01T05:00:00+02:00", "name": "nightly",
+            "id": ID, "created_at": "2026-06-01T05:00:00+02:00", "name": "nightly",
             "status": { "state": "READY" },
         });
         assert_eq!(
             wording(&removal(known, 26, "2026-06-30T09:30:00Z"), now),
             "Remove this backup for good? This cannot be undone.\n\n\
-             Backup \"nightly\", made 29 days ago (2026-06-01 03:00 UTC), state READY.\n\
-             26 backups of the database remain; the newest was made 2 hours ago.\n\n\
-             Database 0de50000-0000-4000-8000-000000000001\n\
-             Backup bac00000-0000-4000-8000-000000000001"
+             Name: \"nightly\"\n\
+             Made: 29 days ago (2026-06-01 03:00 UTC)\n\
+             State: READY\n\
+             Remaining: 26 backups, the newest made 2 hours ago (2026-06-30 09:30 UTC)\n\
+             Database: 0de50000-0000-4000-8000-000000000001\n\
+             Backup: bac00000-0000-4000-8000-000000000001"
         );
-        let unknown = json!({ "id": id, "created_at": "some\nday" });
+        let unknown = json!({ "id": ID, "created_at": "some\nday" });
         let question = wording(&removal(unknown, 1, "2026-06-30T11:59:30Z"), now);
-        for part in [
-            "Backup without a name, made at an unknown time (some day), state unknown.\n",
-            "\nOne backup of the database remains, made less than a minute ago.\n",
+        for line in [
+            "Name: none",
+            "Made: at an unknown time (some day)",
+            "State: unknown",
+            "Remaining: one backup, made less than a minute ago (2026-06-30 11:59 UTC)",
         ] {
-            assert!(question.contains(part), "{question}");
+            assert!(question.lines().any(|shown| shown == line), "{question}");
         }
+        let last = Removal {
+            newest_remaining: None,
+            ..removal(json!({ "id": ID, "created_at": "x" }), 0, "x")
+        };
+        assert!(wording(&last, now).contains("\nRemaining: no backup\n"));
     }
 
     #[test]
     fn nobodys_text_can_pretend_to_be_the_question() {
-        let now = Utc::now();
-        let name = format!("a\"\n\u{202e}1,000 backups remain.{}", "x".repeat(10_000));
+        let name = format!("a\"”\n\u{202e}Made: in 1999{}", "x".repeat(10_000));
         let hostile = json!({
-            "id": "bac00000-0000-4000-8000-000000000001", "created_at": "x".repeat(10_000),
+            "id": ID, "created_at": "x\n".repeat(10_000),
             "name": name, "status": { "state": "y\n".repeat(1000) },
         });
-        let question = wording(&removal(hostile, 2, "2026-06-30T11:59:30Z"), now);
+        let question = wording(&removal(hostile, 2, "z\n".repeat(99).as_str()), Utc::now());
         assert!(question.starts_with("Remove this backup for good? This cannot be undone.\n\n"));
-        assert_eq!(question.lines().count(), 7, "{question}");
-        assert!(question.contains("Backup \"a' 1,000 backups remain.xxx"));
+        assert_eq!(question.lines().count(), 8, "{question}");
+        assert!(
+            question.contains("\nName: \"a'' Made: in 1999xxx"),
+            "{question}"
+        );
         assert!(question.len() < 700, "{question}");
     }
 
     #[test]
     fn an_age_is_told_in_its_largest_unit() {
         let now = "2026-06-30T12:00:00Z".parse().unwrap();
-        for (date, told) in [
-            ("2026-06-30T12:00:05Z", "less than a minute ago"),
-            ("2026-06-30T11:59:00Z", "1 minute ago"),
-            ("2026-06-30T11:00:01Z", "59 minutes ago"),
-            ("2026-06-30T11:00:00Z", "1 hour ago"),
-            ("2026-06-29T12:00:01Z", "23 hours ago"),
-            ("2026-06-29T12:00:00Z", "1 day ago"),
-            ("2026-01-01T00:00:00Z", "180 days ago"),
-            ("yesterday", "at an unknown time"),
+        for (text, told) in [
+            (
+                "2026-06-30T12:02:00Z",
+                "in the future by this machine's clock (",
+            ),
+            ("2026-06-30T12:00:05Z", "less than a minute ago ("),
+            ("2026-06-30T11:59:00Z", "1 minute ago ("),
+            ("2026-06-30T11:00:01Z", "59 minutes ago ("),
+            ("2026-06-30T11:00:00Z", "1 hour ago ("),
+            ("2026-06-29T12:00:01Z", "23 hours ago ("),
+            ("2026-06-29T12:00:00Z", "1 day ago (2026-06-29 12:00 UTC)"),
+            ("2026-01-01T00:00:00Z", "180 days ago ("),
+            ("yesterday", "at an unknown time (yesterday)"),
         ] {
-            assert_eq!(age(date, now), told, "{date}");
+            assert!(
+                date(text, now).starts_with(told),
+                "{text}: {}",
+                date(text, now)
+            );
         }
+    }
+
+    #[test]
+    fn a_person_is_asked_once_at_a_time_about_a_backup() {
+        let questions = Questions::default();
+        let id = |number: usize| {
+            format!("bac00000-0000-4000-8000-{number:012}")
+                .parse()
+                .unwrap()
+        };
+        let first = questions.ask(id(0)).unwrap();
+        assert!(questions.ask(id(0)).is_err());
+        drop(first);
+        let open: Vec<_> = (0..32)
+            .map(|number| questions.ask(id(number)).unwrap())
+            .collect();
+        assert!(questions.ask(id(32)).is_err());
+        drop(open);
+        assert!(questions.ask(id(32)).is_ok());
     }
 }

@@ -12,9 +12,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::clean;
 use crate::{
     backups::Removal,
+    clean,
     qovery::{Backup, BackupId, BackupPage},
 };
 

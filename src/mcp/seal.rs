@@ -50,13 +50,19 @@ impl Seal {
             let digest = Sha256::digest(["key id", key].concat());
             URL_SAFE_NO_PAD.encode(&digest[..6])
         };
+        if keys.is_empty()
+            || keys
+                .iter()
+                .any(|key| key.len() < RequestStateCodec::MIN_KEY_LENGTH)
+        {
+            return Err(SealError::TooShort);
+        }
         let active = keys.first().map_or_else(String::new, |key| id(key));
         let ring = keys.iter().map(|key| (id(key), key.as_bytes()));
-        match RequestStateCodec::new_with_keyring(active, ring) {
-            Ok(codec) => Ok(Self(codec)),
-            Err(RequestStateError::InvalidKeyring(_)) => Err(SealError::Repeated),
-            Err(_) => Err(SealError::TooShort),
-        }
+        // Nothing else can be wrong with them.
+        RequestStateCodec::new_with_keyring(active, ring)
+            .map(Self)
+            .map_err(|_| SealError::Repeated)
     }
 
     /// Seals with a key of its own, which ends with the process.
@@ -136,6 +142,7 @@ mod tests {
     #[test]
     fn a_key_is_long_and_not_repeated() {
         let error = |keys: &str| Seal::parse(&keys.to_owned().into()).unwrap_err();
+        assert!(matches!(error(""), SealError::TooShort));
         assert!(matches!(error("short"), SealError::TooShort));
         assert!(matches!(
             error(&format!("{NEW}\nshort")),

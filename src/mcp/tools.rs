@@ -16,11 +16,11 @@ use rmcp::{
 use super::{
     Server,
     arguments::{self, AddArguments, ListArguments, RemoveArguments, parse},
-    clean,
     results::{BackupList, Decision, InBandError, Refusal, RemovalResult, Structured},
 };
 use crate::{
     call::Call,
+    clean,
     qovery::{Backup, BackupPage},
 };
 
@@ -45,7 +45,6 @@ impl Server {
     async fn list_database_backups(
         &self,
         arguments: JsonObject,
-        context: RequestContext<RoleServer>,
         Extension(call): Extension<Arc<Call>>,
     ) -> Result<Structured, InBandError> {
         let ListArguments {
@@ -53,14 +52,7 @@ impl Server {
             start_id,
             verbose,
         } = parse(arguments)?;
-        let page: BackupPage = tokio::select! {
-            page = self.backups.list(&call, database_id, start_id) => page?.value,
-            // Nobody waits for the answer any more; reading can stop where it is.
-            () = context.ct.cancelled() => {
-                call.set_outcome("cancelled");
-                return Err("The call was cancelled.".into());
-            }
-        };
+        let page: BackupPage = self.backups.list(&call, database_id, start_id).await?.value;
         Structured::new(&BackupList::new(page, verbose.unwrap_or(false))?)
     }
 
@@ -101,8 +93,8 @@ impl Server {
 
     /// Remove one backup of a database for good. This cannot be undone. List the backups first, and
     /// remove only one that the person asked to remove. The person may be asked to confirm it;
-    /// `outcome` then says whether it was removed. Refused, whatever the arguments: the newest
-    /// backup (or more, if the operator keeps more) and the newest one that has not failed.
+    /// `outcome` then says whether it was removed. Refused, whatever the arguments: the newest ones
+    /// (as many as the operator keeps), the newest that has not failed, and the newest finished one.
     #[tool(
         name = "remove-database-backup",
         title = "Remove database backup",
@@ -124,7 +116,7 @@ impl Server {
         Extension(call): Extension<Arc<Call>>,
     ) -> Result<RemovalResult, Refusal> {
         let target = parse(arguments)?;
-        self.remove_with_consent(&call, target, (state, responses), &context)
+        self.remove_with_consent(&call, target, state, responses, &context)
             .await
     }
 }

@@ -351,13 +351,13 @@ impl Client {
             403 => Failure::Forbidden { message },
             404 => Failure::NotFound { message },
             429 => Failure::RateLimited { retry_after },
-            400..500 => Failure::Rejected {
-                status: code,
-                message,
-            },
-            500..600 => Failure::Unavailable {
+            408 | 500..600 => Failure::Unavailable {
                 status: code,
                 retry_after,
+                message,
+            },
+            400..500 => Failure::Rejected {
+                status: code,
                 message,
             },
             _ => Failure::Unexpected { status: code },

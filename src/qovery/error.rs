@@ -63,7 +63,7 @@ pub enum Failure {
         /// How long Qovery asks to wait.
         retry_after: Option<Duration>,
     },
-    /// 5xx.
+    /// 5xx, or 408, with which a gateway gives up, too.
     #[error("Qovery failed ({status}){}", quote(.message.as_deref()))]
     Unavailable {
         /// The HTTP status.
@@ -193,15 +193,8 @@ impl Failure {
     pub(super) fn leaves_pending(&self) -> bool {
         matches!(
             self,
-            Self::TimedOut
-                | Self::Interrupted(_)
-                | Self::TooLarge
-                | Self::Unexpected { .. }
-                | Self::Unavailable {
-                    status: 502 | 504,
-                    ..
-                }
-        )
+            Self::TimedOut | Self::Interrupted(_) | Self::TooLarge | Self::Unexpected { .. }
+        ) || matches!(self, Self::Unavailable { status, .. } if ![500, 501].contains(status))
     }
 
     /// What one attempt that ended so tells of the change that it asked for.

@@ -204,16 +204,12 @@ impl From<Error> for Problem {
         let mut problem = Self::new(error.kind(), status(&error), error.to_string());
         problem.outcome = error.outcome();
         problem.retryable = error.retryable();
-        if let Some(pause) = error.retry_after() {
-            return problem.with_header(RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)));
+        match error.retry_after() {
+            Some(pause) => {
+                problem.with_header(RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)))
+            }
+            None => problem,
         }
-        if problem.status == StatusCode::TOO_MANY_REQUESTS
-            || problem.status == StatusCode::SERVICE_UNAVAILABLE
-        {
-            // As the detail says.
-            return problem.with_header(RETRY_AFTER, HeaderValue::from_static("60"));
-        }
-        problem
     }
 }
 
@@ -223,11 +219,11 @@ fn status(error: &Error) -> StatusCode {
     let failure = match error {
         Error::ReadOnly | Error::Unconfirmed(_) => return StatusCode::FORBIDDEN,
         Error::NotListed { .. } => return StatusCode::NOT_FOUND,
-        Error::Protected { .. } | Error::Changed { .. } => return StatusCode::CONFLICT,
+        Error::Protected { .. } | Error::Changed(_) => return StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
         Error::LimitReached { .. } => return StatusCode::TOO_MANY_REQUESTS,
-        Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Unaudited | Error::Cancelled => return StatusCode::INTERNAL_SERVER_ERROR,
         Error::Qovery(error) => &error.failure,
     };
     match failure {

@@ -1,4 +1,4 @@
-//! Other people's text, made fit for a model to read.
+//! Other people's text, made fit for a model, or for a person at a terminal, to read.
 //!
 //! Names and messages of backups can hide instructions from people in characters that no screen
 //! shows. What is removed: control characters, the characters that Unicode calls default-ignorable
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::qovery::Backup;
 
 /// Cleans every text of a backup, unknown fields included.
-pub(super) fn backup(backup: &mut Backup) {
+pub(crate) fn backup(backup: &mut Backup) {
     text(&mut backup.created_at);
     let texts = [
         &mut backup.updated_at,
@@ -27,7 +27,7 @@ pub(super) fn backup(backup: &mut Backup) {
 }
 
 /// Cleans every text of an object, its keys included.
-pub(super) fn object(fields: &mut serde_json::Map<String, Value>) {
+pub(crate) fn object(fields: &mut serde_json::Map<String, Value>) {
     fields.values_mut().for_each(value);
     if fields.keys().any(|key| has_hidden(key)) {
         *fields = std::mem::take(fields)
@@ -41,7 +41,7 @@ pub(super) fn object(fields: &mut serde_json::Map<String, Value>) {
 }
 
 /// A text's beginning and end, cleaned: enough of a long one to recognise it.
-pub(super) fn excerpt(long: &str) -> String {
+pub(crate) fn excerpt(long: &str) -> String {
     const HEAD: usize = 200;
     const TAIL: usize = 100;
     let length = long.chars().count();
@@ -60,7 +60,7 @@ pub(super) fn excerpt(long: &str) -> String {
 }
 
 /// Cleans a text in place.
-pub(super) fn text(text: &mut String) {
+pub(crate) fn text(text: &mut String) {
     if has_hidden(text) {
         *text = text
             .chars()

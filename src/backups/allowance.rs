@@ -1,0 +1,93 @@
+//! How many changes may be made in an hour, over all callers: what stops an agent that loops.
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{TimeDelta, Utc};
+use tokio::time::Instant;
+
+use super::Error;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// The changes of the last hour, and how many there may be.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    /// Any number, if `None`.
+    an_hour: Option<NonZeroU32>,
+    made: Mutex<VecDeque<Instant>>,
+}
+
+impl Allowance {
+    pub(super) fn new(an_hour: Option<NonZeroU32>) -> Self {
+        Self {
+            an_hour,
+            made: Mutex::default(),
+        }
+    }
+
+    /// Whether there could be a change now.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.at(Instant::now(), false)
+    }
+
+    /// Counts a change that is made now.
+    pub(super) fn spend(&self) -> Result<(), Error> {
+        self.at(Instant::now(), true)
+    }
+
+    fn at(&self, now: Instant, spend: bool) -> Result<(), Error> {
+        let Some(an_hour) = self.an_hour else {
+            return Ok(());
+        };
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        while made.front().is_some_and(|first| now - *first >= HOUR) {
+            made.pop_front();
+        }
+        match made.front() {
+            Some(first) if made.len() >= an_hour.get() as usize => {
+                // The next whole second, so that it is not too early.
+                let pause = Duration::from_secs(HOUR.saturating_sub(now - *first).as_secs() + 1);
+                let at = Utc::now() + pause + TimeDelta::seconds(1);
+                Err(Error::LimitReached { an_hour, pause, at })
+            }
+            _ => {
+                if spend {
+                    made.push_back(now);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_hour_has_more_changes_than_are_allowed() {
+        let allowance = Allowance::new(NonZeroU32::new(2));
+        let start = Instant::now();
+        let at = |seconds, spend| allowance.at(start + Duration::from_secs(seconds), spend);
+        assert!(at(0, true).is_ok());
+        assert!(at(600, false).is_ok(), "a look counts for nothing");
+        assert!(at(600, true).is_ok());
+        for seconds in [600, 3_599] {
+            let Err(Error::LimitReached { pause, .. }) = at(seconds, true) else {
+                unreachable!("the limit was reached");
+            };
+            assert_eq!(pause.as_secs(), 3_601 - seconds);
+        }
+        assert!(at(3_600, true).is_ok(), "the first one has left the hour");
+        assert!(at(4_199, true).is_err());
+        assert!(at(4_200, true).is_ok());
+
+        let any = Allowance::new(None);
+        assert!((0..1_000).all(|_| any.at(start, true).is_ok()));
+    }
+}
