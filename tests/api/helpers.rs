@@ -114,6 +114,8 @@ pub(crate) struct Finished {
 pub(crate) struct Session {
     pub(crate) child: Child,
     pub(crate) era: Era,
+    /// What it says it can do.
+    pub(crate) capabilities: Value,
     stdin: Option<ChildStdin>,
     stdout: Lines<BufReader<ChildStdout>>,
     stderr: Option<JoinHandle<String>>,
@@ -136,6 +138,7 @@ impl Session {
             stderr,
             child,
             era,
+            capabilities: json!({}),
             last_id: 0,
         }
     }
@@ -145,7 +148,9 @@ impl Session {
         if self.era == Era::Stateless {
             return self.request("server/discover", json!({})).await;
         }
-        let answer = self.request("initialize", initialize_params()).await;
+        let mut params = initialize_params();
+        params["capabilities"] = self.capabilities.clone();
+        let answer = self.request("initialize", params).await;
         let done = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         self.send(done.to_string().as_bytes()).await;
         answer
@@ -160,8 +165,8 @@ impl Session {
     /// Sends a request and does not wait for the answer. Gives its id.
     pub(crate) async fn post(&mut self, method: &str, mut params: Value) -> u64 {
         self.last_id += 1;
-        if let (Era::Stateless, Some(params)) = (self.era, params.as_object_mut()) {
-            params.insert("_meta".to_owned(), stateless_meta());
+        if self.era == Era::Stateless {
+            add_stateless_meta(&mut params, &self.capabilities);
         }
         let id = self.last_id;
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
@@ -257,13 +262,21 @@ pub(crate) fn initialize_params() -> Value {
     })
 }
 
-/// What every request of the stateless era carries.
-pub(crate) fn stateless_meta() -> Value {
-    json!({
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientInfo": { "name": "test", "version": "1" },
-        "io.modelcontextprotocol/clientCapabilities": {},
-    })
+/// Adds what every request of the stateless era carries, unless it says something else there.
+pub(crate) fn add_stateless_meta(params: &mut Value, capabilities: &Value) {
+    let Some(params) = params.as_object_mut() else {
+        return;
+    };
+    let meta = params.entry("_meta").or_insert_with(|| json!({}));
+    for (key, value) in [
+        ("protocolVersion", json!("2026-07-28")),
+        ("clientInfo", json!({ "name": "test", "version": "1" })),
+        ("clientCapabilities", capabilities.clone()),
+    ] {
+        let meta = meta.as_object_mut().unwrap();
+        let key = format!("io.modelcontextprotocol/{key}");
+        meta.entry(key).or_insert(value);
+    }
 }
 
 #[cfg(unix)]

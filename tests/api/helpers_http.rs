@@ -11,7 +11,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use crate::helpers::{Era, PATIENCE, TestApp, initialize_params, stateless_meta};
+use crate::helpers::{Era, PATIENCE, TestApp, add_stateless_meta, initialize_params};
 #[cfg(unix)]
 use crate::helpers::{Finished, signal};
 
@@ -283,6 +283,22 @@ impl Connection {
         answer.expect("an answer in time").expect("a whole head")
     }
 
+    /// The next message of a stream of events. Each event is one chunk: its lines are whole.
+    pub(crate) async fn event(&mut self) -> Value {
+        let event = async {
+            loop {
+                let mut line = String::new();
+                let length = self.reader.read_line(&mut line).await.unwrap();
+                assert_ne!(length, 0, "an event before the end");
+                match line.strip_prefix("data:").map(str::trim) {
+                    None | Some("") => {}
+                    Some(data) => return serde_json::from_str(data).unwrap(),
+                }
+            }
+        };
+        timeout(PATIENCE, event).await.expect("an event in time")
+    }
+
     pub(crate) async fn read(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         let read = timeout(PATIENCE, self.reader.read_exact(&mut bytes)).await;
@@ -445,7 +461,9 @@ pub(crate) struct Client {
     pub(crate) token: Option<&'static str>,
     /// The session's id, once there is one.
     pub(crate) session: Option<String>,
-    last_id: u64,
+    /// What it says it can do.
+    pub(crate) capabilities: Value,
+    pub(crate) last_id: u64,
 }
 
 impl Client {
@@ -455,6 +473,7 @@ impl Client {
             era,
             token,
             session: None,
+            capabilities: json!({}),
             last_id: 0,
         }
     }
@@ -464,7 +483,9 @@ impl Client {
         if self.era == Era::Stateless {
             return self.request("server/discover", json!({})).await;
         }
-        let answer = self.post("initialize", initialize_params()).await;
+        let mut params = initialize_params();
+        params["capabilities"] = self.capabilities.clone();
+        let answer = self.post("initialize", params).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         self.session = answer.header("mcp-session-id").map(str::to_owned);
         let done = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
@@ -491,12 +512,19 @@ impl Client {
         }
     }
 
+    /// Opens the stream of events of the session.
+    pub(crate) fn stream(&self) -> Request {
+        let session = self.session.as_ref().unwrap();
+        Request::get("/mcp")
+            .header("Accept", "text/event-stream")
+            .header("Mcp-Session-Id", session)
+            .token(self.token)
+    }
+
     pub(crate) fn message(&mut self, method: &str, mut params: Value) -> Request {
         self.last_id += 1;
-        if let (Era::Stateless, Some(params)) = (self.era, params.as_object_mut()) {
-            let meta = params.entry("_meta").or_insert_with(|| json!({}));
-            let common = stateless_meta().as_object().cloned().unwrap();
-            meta.as_object_mut().unwrap().extend(common);
+        if self.era == Era::Stateless {
+            add_stateless_meta(&mut params, &self.capabilities);
         }
         let id = self.last_id;
         let body = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });

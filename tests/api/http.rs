@@ -356,11 +356,9 @@ async fn a_session_is_its_owners_alone() {
 async fn a_session_has_a_stream_of_events() {
     let server = serve_sandbox(&["--sessions"]).await;
     let client = client(&server, Era::Handshake).await;
-    let stream = Request::get("/mcp")
-        .header("Accept", "text/event-stream")
-        .header("Mcp-Session-Id", client.session.as_ref().unwrap());
     let mut connection = Connection::open(server.mcp).await;
-    connection.write(&stream.bytes(server.mcp)).await;
+    let stream = client.stream().bytes(server.mcp);
+    connection.write(&stream).await;
     let head = connection.head().await;
     assert_eq!(head.status, 200, "{head:?}");
     assert_eq!(head.header("content-type"), Some("text/event-stream"));

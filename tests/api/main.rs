@@ -11,11 +11,13 @@
 mod arguments;
 mod check;
 mod config;
+mod confirm;
 mod docs;
 mod door;
 #[cfg(unix)]
 mod drain;
 mod helpers;
+mod helpers_confirm;
 mod helpers_http;
 mod http;
 mod lifecycle;

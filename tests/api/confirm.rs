@@ -1,0 +1,684 @@
+//! What stands between an agent and a removal: the question to a person, its answer, and the state
+//! that ties them together.
+
+use std::collections::BTreeSet;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{SecondsFormat, TimeDelta, Utc};
+use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::{Value, json};
+
+use crate::{
+    helpers::{Era, backup, backup_id},
+    helpers_confirm::{
+        Database, Host, Question, STATELESS, WAYS, Way, Wire, can_ask, removal, removes, responses,
+        yes,
+    },
+    helpers_http::{Request, backups_of},
+};
+
+const STATE_KEY: &str = "QOVERY_BACKUPS_STATE_KEY";
+
+/// Numbers 1 to 3, of which the first two may go.
+async fn three() -> Database {
+    Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await
+}
+
+async fn host(database: &Database, way: Way) -> Host {
+    Host::start(&database.app(), way, &[], can_ask()).await
+}
+
+/// Says yes, and sees the backup gone: what came before was really refused, and not for want of a
+/// server that removes.
+async fn removes_after_all(database: &Database, host: &mut Host, question: &Question) {
+    assert_eq!(database.changes(), [""; 0]);
+    let decision = host.answer(question, yes()).await.decision();
+    assert_eq!(decision["outcome"], "removed", "{decision}");
+    assert_eq!(database.changes(), [removes(1)]);
+}
+
+#[tokio::test]
+async fn a_backup_goes_after_a_yes_and_once() {
+    for way in WAYS {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        let question = host.ask(1).await;
+        assert_eq!(database.changes(), [""; 0]);
+        let decision = host.answer(&question, yes()).await.decision();
+        let removed = json!({ "outcome": "removed", "backup": backup(1, "READY"), "remaining": 2 });
+        assert_eq!(decision, removed, "{way:?}");
+        assert_eq!(database.changes(), [removes(1)]);
+    }
+}
+
+fn ago(minutes: i64) -> String {
+    let date = Utc::now() - TimeDelta::minutes(minutes);
+    date.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+#[tokio::test]
+async fn the_question_names_what_goes_and_what_stays() {
+    for way in WAYS {
+        let database = three().await;
+        // In the middle between two numbers of days or hours: the answer does not change meanwhile.
+        let (old, new) = (ago(84 * 60), ago(330));
+        database.change(|backups| {
+            backups[0]["created_at"] = json!(old);
+            backups[0]["name"] = json!("before the migration 🚀");
+            backups[1]["created_at"] = json!(new);
+            backups[2]["created_at"] = json!(ago(400));
+        });
+        let question = host(&database, way).await.ask(1).await;
+        let date = format!("{} {} UTC", &old[..10], &old[11..16]);
+        let mut params = question.params.clone();
+        params.as_object_mut().unwrap().remove("_meta");
+        let params = params.to_string();
+        assert_eq!(params.matches(&date).count(), 1, "{params}");
+        let params: Value = serde_json::from_str(&params.replace(&date, "<date>")).unwrap();
+        insta::assert_json_snapshot!("question", params);
+
+        // A client may fill in the default by itself.
+        let schema = &params["requestedSchema"];
+        assert_eq!(schema["properties"].as_object().unwrap().len(), 1);
+        let property = &schema["properties"]["remove"];
+        assert_eq!(
+            (&property["type"], &property["default"]),
+            (&json!("boolean"), &json!(false))
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_question_words_ages_numbers_and_what_is_not_known() {
+    let database = three().await;
+    let mut host = host(&database, WAYS[1]).await;
+    for (age, words) in [
+        (0, "made less than a minute ago ("),
+        (30, "made 30 minutes ago ("),
+        (90, "made 1 hour ago ("),
+        (23 * 60 + 30, "made 23 hours ago ("),
+        (36 * 60, "made 1 day ago ("),
+        (400 * 24 * 60 + 720, "made 400 days ago ("),
+    ] {
+        database.change(|backups| {
+            backups[0]["created_at"] = json!(ago(age));
+            // In the future, by the clock of somebody else.
+            backups[1]["created_at"] = json!(ago(-90));
+            backups[2]["created_at"] = json!(ago(-60));
+        });
+        let question = host.ask(1).await;
+        assert!(question.text().contains(words), "{question:?}");
+    }
+    database.change(|backups| {
+        backups.pop();
+        backups[0] = json!({ "id": backup_id(1), "created_at": "soon" });
+        backups[1] = json!({ "id": backup_id(2), "created_at": "later" });
+    });
+    let question = host.ask(1).await;
+    for words in [
+        "Backup without a name, made at an unknown time (soon), state unknown.",
+        "One backup of the database remains, made at an unknown time.",
+    ] {
+        assert!(question.text().contains(words), "{question:?}");
+    }
+}
+
+#[tokio::test]
+async fn anything_but_a_yes_removes_nothing() {
+    const NO_TICK: Option<&str> = Some("The person did not tick the box. Nothing was removed.");
+    const NO: Option<&str> = Some("The person declined. Nothing was removed. Do not ask again.");
+    const CLOSED: Option<&str> = Some("The person closed the question. Nothing was removed.");
+    let accept = |content: Value| json!({ "action": "accept", "content": content });
+    let ticked = json!({ "remove": true });
+    let answers = [
+        (accept(json!({ "remove": false })), NO_TICK),
+        (accept(json!({})), NO_TICK),
+        (accept(json!({ "Remove": true, "confirm": true })), NO_TICK),
+        (json!({ "action": "decline" }), NO),
+        (json!({ "action": "decline", "content": ticked }), NO),
+        (json!({ "action": "cancel" }), CLOSED),
+        (json!({ "action": "cancel", "content": ticked }), CLOSED),
+        // What is no answer to the form.
+        (accept(json!({ "remove": "true" })), None),
+        (accept(json!({ "remove": 1 })), None),
+        (accept(json!({ "remove": [true] })), None),
+        (accept(json!({ "remove": null })), None),
+        (accept(json!(true)), None),
+        (accept(json!("remove")), None),
+        (json!({ "action": "Accept", "content": ticked }), None),
+        (json!({ "action": "yes", "content": ticked }), None),
+        (json!({ "action": true, "content": ticked }), None),
+        (json!({ "content": ticked }), None),
+        (ticked, None),
+        (json!({ "code": -1, "message": "Nobody is there." }), None),
+        (json!({}), None),
+    ];
+    for way in WAYS {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        for (answer, reason) in &answers {
+            let question = host.ask(1).await;
+            let step = host.answer(&question, answer.clone()).await;
+            if let Some(reason) = reason {
+                let decision = json!({ "outcome": "not_removed", "reason": reason });
+                assert_eq!(step.decision(), decision, "{way:?} {answer}");
+            } else {
+                let text = step.refusal();
+                assert!(
+                    text.ends_with("Nothing was removed."),
+                    "{way:?} {answer}: {text}"
+                );
+            }
+        }
+        if way.1 == Era::Handshake {
+            let question = host.ask(1).await;
+            let error = json!({ "code": -32601, "message": "Method not found" });
+            host.reply(&question, "error", error).await;
+            let text = host.next(&question).await.refusal();
+            assert_eq!(
+                text,
+                "The client could not ask the person. Nothing was removed."
+            );
+        }
+        let question = host.ask(1).await;
+        removes_after_all(&database, &mut host, &question).await;
+    }
+}
+
+#[tokio::test]
+async fn a_question_is_taken_back_when_its_call_is_cancelled() {
+    for way in WAYS.into_iter().filter(|(_, era)| *era == Era::Handshake) {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        host.listen().await;
+        let question = host.ask(1).await;
+        host.cancel().await;
+        let taken_back = host.overhear().await;
+        assert_eq!(
+            taken_back["method"], "notifications/cancelled",
+            "{taken_back}"
+        );
+        assert_eq!(taken_back["params"]["requestId"], question.ticket);
+        assert_eq!(taken_back["params"]["reason"], "the call was cancelled");
+        // Too late.
+        host.reply(&question, "result", yes()).await;
+        let again = host.ask(1).await;
+        assert_ne!(again.ticket, question.ticket);
+        removes_after_all(&database, &mut host, &again).await;
+    }
+}
+
+/// What a state becomes with a bit of its text flipped, or of what its parts decode to; and some
+/// shorter and longer ones.
+fn forgeries(state: &str) -> BTreeSet<String> {
+    let flips = |bytes: &[u8]| {
+        let bytes = bytes.to_vec();
+        (0..bytes.len() * 8).map(move |bit| {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            bytes
+        })
+    };
+    let mut forged: BTreeSet<String> = flips(state.as_bytes())
+        .filter_map(|bytes| String::from_utf8(bytes).ok())
+        .collect();
+    let parts: Vec<&str> = state.split('.').collect();
+    for (position, part) in parts.iter().enumerate().skip(1) {
+        for bytes in flips(&URL_SAFE_NO_PAD.decode(part).unwrap()) {
+            let part = URL_SAFE_NO_PAD.encode(bytes);
+            let mut parts = parts.clone();
+            parts[position] = &part;
+            forged.insert(parts.join("."));
+        }
+    }
+    forged.extend((0..state.len()).map(|length| state[..length].to_owned()));
+    forged.extend(["A", "=", ".", " ", "\0"].map(|more| format!("{state}{more}")));
+    let (body, tag) = (parts[parts.len() - 2], parts[parts.len() - 1]);
+    let elsewhere = ["rs1", "rs2", "rs2.", "rs1.AA", "rs2.AA"];
+    forged.extend(elsewhere.map(|version| format!("{version}.{body}.{tag}")));
+    forged.remove(state);
+    forged
+}
+
+/// Every such call was refused as a breach of the protocol.
+fn all_refused(answers: &[Value]) {
+    for answer in answers {
+        let error = &answer["error"];
+        assert_eq!(error["code"], -32602, "{answer}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("Nothing was removed."), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn no_bit_of_a_state_can_be_changed() {
+    let key = "k".repeat(32);
+    for (way, key) in STATELESS.into_iter().zip([None, Some(key)]) {
+        let database = three().await;
+        let mut app = database.app();
+        app.variables.extend(key.map(|key| (STATE_KEY, key)));
+        let mut host = Host::start(&app, way, &[], can_ask()).await;
+        let question = host.ask(1).await;
+        let forged: Vec<Value> = forgeries(question.state())
+            .iter()
+            .map(|state| question.answered(&yes(), state))
+            .collect();
+        assert!(forged.len() > 1000, "{}", forged.len());
+        let looked = database.requests();
+        all_refused(&host.calls(&forged).await);
+        assert_eq!(database.requests(), looked);
+        removes_after_all(&database, &mut host, &question).await;
+    }
+}
+
+#[tokio::test]
+async fn a_state_is_good_for_one_caller_one_backup_and_one_server() {
+    for way in STATELESS {
+        let database = three().await;
+        let mut app = database.app();
+        if way.0 == Wire::Http {
+            let tokens = "ada:token-of-ada\nben:token-of-ben".to_owned();
+            app.variables.push(("QOVERY_BACKUPS_ACCESS_TOKEN", tokens));
+        }
+        let mut host = Host::start(&app, way, &[], can_ask()).await;
+        let client = |name: &str| {
+            let info = json!({ "name": name, "version": "1" });
+            Some(json!({ "io.modelcontextprotocol/clientInfo": info }))
+        };
+        host.meta = client("ada");
+        host.set_token("token-of-ada");
+        let question = host.ask(1).await;
+        let own = question.answered(&yes(), question.state());
+
+        let mut other_backup = own.clone();
+        other_backup["arguments"]["backupId"] = json!(backup_id(2));
+        let mut other_database = own.clone();
+        other_database["arguments"]["databaseId"] = json!(Sandbox::SESSIONS);
+        all_refused(&host.calls(&[other_backup, other_database]).await);
+
+        host.set_token("token-of-ben");
+        if way.0 == Wire::Stdio {
+            host.meta = client("ben");
+        }
+        all_refused(&host.calls(std::slice::from_ref(&own)).await);
+
+        let mut elsewhere = Host::start(&app, way, &[], can_ask()).await;
+        elsewhere.meta = client("ada");
+        elsewhere.set_token("token-of-ada");
+        all_refused(&elsewhere.calls(&[own]).await);
+
+        // Where there are tokens, the name that a client gives itself does not count.
+        host.set_token("token-of-ada");
+        host.meta = client(if way.0 == Wire::Stdio { "ada" } else { "ben" });
+        removes_after_all(&database, &mut host, &question).await;
+    }
+}
+
+#[tokio::test]
+async fn a_yes_needs_the_state_and_the_state_needs_a_yes() {
+    for way in STATELESS {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        let question = host.ask(1).await;
+        let whole = question.answered(&yes(), question.state());
+        for (member, value) in [
+            ("requestState", None),
+            ("requestState", Some(Value::Null)),
+            ("inputResponses", None),
+            ("inputResponses", Some(Value::Null)),
+            ("inputResponses", Some(json!({}))),
+            ("inputResponses", Some(yes())),
+            ("inputResponses", Some(json!({ "consent": yes() }))),
+        ] {
+            let mut half = whole.clone();
+            match value {
+                Some(value) => half[member] = value,
+                None => drop(half.as_object_mut().unwrap().remove(member)),
+            }
+            let again = host.call(half).await.question();
+            assert!(again.text().ends_with(&backup_id(1)), "{again:?}");
+        }
+        for (member, value) in [
+            ("inputResponses", json!([yes()])),
+            ("inputResponses", json!([["confirmation", yes()]])),
+            ("inputResponses", json!("yes")),
+            ("inputResponses", json!(true)),
+            ("requestState", json!([question.ticket])),
+            ("requestState", json!({ "confirmation": question.ticket })),
+            ("requestState", json!(1)),
+        ] {
+            let mut malformed = whole.clone();
+            malformed[member] = value;
+            let answer = host.call(malformed).await.answer();
+            assert_eq!(answer["error"]["code"], -32602, "{answer}");
+        }
+        removes_after_all(&database, &mut host, &question).await;
+
+        // The state is still good, but the backup is gone.
+        let text = host.call(whole).await.refusal();
+        assert!(text.contains("is not in the list of database"), "{text}");
+        assert_eq!(database.changes(), [removes(1)]);
+    }
+}
+
+#[tokio::test]
+async fn a_no_is_taken_at_its_word_though_nobody_was_asked() {
+    for (confirm, capabilities) in [
+        ("--confirm=auto", json!({})),
+        ("--confirm=never", can_ask()),
+    ] {
+        for way in STATELESS {
+            let database = three().await;
+            let app = database.app();
+            let mut host = Host::start(&app, way, &[confirm], capabilities.clone()).await;
+            for action in ["decline", "cancel"] {
+                let mut call = removal(1);
+                call["inputResponses"] = responses(&json!({ "action": action }));
+                let decision = host.call(call).await.decision();
+                assert_eq!(decision["outcome"], "not_removed", "{decision}");
+            }
+            assert_eq!(database.changes(), [""; 0]);
+            // Without the no, nothing stood between this host and the removal.
+            let decision = host.remove(1).await.decision();
+            assert_eq!(decision["outcome"], "removed", "{decision}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn replicas_that_share_a_key_take_each_others_answers() {
+    let [old, new] = ["old", "new"].map(|name| format!("{name}-{}", "x".repeat(32)));
+    let both = format!("{new}\n{old}");
+    for (asks, answers, shared) in [
+        (Some(&old), Some(&old), true),
+        // While the key is changed.
+        (Some(&old), Some(&both), true),
+        (Some(&both), Some(&both), true),
+        (Some(&both), Some(&new), true),
+        // What was sealed with the new key is not for those who have the old one alone.
+        (Some(&both), Some(&old), false),
+        (Some(&old), Some(&new), false),
+        (Some(&old), None, false),
+        (None, Some(&old), false),
+        (None, None, false),
+    ] {
+        for way in STATELESS {
+            let database = three().await;
+            let mut hosts = Vec::new();
+            for key in [asks, answers] {
+                let mut app = database.app();
+                app.variables
+                    .extend(key.map(|key| (STATE_KEY, key.clone())));
+                hosts.push(Host::start(&app, way, &[], can_ask()).await);
+            }
+            let question = hosts[0].ask(1).await;
+            if shared {
+                removes_after_all(&database, &mut hosts[1], &question).await;
+            } else {
+                let own = question.answered(&yes(), question.state());
+                all_refused(&hosts[1].calls(&[own]).await);
+                removes_after_all(&database, &mut hosts[0], &question).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_changed_meanwhile_is_asked_again() {
+    type Change = fn(&mut Vec<Value>);
+    let changes: [(Change, &str); 5] = [
+        (
+            |backups| backups[0]["status"]["state"] = json!("EXECUTING"),
+            "state EXECUTING.",
+        ),
+        (
+            |backups| backups[0]["name"] = json!("precious"),
+            "Backup \"precious\", made",
+        ),
+        (
+            |backups| drop(backups.remove(1)),
+            "One backup of the database remains",
+        ),
+        (
+            |backups| backups.push(backup(4, "READY")),
+            "2 backups of the database remain",
+        ),
+        (
+            |backups| backups[2]["created_at"] = json!(ago(330)),
+            "the newest was made 5 hours ago.",
+        ),
+    ];
+    for way in WAYS {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        let mut question = host.ask(1).await;
+        for (change, words) in changes {
+            assert!(!question.text().contains(words), "{question:?}");
+            database.change(change);
+            question = host.answer(&question, yes()).await.question();
+            assert!(question.text().contains(words), "{words}: {question:?}");
+        }
+        removes_after_all(&database, &mut host, &question).await;
+    }
+}
+
+#[tokio::test]
+async fn what_became_protected_meanwhile_stays() {
+    for way in WAYS {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        let question = host.ask(2).await;
+        database.change(|backups| backups[2]["status"]["state"] = json!("DEPLOYMENT_ERROR"));
+        let text = host.answer(&question, yes()).await.refusal();
+        assert!(
+            text.contains("is protected: it is the newest one that has not failed"),
+            "{text}"
+        );
+        assert_eq!(database.changes(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn whoever_shows_forms_is_asked() {
+    for (confirm, elicitation) in [
+        ("--confirm=auto", json!({})),
+        ("--confirm=auto", json!({ "form": {}, "url": {} })),
+        ("--confirm=always", json!({ "form": {} })),
+    ] {
+        for way in WAYS {
+            let database = three().await;
+            let capabilities = json!({ "elicitation": elicitation });
+            let mut host = Host::start(&database.app(), way, &[confirm], capabilities).await;
+            let question = host.ask(1).await;
+            removes_after_all(&database, &mut host, &question).await;
+        }
+    }
+}
+
+/// Hosts of which no person can be asked.
+async fn unasked(confirm: &str) -> Vec<(Way, Database, Host)> {
+    let nothing = json!({});
+    let links = json!({ "elicitation": { "url": {} } });
+    let cases = WAYS
+        .into_iter()
+        .flat_map(|way| [(way, nothing.clone()), (way, links.clone())])
+        // There is no way back to it, whatever it says.
+        .chain([((Wire::SessionlessHttp, Era::Handshake), can_ask())])
+        .chain([((Wire::SessionlessHttp, Era::Stateless), nothing.clone())]);
+    let mut hosts = Vec::new();
+    for (way, capabilities) in cases {
+        let database = three().await;
+        let claim = json!({ "io.modelcontextprotocol/clientCapabilities": capabilities });
+        let mut host = Host::start(&database.app(), way, &[confirm], capabilities).await;
+        host.meta = Some(claim);
+        hosts.push((way, database, host));
+    }
+    hosts
+}
+
+#[tokio::test]
+async fn who_cannot_be_asked_removes_at_once_unless_the_operator_says_always() {
+    for confirm in ["--confirm=auto", "--confirm=never"] {
+        for (way, database, mut host) in unasked(confirm).await {
+            let decision = host.remove(1).await.decision();
+            assert_eq!(decision["outcome"], "removed", "{way:?} {decision}");
+            assert_eq!(database.changes(), [removes(1)]);
+        }
+    }
+    for way in WAYS {
+        let database = three().await;
+        let mut host = Host::start(&database.app(), way, &["--confirm=never"], can_ask()).await;
+        let decision = host.remove(1).await.decision();
+        assert_eq!(decision["outcome"], "removed", "{way:?} {decision}");
+        assert_eq!(database.changes(), [removes(1)]);
+    }
+}
+
+/// It says what would have gone, and that only the operator can change that: nothing that a model
+/// could try next.
+fn says_who_can_change_it(text: &str) {
+    let said = "\"backup 1\", made 2026-06-01T00:00:00Z) would have been removed";
+    for part in [
+        &backup_id(1),
+        said,
+        "Nothing was removed.",
+        "only the operator",
+        "--confirm",
+    ] {
+        assert!(text.contains(part), "{part} in: {text}");
+    }
+    for part in [
+        "argument",
+        "parameter",
+        "force",
+        "confirmed",
+        "true",
+        "retry",
+        "again",
+    ] {
+        assert!(!text.contains(part), "{part} in: {text}");
+    }
+}
+
+#[tokio::test]
+async fn always_removes_nothing_where_nobody_can_be_asked() {
+    for (way, database, mut host) in unasked("--confirm=always").await {
+        let mut yes_to_nothing = removal(1);
+        yes_to_nothing["inputResponses"] = responses(&yes());
+        for call in [removal(1), yes_to_nothing] {
+            let step = host.call(call).await;
+            if way.1 == Era::Handshake {
+                says_who_can_change_it(&step.refusal());
+                continue;
+            }
+            let status = if way.0 == Wire::Stdio { 200 } else { 400 };
+            assert_eq!(host.status, status);
+            let error = step.answer()["error"].clone();
+            assert_eq!(error["code"], -32021, "{error}");
+            let required = json!({ "requiredCapabilities": can_ask() });
+            assert_eq!(error["data"], required);
+            says_who_can_change_it(error["message"].as_str().unwrap());
+        }
+        for name in ["confirm", "confirmed", "confirmation", "force", "remove"] {
+            let mut call = removal(1);
+            call["arguments"][name] = json!(true);
+            let text = host.call(call).await.refusal();
+            assert!(text.starts_with("Invalid arguments: "), "{text}");
+        }
+        assert_eq!(database.changes(), [""; 0], "{way:?}");
+    }
+}
+
+#[tokio::test]
+async fn over_rest_nobody_is_asked_and_always_refuses() {
+    let request = Request::delete(&format!("{}/{}", backups_of(Sandbox::ORDERS), backup_id(1)));
+    for (confirm, changes) in [
+        ("--confirm=always", vec![]),
+        ("--confirm=auto", vec![removes(1)]),
+        ("--confirm=never", vec![removes(1)]),
+    ] {
+        let database = three().await;
+        let server = database.app().serve(&[confirm]).await;
+        let answer = server.rest(request.clone()).await;
+        if changes.is_empty() {
+            let problem = answer.problem(403, "confirmation_required");
+            assert_eq!(problem["outcome"], "not_applied");
+            assert_eq!(problem["retryable"], false);
+            says_who_can_change_it(problem["detail"].as_str().unwrap());
+        } else {
+            assert_eq!(answer.status, 204, "{answer:?}");
+        }
+        assert_eq!(database.changes(), changes);
+    }
+}
+
+#[tokio::test]
+async fn what_others_wrote_cannot_change_the_question() {
+    let spaces = format!("{}…", " ".repeat(80));
+    let hostile = [
+        // Facts of its own, and lines for them.
+        (
+            "x\", made 1 day ago.\nThis can be undone.".to_owned(),
+            "x', made 1 day ago. This can be undone.".to_owned(),
+        ),
+        ("a\r\n\u{2028}\u{2029}\tb".to_owned(), "a     b".to_owned()),
+        (
+            "a\u{b}\u{c}\u{85}\0\u{1b}[2J\u{7}b".to_owned(),
+            "a[2Jb".to_owned(),
+        ),
+        // Text that runs the other way.
+        (
+            "\u{202e}enodnu\u{202c}\u{2066}x\u{2069}\u{200f}\u{61c}".to_owned(),
+            "enodnux".to_owned(),
+        ),
+        (
+            "a\u{200b}\u{200d}\u{feff}\u{ad}\u{2060}\u{fe0f}\u{e0154}\u{3164}b".to_owned(),
+            "ab".to_owned(),
+        ),
+        // "hi" in tag characters.
+        (
+            "x\u{e0001}\u{e0068}\u{e0069}\u{e007f}".to_owned(),
+            "x".to_owned(),
+        ),
+        ("x".repeat(80), "x".repeat(80)),
+        ("x".repeat(10_000), format!("{}…", "x".repeat(80))),
+        ("🚀".repeat(10_000), format!("{}…", "🚀".repeat(80))),
+        ("\n".repeat(10_000), spaces),
+        ("\u{e0041}".repeat(10_000), String::new()),
+        (String::new(), String::new()),
+    ];
+    for way in WAYS {
+        let database = three().await;
+        // A date that cannot be read makes a backup the newest, but for one with a higher id.
+        let newest = json!({ "id": backup_id(9), "created_at": "soon" });
+        database.change(|backups| backups.push(newest));
+        let mut host = host(&database, way).await;
+        let mut asked = async |backup: Value| {
+            database.change(|backups| backups[0] = backup);
+            let question = host.ask(1).await;
+            let closed = host.answer(&question, json!({ "action": "cancel" })).await;
+            assert_eq!(closed.decision()["outcome"], "not_removed");
+            question.text().to_owned()
+        };
+        // In the middle of a day: its age does not change meanwhile.
+        let mut ours = backup(1, "READY");
+        ours["created_at"] = json!(ago(84 * 60));
+        let plain = asked(ours.clone()).await;
+        let made = &plain[plain.find("made ").unwrap()..=plain.find(')').unwrap()];
+        for (text, shown) in &hostile {
+            let [mut name, mut date, mut state] = [(); 3].map(|()| ours.clone());
+            name["name"] = json!(text);
+            date["created_at"] = json!(text);
+            state["status"]["state"] = json!(text);
+            let unknown = format!("made at an unknown time ({shown})");
+            for (backup, expected) in [
+                (name, plain.replace("backup 1", shown)),
+                (date, plain.replace(made, &unknown)),
+                (state, plain.replace("READY", shown)),
+            ] {
+                assert_eq!(asked(backup).await, expected, "{way:?}");
+            }
+        }
+        assert_eq!(database.changes(), [""; 0]);
+    }
+}
