@@ -208,6 +208,46 @@ async fn a_question_is_taken_back_when_its_call_is_cancelled() {
     }
 }
 
+#[tokio::test]
+async fn an_accept_without_content_is_not_a_yes_and_no_failure() {
+    for way in WAYS {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        for answer in [
+            json!({ "action": "accept" }),
+            json!({ "action": "accept", "content": null }),
+        ] {
+            let question = host.ask(1).await;
+            let decision = host.answer(&question, answer).await.decision();
+            assert_eq!(decision["outcome"], "not_removed", "{way:?} {decision}");
+        }
+        assert_eq!(database.changes(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_list_is_no_answer_to_a_form() {
+    for way in WAYS {
+        for answer in [
+            json!({ "action": "accept", "content": [true] }),
+            json!({ "action": "accept", "content": [] }),
+            json!(["accept", { "remove": true }, null]),
+            json!(["accept", [true], null]),
+        ] {
+            let database = three().await;
+            let mut host = host(&database, way).await;
+            let question = host.ask(1).await;
+            let step = host.answer(&question, answer.clone()).await;
+            assert_eq!(database.changes(), [""; 0], "{way:?} {answer}");
+            let text = step.refusal();
+            assert!(
+                text.ends_with("Nothing was removed."),
+                "{way:?} {answer}: {text}"
+            );
+        }
+    }
+}
+
 /// What a state becomes with a bit of its text flipped, or of what its parts decode to; and some
 /// shorter and longer ones.
 fn forgeries(state: &str) -> BTreeSet<String> {
