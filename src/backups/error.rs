@@ -53,7 +53,7 @@ pub enum Error {
     #[error(
         "{0} would have been removed, but here a person has to confirm each removal, and this \
          caller has no way to ask one. Nothing was removed. Tell the person: it takes an MCP client \
-         that can show a question (elicitation), or the Qovery console. Only the operator can change \
+         that can show a question (elicitation), or the Qovery console; only the operator can change \
          the rule (--confirm)."
     )]
     Unconfirmed(Box<Removal>),
@@ -144,14 +144,9 @@ impl Error {
     /// How long to wait before the same call may succeed: none for what must not be repeated.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        /// As the texts say.
-        const A_MINUTE: Duration = Duration::from_secs(60);
         match self {
             Self::LimitReached { pause, .. } => Some(*pause),
-            Self::Qovery(error) if error.retryable() => {
-                Some(error.failure.retry_after().unwrap_or(A_MINUTE))
-            }
-            Self::Busy { .. } => Some(A_MINUTE),
+            Self::Qovery(error) if error.retryable() => error.failure.retry_after(),
             _ => None,
         }
     }

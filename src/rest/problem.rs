@@ -204,12 +204,17 @@ impl From<Error> for Problem {
         let mut problem = Self::new(error.kind(), status(&error), error.to_string());
         problem.outcome = error.outcome();
         problem.retryable = error.retryable();
-        match error.retry_after() {
-            Some(pause) => {
-                problem.with_header(RETRY_AFTER, HeaderValue::from(pause.as_secs().max(1)))
+        let pause = match (error.retry_after(), problem.status) {
+            (Some(pause), _) => pause.as_secs().max(1),
+            // As the detail says.
+            (None, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+                if problem.retryable =>
+            {
+                60
             }
-            None => problem,
-        }
+            _ => return problem,
+        };
+        problem.with_header(RETRY_AFTER, HeaderValue::from(pause))
     }
 }
 

@@ -69,12 +69,15 @@ async fn the_question_names_what_goes_and_what_stays() {
             backups[2]["created_at"] = json!(ago(400));
         });
         let question = host(&database, way).await.ask(1).await;
-        let date = format!("{} {} UTC", &old[..10], &old[11..16]);
+        let dates = [&old, &new].map(|date| format!("{} {} UTC", &date[..10], &date[11..16]));
         let mut params = question.params.clone();
         params.as_object_mut().unwrap().remove("_meta");
-        let params = params.to_string();
-        assert_eq!(params.matches(&date).count(), 1, "{params}");
-        let params: Value = serde_json::from_str(&params.replace(&date, "<date>")).unwrap();
+        let mut params = params.to_string();
+        for date in dates {
+            assert_eq!(params.matches(&date).count(), 1, "{params}");
+            params = params.replace(&date, "<date>");
+        }
+        let params: Value = serde_json::from_str(&params).unwrap();
         insta::assert_json_snapshot!("question", params);
 
         // A client may fill in the default by itself.
@@ -93,12 +96,12 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
     let database = three().await;
     let mut host = host(&database, WAYS[1]).await;
     for (age, words) in [
-        (0, "made less than a minute ago ("),
-        (30, "made 30 minutes ago ("),
-        (90, "made 1 hour ago ("),
-        (23 * 60 + 30, "made 23 hours ago ("),
-        (36 * 60, "made 1 day ago ("),
-        (400 * 24 * 60 + 720, "made 400 days ago ("),
+        (0, "Made: less than a minute ago ("),
+        (30, "Made: 30 minutes ago ("),
+        (90, "Made: 1 hour ago ("),
+        (23 * 60 + 30, "Made: 23 hours ago ("),
+        (36 * 60, "Made: 1 day ago ("),
+        (400 * 24 * 60 + 720, "Made: 400 days ago ("),
     ] {
         database.change(|backups| {
             backups[0]["created_at"] = json!(ago(age));
@@ -108,6 +111,8 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
         });
         let question = host.ask(1).await;
         assert!(question.text().contains(words), "{question:?}");
+        let future = "the newest made in the future by this machine's clock (";
+        assert!(question.text().contains(future), "{question:?}");
     }
     database.change(|backups| {
         backups.pop();
@@ -116,8 +121,8 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
     });
     let question = host.ask(1).await;
     for words in [
-        "Backup without a name, made at an unknown time (soon), state unknown.",
-        "One backup of the database remains, made at an unknown time.",
+        "Name: none\nMade: at an unknown time (soon)\nState: unknown\n",
+        "Remaining: one backup, made at an unknown time (later)\n",
     ] {
         assert!(question.text().contains(words), "{question:?}");
     }
@@ -163,7 +168,7 @@ async fn anything_but_a_yes_removes_nothing() {
                 let decision = json!({ "outcome": "not_removed", "reason": reason });
                 assert_eq!(step.decision(), decision, "{way:?} {answer}");
             } else {
-                let text = step.refusal();
+                let text = step.misfit(way.1);
                 assert!(
                     text.ends_with("Nothing was removed."),
                     "{way:?} {answer}: {text}"
@@ -228,18 +233,22 @@ async fn an_accept_without_content_is_not_a_yes_and_no_failure() {
 #[tokio::test]
 async fn a_list_is_no_answer_to_a_form() {
     for way in WAYS {
-        for answer in [
+        let mut answers = vec![
             json!({ "action": "accept", "content": [true] }),
             json!({ "action": "accept", "content": [] }),
-            json!(["accept", { "remove": true }, null]),
             json!(["accept", [true], null]),
-        ] {
+        ];
+        if way.1 == Era::Stateless {
+            // Before it, the protocol's library reads the answer.
+            answers.push(json!(["accept", { "remove": true }, null]));
+        }
+        for answer in answers {
             let database = three().await;
             let mut host = host(&database, way).await;
             let question = host.ask(1).await;
             let step = host.answer(&question, answer.clone()).await;
             assert_eq!(database.changes(), [""; 0], "{way:?} {answer}");
-            let text = step.refusal();
+            let text = step.misfit(way.1);
             assert!(
                 text.ends_with("Nothing was removed."),
                 "{way:?} {answer}: {text}"
@@ -469,23 +478,23 @@ async fn what_changed_meanwhile_is_asked_again() {
     let changes: [(Change, &str); 5] = [
         (
             |backups| backups[0]["status"]["state"] = json!("EXECUTING"),
-            "state EXECUTING.",
+            "State: EXECUTING\n",
         ),
         (
             |backups| backups[0]["name"] = json!("precious"),
-            "Backup \"precious\", made",
+            "Name: \"precious\"\n",
         ),
         (
             |backups| drop(backups.remove(1)),
-            "One backup of the database remains",
+            "Remaining: one backup, made ",
         ),
         (
             |backups| backups.push(backup(4, "READY")),
-            "2 backups of the database remain",
+            "Remaining: 2 backups, the newest made ",
         ),
         (
             |backups| backups[2]["created_at"] = json!(ago(330)),
-            "the newest was made 5 hours ago.",
+            "the newest made 5 hours ago (",
         ),
     ];
     for way in WAYS {
@@ -654,12 +663,12 @@ async fn over_rest_nobody_is_asked_and_always_refuses() {
 
 #[tokio::test]
 async fn what_others_wrote_cannot_change_the_question() {
-    let spaces = format!("{}…", " ".repeat(80));
+    let spaces = format!("{}…", " ".repeat(60));
     let hostile = [
         // Facts of its own, and lines for them.
         (
-            "x\", made 1 day ago.\nThis can be undone.".to_owned(),
-            "x', made 1 day ago. This can be undone.".to_owned(),
+            "x\"”\nMade: 900 days ago\nThis can be undone.".to_owned(),
+            "x'' Made: 900 days ago This can be undone.".to_owned(),
         ),
         ("a\r\n\u{2028}\u{2029}\tb".to_owned(), "a     b".to_owned()),
         (
@@ -680,9 +689,9 @@ async fn what_others_wrote_cannot_change_the_question() {
             "x\u{e0001}\u{e0068}\u{e0069}\u{e007f}".to_owned(),
             "x".to_owned(),
         ),
-        ("x".repeat(80), "x".repeat(80)),
-        ("x".repeat(10_000), format!("{}…", "x".repeat(80))),
-        ("🚀".repeat(10_000), format!("{}…", "🚀".repeat(80))),
+        ("x".repeat(60), "x".repeat(60)),
+        ("x".repeat(10_000), format!("{}…", "x".repeat(60))),
+        ("🚀".repeat(10_000), format!("{}…", "🚀".repeat(60))),
         ("\n".repeat(10_000), spaces),
         ("\u{e0041}".repeat(10_000), String::new()),
         (String::new(), String::new()),
@@ -690,7 +699,8 @@ async fn what_others_wrote_cannot_change_the_question() {
     for way in WAYS {
         let database = three().await;
         // A date that cannot be read makes a backup the newest, but for one with a higher id.
-        let newest = json!({ "id": backup_id(9), "created_at": "soon" });
+        let mut newest = backup(9, "READY");
+        newest["created_at"] = json!("soon");
         database.change(|backups| backups.push(newest));
         let mut host = host(&database, way).await;
         let mut asked = async |backup: Value| {
@@ -704,13 +714,16 @@ async fn what_others_wrote_cannot_change_the_question() {
         let mut ours = backup(1, "READY");
         ours["created_at"] = json!(ago(84 * 60));
         let plain = asked(ours.clone()).await;
-        let made = &plain[plain.find("made ").unwrap()..=plain.find(')').unwrap()];
+        let made = plain
+            .lines()
+            .find(|line| line.starts_with("Made: "))
+            .unwrap();
         for (text, shown) in &hostile {
             let [mut name, mut date, mut state] = [(); 3].map(|()| ours.clone());
             name["name"] = json!(text);
             date["created_at"] = json!(text);
             state["status"]["state"] = json!(text);
-            let unknown = format!("made at an unknown time ({shown})");
+            let unknown = format!("Made: at an unknown time ({shown})");
             for (backup, expected) in [
                 (name, plain.replace("backup 1", shown)),
                 (date, plain.replace(made, &unknown)),

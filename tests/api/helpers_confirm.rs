@@ -379,6 +379,17 @@ impl Step {
         decision.clone()
     }
 
+    /// The text with which an answer that is none is refused: on 2026-07-28 the client broke the
+    /// protocol.
+    pub(crate) fn misfit(self, era: Era) -> String {
+        if era == Era::Handshake {
+            return self.refusal();
+        }
+        let answer = self.answer();
+        assert_eq!(answer["error"]["code"], -32602, "{answer}");
+        answer["error"]["message"].as_str().unwrap().to_owned()
+    }
+
     /// The text of a failure that a model reads.
     pub(crate) fn refusal(self) -> String {
         let answer = self.answer();

@@ -262,6 +262,7 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
         (says(422), 400, "rejected", not, false, None),
         (says(429), 429, "rate_limited", not, true, Some("60")),
         (busy, 429, "rate_limited", not, true, Some("60")),
+        (says(408), 502, "unavailable", unknown, true, None),
         (says(500), 502, "unavailable", unknown, true, None),
         (down, 502, "unavailable", unknown, true, Some("90")),
         (
@@ -281,13 +282,17 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
             let server = serve(&upstream).await;
             let answer = server.rest(request.clone()).await;
             let problem = answer.problem(status, kind);
-            // A removal that Qovery has answered is settled by the list, where the backup still is.
-            let settled = number == 2 && kind != "interrupted";
+            // A removal that Qovery itself has answered is settled by the list, where the backup
+            // still is.
+            let detail = problem["detail"].as_str().unwrap();
+            let is_final = kind == "redirected" || detail.starts_with("Qovery failed (500)");
+            let settled = number == 2 && is_final;
             let outcome = if number == 0 || settled { not } else { outcome };
             assert_eq!(problem["outcome"], outcome, "{request:?}: {problem}");
             // What may have been done must not be repeated.
             let retryable = retryable && outcome == not;
             assert_eq!(problem["retryable"], retryable, "{request:?}: {problem}");
+            let retry_after = retry_after.filter(|_| retryable);
             assert_eq!(answer.header("retry-after"), retry_after, "{problem}");
         }
     });

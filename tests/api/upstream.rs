@@ -197,7 +197,7 @@ async fn a_removal_says_what_became_of_it() {
     assert!(text(&result).contains("404") && text(&result).contains("Nothing was changed"));
     assert_eq!(upstream.requests().len(), 2);
 
-    let (result, upstream) = removal(&["503 X", "403 Forbidden"]).await;
+    let (result, upstream) = removal(&["500 X", "403 Forbidden"]).await;
     assert!(text(&result).contains("Nothing was changed"), "{result}");
     let last = upstream.requests().pop().unwrap();
     assert!(last.starts_with("GET "), "it was seen in the list: {last}");
