@@ -264,17 +264,26 @@ impl Connection {
         self.answer_to(&bytes, request.method != "HEAD").await
     }
 
+    /// The same with a peer that may go away.
+    #[cfg(unix)]
+    pub(crate) async fn try_exchange(&mut self, request: &Request) -> io::Result<Answer> {
+        let bytes = request.bytes(self.address);
+        self.try_answer_to(&bytes, request.method != "HEAD").await
+    }
+
     /// Writes the rest of a request and reads the answer.
     pub(crate) async fn answer_to(&mut self, bytes: &[u8], has_body: bool) -> Answer {
+        let answer = self.try_answer_to(bytes, has_body).await;
+        answer.expect("a whole answer")
+    }
+
+    async fn try_answer_to(&mut self, bytes: &[u8], has_body: bool) -> io::Result<Answer> {
         let Self { reader, writer, .. } = self;
         let answer = timeout(PATIENCE, async {
             // Who answers early need not read on.
             tokio::join!(writer.write_all(bytes), read(reader, has_body)).1
         });
-        answer
-            .await
-            .expect("an answer in time")
-            .expect("a whole answer")
+        answer.await.expect("an answer in time")
     }
 
     /// The status and the headers of an answer whose body may have no end.
