@@ -9,6 +9,8 @@
 )]
 
 mod arguments;
+#[cfg(unix)]
+mod audit;
 mod check;
 mod config;
 mod confirm;
