@@ -28,5 +28,6 @@ mod outcome;
 mod protocol;
 mod rest;
 mod secrets;
+mod storm;
 mod tools;
 mod upstream;

@@ -1,0 +1,280 @@
+//! Many callers of both faces at once, and an upstream that fails three answers of ten: nobody waits
+//! for ever, and nobody is told anything that the upstream's books do not bear out.
+//!
+//! `STORM_CALLS` sets the number of calls: `STORM_CALLS=10000 cargo test --test api storm -- --nocapture`.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::{
+    helpers::{Reply, TestApp, reply},
+    helpers_http::Server,
+    helpers_ledger::{
+        Caller, Deed, FACES, FAILED, Fate, GOOD, Ledger, QUEUED, Says, Told, database, trace,
+    },
+};
+
+const CALLERS: usize = 32;
+/// Few enough that callers meet, and enough that not all wait for one that hangs.
+const DATABASES: usize = 36;
+
+/// A call gets 25 seconds, and writing down its outcome up to five on a disk that hangs. The rest is
+/// for a machine that does other things at the same time.
+const LONGEST: Duration = Duration::from_secs(32);
+
+/// What befalls a request: three of ten fail, in every way and at every moment.
+fn fate() -> Fate {
+    let seconds = |most: u64| Duration::from_millis(fastrand::u64(0..most * 1_000));
+    let anyhow = |late: u64| match fastrand::u8(..3) {
+        0 => Deed::Done,
+        1 => Deed::Undone,
+        _ => Deed::Late(seconds(late)),
+    };
+    let done_or_not = || [Deed::Done, Deed::Undone][fastrand::usize(..2)].clone();
+    let (deed, says) = match fastrand::u8(..100) {
+        0..70 => (Deed::Done, Says::Truth),
+        70..78 => {
+            let down = reply("503 Service Unavailable", "", "");
+            (done_or_not(), Says::Else(down))
+        }
+        78..85 => {
+            let pause = format!("Retry-After: {}\r\n", fastrand::u8(..2));
+            let busy = reply("429 Too Many Requests", &pause, "");
+            (Deed::Undone, Says::Else(busy))
+        }
+        85..86 => (anyhow(20), Says::Else(Reply::Hang)),
+        86..90 => {
+            let before = [Deed::Undone, Deed::Late(seconds(3))];
+            let before = before[fastrand::usize(..2)].clone();
+            (before, Says::Else(Reply::Reset))
+        }
+        90..95 => (Deed::Done, Says::Else(Reply::Reset)),
+        _ => (Deed::Done, Says::Half),
+    };
+    Fate {
+        pause: Duration::from_micros(fastrand::u64(0..3_000)),
+        state: [GOOD, GOOD, GOOD, FAILED, QUEUED][fastrand::usize(..5)],
+        ..Fate::new(deed, says)
+    }
+}
+
+/// A call that was made, and what came of it.
+struct Made {
+    /// Also its trace, its request's id, and the name of the backup that it adds.
+    number: usize,
+    operation: &'static str,
+    database: String,
+    /// What it removes.
+    target: Option<String>,
+    told: Told,
+    latency: Duration,
+}
+
+impl Made {
+    fn id(&self) -> String {
+        format!("call-{}", self.number)
+    }
+}
+
+async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
+    let operation = ["list", "add", "remove"][number % 3];
+    let database = database(fastrand::usize(..DATABASES));
+    let entries = ledger.backups(&database);
+    let target = (operation == "remove").then(|| match fastrand::u8(..10) {
+        0 => entries.last().unwrap().id.clone(),
+        1 => Uuid::new_v4().to_string(),
+        _ => entries[fastrand::usize(..entries.len())].id.clone(),
+    });
+    let id = format!("call-{number}");
+    let request = match (operation, &target) {
+        ("list", _) => caller.list(&database),
+        ("add", _) => caller.add(&database, &id, "m"),
+        (_, target) => caller.remove(&database, target.as_ref().unwrap()),
+    };
+    let request = request
+        .header("X-Request-Id", &id)
+        .header("traceparent", &trace(number));
+    let since = Instant::now();
+    let told = caller.told(&request).await;
+    Made {
+        number,
+        operation,
+        database,
+        target,
+        told,
+        latency: since.elapsed(),
+    }
+}
+
+/// Lets everybody call until the number is reached.
+async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Made> {
+    let next = AtomicUsize::new(1);
+    let callers = (0..CALLERS).map(async |number| {
+        let mut caller = Caller::of(server, FACES[number % 2]).await;
+        let mut made = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number > calls {
+                return made;
+            }
+            made.push(call(ledger, &mut caller, number).await);
+        }
+    });
+    join_all(callers).await.into_iter().flatten().collect()
+}
+
+/// Holds what callers were told against the books.
+fn check_answers(ledger: &Ledger, made: &[Made]) {
+    let effects = ledger.effects();
+    let mut by_call: HashMap<usize, Vec<&str>> = HashMap::new();
+    let mut added: HashMap<&str, Vec<&str>> = HashMap::new();
+    let mut removed = HashSet::new();
+    for effect in &effects {
+        let id = effect.backup.id.as_str();
+        by_call.entry(effect.call.unwrap()).or_default().push(id);
+        if effect.removed {
+            assert!(removed.insert((effect.database.as_str(), id)), "{effect:?}");
+        } else {
+            added.entry(&effect.backup.name).or_default().push(id);
+        }
+    }
+    for made in made {
+        let (id, told) = (made.id(), &made.told);
+        let own = by_call.get(&made.number).map_or(&[][..], Vec::as_slice);
+        assert!(own.len() <= 1, "{id} has two effects: {own:?}, {told:?}");
+        match (made.operation, told.outcome) {
+            ("list", outcome) => {
+                assert!(own.is_empty() && outcome != "unknown", "{told:?}");
+                assert_eq!(outcome == "applied", told.ok, "{told:?}");
+            }
+            ("add", "applied") => {
+                let added = added.get(id.as_str()).map(Vec::as_slice);
+                assert_eq!(added, Some(own), "{told:?}");
+                assert_eq!(own.len(), 1, "{told:?}");
+                // An answer that broke off after its status names no backup.
+                assert!(told.backup_id().is_none_or(|id| own == [id]), "{told:?}");
+                assert_eq!(told.ok, told.backup_id().is_some(), "{told:?}");
+            }
+            // Perhaps by another call whose answer was lost: the backup is gone.
+            ("remove", "applied") => {
+                let target = made.target.as_deref().unwrap();
+                assert!(told.ok, "{told:?}");
+                assert!(
+                    removed.contains(&(made.database.as_str(), target)),
+                    "{told:?}"
+                );
+                assert!(!ledger.has(&made.database, target), "{told:?}");
+            }
+            (_, "not_applied") => assert!(own.is_empty(), "{id}: {own:?}, {told:?}"),
+            (_, outcome) => assert_eq!(outcome, "unknown", "{told:?}"),
+        }
+    }
+}
+
+/// Holds the audit log against the books and against what callers were told.
+fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
+    let mut phases = [HashMap::new(), HashMap::new()];
+    for line in log.lines() {
+        let record: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        let phase = usize::from(record["phase"] == "outcome");
+        let id = record["request_id"].as_str().unwrap().to_owned();
+        assert!(phases[phase].insert(id, record).is_none(), "twice: {line}");
+    }
+    let [intents, outcomes] = phases;
+    assert!(log.ends_with('\n'));
+    assert_eq!(intents.len(), outcomes.len());
+    for made in made {
+        let id = made.id();
+        match outcomes.get(&id) {
+            Some(outcome) => {
+                assert_eq!(intents[&id]["operation"], made.operation, "{outcome}");
+                assert_eq!(outcome["outcome"], made.told.outcome, "{:?}", made.told);
+            }
+            None => assert!(
+                made.operation == "list" || made.told.outcome == "not_applied",
+                "{:?}",
+                made.told
+            ),
+        }
+    }
+    for effect in ledger.effects() {
+        let id = format!("call-{}", effect.call.unwrap());
+        assert!(intents.contains_key(&id), "{effect:?}");
+    }
+    intents.len()
+}
+
+#[tokio::test]
+#[expect(
+    clippy::print_stderr,
+    reason = "what became of the calls is for people"
+)]
+async fn a_storm_leaves_nobody_with_a_wrong_answer() {
+    let calls = std::env::var("STORM_CALLS").map_or(1_000, |calls| calls.parse().unwrap());
+    let ledger = Ledger::start(|_| fate()).await;
+    for number in 0..DATABASES {
+        let states: Vec<&str> = (0..45)
+            .map(|number| if number % 7 == 0 { FAILED } else { GOOD })
+            .collect();
+        ledger.open(&database(number), &states);
+    }
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let app = TestApp::with_upstream(&ledger.url());
+    let file = path.to_str().unwrap();
+    let server = app
+        .serve(&["--changes-per-hour", "0", "--audit-log", file])
+        .await;
+
+    let since = Instant::now();
+    let made = storm(&ledger, &server, calls).await;
+    let elapsed = since.elapsed();
+    drop(server);
+    ledger.idle().await;
+
+    assert_eq!(made.len(), calls);
+    let slowest = made.iter().max_by_key(|made| made.latency).unwrap();
+    let longest = slowest.latency;
+    assert!(longest <= LONGEST, "{longest:?}: {:?}", slowest.told);
+    check_answers(&ledger, &made);
+    let violations = ledger.violations();
+    assert!(violations.is_empty(), "{violations:#?}");
+    let recorded = check_log(&ledger, &made, &fs::read_to_string(&path).unwrap());
+
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for made in &made {
+        *counts
+            .entry((made.operation, made.told.outcome))
+            .or_default() += 1;
+    }
+    let count = |operation, outcome| counts.get(&(operation, outcome)).copied().unwrap_or(0);
+    let summary = ["list", "add", "remove"].map(|operation| {
+        let [applied, not_applied, unknown] =
+            ["applied", "not_applied", "unknown"].map(|outcome| count(operation, outcome));
+        format!("{operation} {applied}/{not_applied}/{unknown}")
+    });
+    eprintln!(
+        "storm: {calls} calls in {:.1} s; applied/not applied/unknown: {}; {} changes, {recorded} \
+         on record, {} requests upstream; longest call {:.1} s",
+        elapsed.as_secs_f64(),
+        summary.join(", "),
+        ledger.effects().len(),
+        ledger.asked().len(),
+        longest.as_secs_f64(),
+    );
+    // A server that only ever refuses, or never knows, would pass until here.
+    for operation in ["list", "add", "remove"] {
+        let (applied, unknown) = (count(operation, "applied"), count(operation, "unknown"));
+        assert!(applied > calls / 10, "{operation}: {applied} of {calls}");
+        assert!(unknown < calls / 15, "{operation}: {unknown} of {calls}");
+    }
+}
