@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    helpers::{Era, Reply, TestApp, json_reply, stateless_meta},
+    helpers::{Era, Reply, TestApp, add_stateless_meta, json_reply},
     helpers_http::{Client, Server},
     helpers_ledger::{
         Caller, Deed, Effect, Entry, FACES, Face, Fate, GOOD, Ledger, Says, database, trace,
@@ -286,11 +286,12 @@ async fn over_standard_input_the_caller_is_the_client() {
 /// A removal by a host that can show a question; gives the result.
 async fn ask(server: &Server, backup: &str, more: &Value) -> Value {
     let tool = "remove-database-backup";
-    let mut meta = stateless_meta();
-    meta["io.modelcontextprotocol/clientCapabilities"] = json!({ "elicitation": {} });
     let arguments = json!({ "databaseId": database(1), "backupId": backup });
-    let params = json!({ "name": tool, "arguments": arguments, "_meta": meta });
-    let params = with(params, more.clone());
+    let mut params = with(
+        json!({ "name": tool, "arguments": arguments }),
+        more.clone(),
+    );
+    add_stateless_meta(&mut params, &json!({ "elicitation": {} }));
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params });
     let request = Client::new(server, Era::Stateless, None)
         .raw(body.to_string())
@@ -379,12 +380,16 @@ async fn a_change_that_is_looked_up_is_on_record_as_it_was_found() {
 #[tokio::test]
 async fn a_hostile_name_stays_within_its_line() {
     let audited = Audited::well().await;
-    let forged = "a\r\n{\"phase\":\"outcome\"}\n\"\\\u{2028}\u{0}\u{202e}é";
-    for name in [forged.to_owned(), "\n".repeat(255)] {
+    let forged = "a\r\n{\"phase\":\"outcome\"}\n\"\\\u{2028}\u{0}\u{9b}\u{202e}é";
+    let clean = "a  {\"phase\":\"outcome\"} \"\\ é";
+    for (name, shown) in [
+        (forged.to_owned(), clean.to_owned()),
+        ("\n".repeat(255), " ".repeat(255)),
+    ] {
         for face in FACES {
             let mut caller = Caller::of(&audited.server, face).await;
             assert!(caller.added(&database(1), &name, "m").await.ok);
-            audited.last(&json!({ "operation": "add", "name": name }), "applied");
+            audited.last(&json!({ "operation": "add", "name": shown }), "applied");
         }
     }
     // One that somebody else gave, longer than this server lets anybody give.
@@ -394,8 +399,10 @@ async fn a_hostile_name_stays_within_its_line() {
     let old = audited.entry(0);
     let mut caller = Caller::of(&audited.server, Face::Rest).await;
     assert!(caller.removed(&database(1), &old.id).await.ok);
-    let start: String = old.name.chars().take(255).collect();
-    audited.last(&json!({ "operation": "remove", "name": start }), "applied");
+    let line = &audited.last(&json!({ "operation": "remove" }), "applied")[0];
+    let shown = line["name"].as_str().unwrap();
+    assert!(clean.repeat(100).starts_with(shown), "{line}");
+    assert!((200..255).contains(&shown.chars().count()), "{line}");
     assert_eq!(lines(&audited.path()).len(), 10);
 }
 
@@ -504,23 +511,26 @@ async fn a_change_that_was_made_is_made_whatever_happens_to_its_second_line() {
 }
 
 #[tokio::test]
-async fn the_same_is_in_the_log_with_or_without_a_file() {
+async fn the_same_is_in_the_log_with_or_without_a_file_whatever_is_filtered() {
     let ledger = Ledger::start(|asked| match asked.number {
         _ if !asked.is_change() => Fate::default(),
         0 => Fate::default(),
         _ => Fate::new(Deed::Undone, Says::Else(Reply::Reset)),
     })
     .await;
-    for (number, arguments) in [&[][..], &["--audit-log", "audit.jsonl"]]
-        .into_iter()
-        .enumerate()
+    for (number, arguments) in [
+        &["--log", "info,audit=off"][..],
+        &["--audit-log", "audit.jsonl"],
+    ]
+    .into_iter()
+    .enumerate()
     {
         let database = database(number + 1);
         let old = ledger.open(&database, &[GOOD; 3]).swap_remove(0);
         let app = TestApp::with_upstream(&ledger.url());
         let server = app.serve(arguments).await;
         let mut caller = Caller::of(&server, Face::Rest).await;
-        let name = "a\n\"b\"";
+        let name = "a \"b\"";
         let calls = [
             (caller.remove(&database, &old.id), "remove", "applied"),
             (caller.add(&database, name, "m"), "add", "applied"),
