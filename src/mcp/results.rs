@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     backups::Removal,
     clean,
-    qovery::{Backup, BackupId, BackupPage},
+    qovery::{Answered, Backup, BackupId, BackupPage},
 };
 
 /// A page of backups, and where the next one starts.
@@ -76,14 +76,17 @@ pub(super) enum Refusal {
 
 impl BackupList {
     /// The page as a model sees it: cleaned, and with the details of each status only if `verbose`.
-    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Result<Self, InBandError> {
-        let next_start_id = page.next_start_id();
-        for backup in &mut page.results {
-            if let (true, Some(status)) = (verbose, &mut backup.status) {
-                status.read_details()?;
-            }
-            clean::backup(backup);
+    pub(super) fn new(answered: Answered<BackupPage>, verbose: bool) -> Result<Self, InBandError> {
+        let Answered {
+            value: mut page,
+            json,
+            ..
+        } = answered;
+        if verbose {
+            page.read_details(&json)?;
         }
+        let next_start_id = page.next_start_id();
+        page.results.iter_mut().for_each(clean::backup);
         clean::object(&mut page.other);
         Ok(Self {
             page,

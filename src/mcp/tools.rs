@@ -21,7 +21,7 @@ use super::{
 use crate::{
     call::Call,
     clean,
-    qovery::{Backup, BackupPage},
+    qovery::{Answered, Backup, BackupPage},
 };
 
 #[tool_router(vis = "pub(super)")]
@@ -52,7 +52,7 @@ impl Server {
             start_id,
             verbose,
         } = parse(arguments)?;
-        let page: BackupPage = self.backups.list(&call, database_id, start_id).await?.value;
+        let page: Answered<BackupPage> = self.backups.list(&call, database_id, start_id).await?;
         Structured::new(&BackupList::new(page, verbose.unwrap_or(false))?)
     }
 

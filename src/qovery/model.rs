@@ -7,7 +7,7 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
 };
-use serde_json::{Map, Number, Value, value::RawValue};
+use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
 /// Declares an id: a UUID that is read in its hyphenated form only, in any case, and written in
@@ -114,6 +114,32 @@ impl BackupPage {
             None
         }
     }
+
+    /// Reads what Qovery says of each status, from this page's `json`.
+    ///
+    /// # Errors
+    ///
+    /// When the JSON is not this page's.
+    pub fn read_details(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Page {
+            #[serde(default, deserialize_with = "null_is_default")]
+            results: Vec<Detailed>,
+        }
+        #[derive(Deserialize)]
+        struct Detailed {
+            status: Option<Map<String, Value>>,
+        }
+        let page: Page = serde_json::from_slice(json)?;
+        for (backup, detailed) in self.results.iter_mut().zip(page.results) {
+            if let (Some(status), Some(mut details)) = (&mut backup.status, detailed.status) {
+                details.remove("state");
+                details.remove("last_deployment_date");
+                status.details = details;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A page of backups, read no further than it takes to know that it is one.
@@ -171,8 +197,8 @@ impl Backup {
 }
 
 /// How far a backup is (`Status`). It makes up most of an answer, and hardly anybody wants more of it
-/// than the state; the rest stays unread until [`read_details`](Self::read_details).
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+/// than the state; the rest is skipped, until [`BackupPage::read_details`] reads it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
@@ -184,44 +210,8 @@ pub struct Status {
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
     /// Everything else that Qovery says of the status, once it is read.
-    #[serde(flatten)]
+    #[serde(flatten, skip_deserializing)]
     pub details: Map<String, Value>,
-    #[serde(skip)]
-    unread: Option<Box<RawValue>>,
-}
-
-impl Status {
-    /// Reads the details.
-    ///
-    /// # Errors
-    ///
-    /// When the status is no JSON object.
-    pub fn read_details(&mut self) -> Result<(), serde_json::Error> {
-        if let Some(unread) = self.unread.take() {
-            self.details = serde_json::from_str(unread.get())?;
-            self.details.remove("state");
-            self.details.remove("last_deployment_date");
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for Status {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Known {
-            state: Option<String>,
-            last_deployment_date: Option<String>,
-        }
-        let unread = Box::<RawValue>::deserialize(deserializer)?;
-        let known: Known = serde_json::from_str(unread.get()).map_err(de::Error::custom)?;
-        Ok(Self {
-            state: known.state,
-            last_deployment_date: known.last_deployment_date,
-            details: Map::new(),
-            unread: Some(unread),
-        })
-    }
 }
 
 /// A backup to be made (`BackupRequest`).
@@ -349,10 +339,11 @@ mod tests {
             "id": ID, "created_at": "2026-01-01T00:00:00Z", "size_gb": 3.5, "tags": ["a"],
             "status": { "state": "SOMETHING_NEW", "steps": { "details": [] } }
         });
-        let mut backup: Backup = serde_json::from_value(sent.clone()).unwrap();
-        assert_eq!(backup.state(), Some("SOMETHING_NEW"));
-        backup.status.as_mut().unwrap().read_details().unwrap();
-        assert_eq!(serde_json::to_value(backup).unwrap(), sent);
+        let sent = json!({ "results": [sent], "page": 1, "page_size": 20, "total": 1 });
+        let mut page: BackupPage = serde_json::from_value(sent.clone()).unwrap();
+        assert_eq!(page.results[0].state(), Some("SOMETHING_NEW"));
+        page.read_details(sent.to_string().as_bytes()).unwrap();
+        assert_eq!(serde_json::to_value(page).unwrap(), sent);
     }
 
     #[test]
