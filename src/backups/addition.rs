@@ -87,17 +87,15 @@ impl Inner {
         // Qovery tells the time in whole seconds, and some time after this.
         let elapsed = began.elapsed();
         let page = self.qovery.list_backups(database, None, call, deadline);
-        let page: Answered<BackupPage> = page.await.ok()?;
+        let mut page: Answered<BackupPage> = page.await.ok()?;
+        page.value.read_details(&page.json).ok()?;
         let began = page.date? - elapsed;
         let found = self.made.find(&page.value.results, database, backup, began);
-        let mut backup = found?.clone();
-        if let Some(status) = &mut backup.status {
-            status.read_details().ok()?;
-        }
+        let backup = found?.clone();
         tracing::warn!(request_id = %call.id(), "an addition whose answer was lost was found by listing");
         Some(Addition {
             answered: Answered {
-                json: serde_json::to_vec(&backup).ok()?,
+                json: serde_json::to_vec(&backup).ok()?.into(),
                 value: backup,
                 date: page.date,
             },

@@ -9,6 +9,8 @@ use std::{
 
 use backon::Retryable;
 use chrono::{DateTime, Utc};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
 use reqwest::{
     Method, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
@@ -82,7 +84,7 @@ pub struct Answered<T> {
     /// The answer as it was read.
     pub value: T,
     /// The answer as it was sent: JSON, to the byte.
-    pub json: Vec<u8>,
+    pub json: Bytes,
     /// The time by Qovery's own clock when it answered, in whole seconds.
     pub date: Option<DateTime<Utc>>,
 }
@@ -99,7 +101,7 @@ struct Request<'a> {
 struct Answer {
     status: StatusCode,
     /// An error only where the status alone already tells what became of the change.
-    body: Result<Vec<u8>, Failure>,
+    body: Result<Bytes, Failure>,
     date: Option<DateTime<Utc>>,
 }
 
@@ -328,18 +330,18 @@ impl Client {
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
-        let mut response = builder.send().await.map_err(unsent_or_unanswered)?;
+        let response = builder.send().await.map_err(unsent_or_unanswered)?;
         let status = response.status();
         let date = date(response.headers());
         if status.is_success() {
-            let body = match read_body(&mut response).await {
+            let body = match read_body(response).await {
                 Err(failure) if status != StatusCode::CREATED => return Err(failure),
                 body => body,
             };
             return Ok(Answer { status, body, date });
         }
         let retry_after = retry_after(response.headers());
-        let message = match read_body(&mut response).await {
+        let message = match read_body(response).await {
             Ok(body) => own_message(&body).map(|message| self.credentials.redact(&message)),
             // The status alone says enough.
             Err(_) => None,
@@ -444,15 +446,16 @@ fn full_jitter() -> impl Iterator<Item = Duration> + Send + Sync + Unpin {
         .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
 }
 
-async fn read_body(response: &mut reqwest::Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unsent_or_unanswered)? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(Failure::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
+/// Most bodies come in one piece, which is not copied.
+async fn read_body(response: reqwest::Response) -> Result<Bytes, Failure> {
+    let body = Limited::new(reqwest::Body::from(response), LARGEST_ANSWER);
+    match body.collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(match error.downcast() {
+            Ok(error) => unsent_or_unanswered(*error),
+            Err(_) => Failure::TooLarge,
+        }),
     }
-    Ok(body)
 }
 
 /// Seconds or a date (RFC 9110, section 10.2.3).
