@@ -78,10 +78,13 @@ mod tests {
         assert!(at(600, false).is_ok(), "a look counts for nothing");
         assert!(at(600, true).is_ok());
         for seconds in [600, 3_599] {
-            let Err(Error::LimitReached { pause, .. }) = at(seconds, true) else {
+            let Err(Error::LimitReached { pause, at, .. }) = at(seconds, true) else {
                 unreachable!("the limit was reached");
             };
             assert_eq!(pause.as_secs(), 3_601 - seconds);
+            // It is told without its fraction of a second, and must not be too early.
+            let told = (at - Utc::now()).num_milliseconds() - 1_000 * pause.as_secs().cast_signed();
+            assert!((0..=1_000).contains(&told), "{told} ms");
         }
         assert!(at(3_600, true).is_ok(), "the first one has left the hour");
         assert!(at(4_199, true).is_err());

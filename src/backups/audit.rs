@@ -4,8 +4,8 @@
 //! where to look. What must never live here: a token, or the body of an answer.
 
 use std::{
-    fs::OpenOptions,
-    io::{self, Write},
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -190,7 +190,7 @@ fn short(text: &str) -> String {
 /// returns.
 fn append(path: &Path, line: &[u8], latest: Instant) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true);
+    options.append(true).read(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
@@ -199,11 +199,46 @@ fn append(path: &Path, line: &[u8], latest: Instant) -> io::Result<()> {
     if Instant::now() > latest {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    let before = file.metadata()?.len();
-    file.write_all(line).or_else(|error| {
-        // A disk that filled up in the middle of a line must not spoil the next one as well.
-        file.set_len(before)?;
-        Err(error)
-    })?;
+    if is_torn(&mut file)? {
+        file.write_all(b"\n")?;
+    }
+    file.write_all(line)?;
     file.sync_data()
+}
+
+/// Whether the last line has no end: the disk was full, or the machine stopped. It must not spoil the
+/// next one as well.
+fn is_torn(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_does_not_spoil_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        std::fs::write(&path, "{\"time\":").unwrap();
+        let latest = Instant::now() + LONGEST_WRITE;
+        append(&path, b"{}\n", latest).unwrap();
+        append(&path, b"{}\n", latest).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"time\":\n{}\n{}\n");
+    }
+
+    #[test]
+    fn what_comes_too_late_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        assert!(append(&path, b"{}\n", Instant::now()).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
 }

@@ -192,6 +192,14 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_is_found_wherever_it_stands() {
+        let mut backups = list(&["READY"; 3]);
+        backups.swap(0, 2);
+        assert_eq!(newest(&backups).unwrap().created_at, "2026-06-03T00:00:00Z");
+        assert!(newest(&[]).is_none());
+    }
+
+    #[test]
     fn each_protection_says_what_it_protects() {
         let kept = Protection::Newest { keep_latest: 3 };
         assert_eq!(kept.to_string(), "it is one of the 3 newest");

@@ -19,7 +19,7 @@ use crate::{
     helpers::{Era, Reply, TestApp, add_stateless_meta, json_reply},
     helpers_http::{Client, Server},
     helpers_ledger::{
-        Caller, Deed, Effect, Entry, FACES, Face, Fate, GOOD, Ledger, Says, database, trace,
+        Asked, Caller, Deed, Effect, Entry, FACES, Face, Fate, GOOD, Ledger, Says, database, trace,
     },
 };
 
@@ -462,13 +462,7 @@ async fn what_cannot_be_written_first_is_not_done() {
             }
             assert!(caller.listed(&database(1)).await.ok, "{how}");
         }
-        assert!(
-            !audited
-                .ledger
-                .asked()
-                .iter()
-                .any(crate::helpers_ledger::Asked::is_change)
-        );
+        assert!(!audited.ledger.asked().iter().any(Asked::is_change));
         let reported = |line: &Value| {
             let message = line["fields"]["message"].as_str().unwrap();
             line["level"] == "ERROR" && message.contains("the change was refused")

@@ -283,6 +283,7 @@ impl Ledger {
     }
 
     /// Waits until it has received so many requests in all.
+    #[cfg(unix)]
     pub(crate) async fn received(&self, count: usize) {
         let mut asked = self.inner.asked.subscribe();
         let enough = asked.wait_for(|asked| *asked >= count);

@@ -41,17 +41,8 @@ async fn serve(ledger: &Ledger, arguments: &[&str]) -> Server {
 }
 
 /// Cases that share a server, each with a database of its own.
-struct Cases<Case> {
-    cases: HashMap<String, Case>,
-}
-
-impl<Case> Cases<Case> {
-    fn new(cases: impl IntoIterator<Item = Case>) -> Self {
-        let databases = (1..).map(database);
-        Self {
-            cases: databases.zip(cases).collect(),
-        }
-    }
+fn in_databases<Case>(cases: Vec<Case>) -> HashMap<String, Case> {
+    (1..).map(database).zip(cases).collect()
 }
 
 /// How an answer to a removal gets lost, and whether Qovery may still be at work on it.
@@ -128,7 +119,7 @@ fn removals() -> Vec<LostRemoval> {
 
 /// Each in its own database, all at once: the slowest takes 20 seconds.
 async fn removals_over(face: Face) {
-    let cases = Cases::new(removals()).cases;
+    let cases = in_databases(removals());
     let fates = cases.clone();
     let ledger = Ledger::start(move |asked| {
         let case = &fates[&asked.database];
@@ -362,7 +353,7 @@ fn assert_in_doubt(name: &str, told: &Told) {
 }
 
 async fn additions_over(face: Face) {
-    let cases = Cases::new(additions()).cases;
+    let cases = in_databases(additions());
     let fates = cases.clone();
     let ledger = Ledger::start(move |asked| {
         let case = &fates[&asked.database];

@@ -274,7 +274,10 @@ async fn a_storm_leaves_nobody_with_a_wrong_answer() {
     // A server that only ever refuses, or never knows, would pass until here.
     for operation in ["list", "add", "remove"] {
         let (applied, unknown) = (count(operation, "applied"), count(operation, "unknown"));
-        assert!(applied > calls / 10, "{operation}: {applied} of {calls}");
-        assert!(unknown < calls / 15, "{operation}: {unknown} of {calls}");
+        assert!(applied >= calls / 10, "{operation}: {applied} of {calls}");
+        assert!(
+            unknown <= 10 + calls / 15,
+            "{operation}: {unknown} of {calls}"
+        );
     }
 }
