@@ -253,6 +253,22 @@ mod tests {
         );
     }
 
+    /// The newest that counts as good is no less protected because it is not surely finished.
+    #[test]
+    fn behind_an_unfinished_one_both_what_counts_as_good_and_what_is_stay() {
+        use Protection::{NewestFinished, NewestNotFailed};
+        let backups = list(&["READY", "READY", "A_STATE_OF_TOMORROW", "QUEUED"]);
+        assert_eq!(
+            protections(&backups, 0),
+            [
+                None,
+                Some(NewestFinished),
+                Some(NewestFinished),
+                Some(NewestNotFailed)
+            ]
+        );
+    }
+
     #[test]
     fn backups_of_one_instant_have_one_newest() {
         let backups = [backup(1, Some(1), None), backup(2, Some(1), None)];

@@ -735,3 +735,39 @@ async fn what_others_wrote_cannot_change_the_question() {
         assert_eq!(database.changes(), [""; 0]);
     }
 }
+
+#[tokio::test]
+async fn a_person_is_asked_about_a_backup_once_at_a_time() {
+    for way in WAYS.into_iter().filter(|(_, era)| *era == Era::Handshake) {
+        let database = three().await;
+        let mut host = host(&database, way).await;
+        host.ask(1).await;
+        let text = host.remove(1).await.refusal();
+        assert!(
+            text.contains("is being asked about this backup already"),
+            "{text}"
+        );
+        // Another one is another question.
+        let question = host.ask(2).await;
+        let decision = host.answer(&question, yes()).await.decision();
+        assert_eq!(decision["outcome"], "removed", "{decision}");
+        assert_eq!(database.changes(), [removes(2)]);
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_removal_beyond_the_limit() {
+    for way in WAYS {
+        let database = three().await;
+        let limit = ["--changes-per-hour=1"];
+        let mut host = Host::start(&database.app(), way, &limit, can_ask()).await;
+        let question = host.ask(1).await;
+        removes_after_all(&database, &mut host, &question).await;
+        let text = host.remove(2).await.refusal();
+        assert!(
+            text.contains("at most 1 change(s) an hour"),
+            "{way:?} {text}"
+        );
+        assert_eq!(database.changes(), [removes(1)]);
+    }
+}
