@@ -136,7 +136,8 @@ impl Backups {
     }
 
     /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
-    /// as a [`BackupPage`](crate::qovery::BackupPage), or as a [`PageOutline`](crate::qovery::PageOutline) where only its JSON matters.
+    /// as a [`BackupPage`](crate::qovery::BackupPage), or where only its JSON matters as a
+    /// [`PageOutline`](crate::qovery::PageOutline).
     ///
     /// # Errors
     ///

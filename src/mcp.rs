@@ -6,6 +6,7 @@
 
 mod arguments;
 mod confirmation;
+mod question;
 mod results;
 mod seal;
 mod tools;

@@ -20,7 +20,7 @@ use crate::backups::Digest;
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 const TOO_LATE: &str = "The answer came after more than 5 minutes. Nothing was removed. \
-                            If the person still wants it, call the tool again.";
+                        If the person still wants it, call the tool again.";
 
 /// Seals what a client carries from the question to the answer (MCP, "Multi Round-Trip Requests").
 #[derive(Clone, Debug)]
