@@ -123,15 +123,15 @@ impl Made {
     /// Remembers a backup that was made.
     pub(super) fn remember(&self, id: BackupId) {
         let mut lately = self.lately();
-        lately.made.truncate(Self::MOST - 1);
         lately.made.push_front(id);
+        lately.made.truncate(Self::MOST);
     }
 
     /// Remembers an addition of which nobody knows whether it was made.
     fn lose(&self, database: DatabaseId, backup: NewBackup) {
         let mut lately = self.lately();
-        lately.lost.truncate(Self::MOST - 1);
         lately.lost.push_front((database, backup));
+        lately.lost.truncate(Self::MOST);
     }
 
     /// The one backup among `listed` that can only be the `wanted` one: named and described so, made
