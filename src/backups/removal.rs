@@ -38,6 +38,8 @@ impl Inner {
         confirmed: Option<Digest>,
     ) -> Result<(Turn, Removal), Error> {
         self.allow_changes()?;
+        // An agent that loops is not to use up Qovery's patience, either.
+        self.allowance.check()?;
         let turn = self.turn(database).await?;
         let removal = self.propose(call, database, id, turn.deadline).await?;
         match confirmed {

@@ -526,6 +526,7 @@ async fn the_changes_of_an_hour_are_counted_over_all_callers() {
 
     assert_eq!(ledger.effects().len(), 5);
     let oldest = &ledger.backups(&first)[0].id;
+    let requests = ledger.asked().len();
     let told = [
         mcp.added(&second, "six", "").await,
         mcp.removed(&first, oldest).await,
@@ -559,6 +560,7 @@ async fn the_changes_of_an_hour_are_counted_over_all_callers() {
         told.iter().filter(|told| told.answer.status == 429).count(),
         3
     );
+    assert_eq!(ledger.asked().len(), requests, "Qovery is left alone");
     assert_eq!(ledger.effects().len(), 5);
     assert!(rest.listed(&first).await.ok, "reading is no change");
 }
