@@ -90,6 +90,11 @@ mod tests {
         assert!(at(4_199, true).is_err());
         assert!(at(4_200, true).is_ok());
 
+        let one = Allowance::new(NonZeroU32::new(1));
+        assert!(one.check().is_ok() && one.check().is_ok());
+        assert!(one.spend().is_ok());
+        assert!(one.check().is_err() && one.spend().is_err());
+
         let any = Allowance::new(None);
         assert!((0..1_000).all(|_| any.at(start, true).is_ok()));
     }
