@@ -713,3 +713,35 @@ async fn a_call_that_is_taken_back_changes_nothing() {
         .filter(|request| request.starts_with("DELETE"));
     assert_eq!(removals.count(), 0, "{requests:?}");
 }
+
+/// A list that lacks what must be in it proves nothing, and one that is too long is not used.
+#[tokio::test]
+async fn a_list_that_cannot_be_right_settles_nothing() {
+    let two = [backup(1, "READY"), backup(2, "READY")];
+    let many: Vec<Value> = (1..=10_001)
+        .map(|number| json!({ "id": backup_id(number), "created_at": "2026-06-01T00:00:00Z" }))
+        .collect();
+    let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(1) });
+    for (first, text) in [
+        (&two[..], "Whether anything was changed is not known."),
+        (&many[..], "could not be completed"),
+    ] {
+        let page = |backups: &[Value]| {
+            let page = json!({ "page": 1, "page_size": 20_000, "results": backups });
+            json_reply("200 OK", &page)
+        };
+        let (full, empty) = (page(first), page(&[]));
+        let upstream = Upstream::start(move |number, line| match number {
+            0 => full.clone(),
+            _ if line.starts_with("GET ") => empty.clone(),
+            _ => reply("500 Internal Server Error", "", ""),
+        })
+        .await;
+        let app = TestApp::with_upstream(&upstream.url());
+        let mut session = app.session(Era::Handshake, &[]).await;
+        let told = session
+            .refused("remove-database-backup", arguments.clone())
+            .await;
+        assert!(told.contains(text), "{told}");
+    }
+}
