@@ -84,12 +84,12 @@ impl Inner {
         began: Instant,
         deadline: Deadline,
     ) -> Option<Addition> {
-        // Qovery tells the time in whole seconds, and some time after this.
-        let elapsed = began.elapsed();
         let page = self.qovery.list_backups(database, None, call, deadline);
         let mut page: Answered<BackupPage> = page.await.ok()?;
         page.value.read_details(&page.json).ok()?;
-        let began = page.date? - elapsed;
+        // Never after the true moment: what was made by this call is not missed.
+        let (date, answered) = page.date?;
+        let began = date - answered.duration_since(began);
         let found = self.made.find(&page.value.results, database, backup, began);
         let backup = found?.clone();
         tracing::warn!(request_id = %call.id(), "an addition whose answer was lost was found by listing");

@@ -85,8 +85,9 @@ pub struct Answered<T> {
     pub value: T,
     /// The answer as it was sent: JSON, to the byte.
     pub json: Bytes,
-    /// The time by Qovery's own clock when it answered, in whole seconds.
-    pub date: Option<DateTime<Utc>>,
+    /// The time by Qovery's own clock when it answered, in whole seconds; and ours when the answer
+    /// began to arrive.
+    pub date: Option<(DateTime<Utc>, Instant)>,
 }
 
 struct Request<'a> {
@@ -102,7 +103,7 @@ struct Answer {
     status: StatusCode,
     /// An error only where the status alone already tells what became of the change.
     body: Result<Bytes, Failure>,
-    date: Option<DateTime<Utc>>,
+    date: Option<(DateTime<Utc>, Instant)>,
 }
 
 impl Client {
@@ -332,7 +333,7 @@ impl Client {
         }
         let response = builder.send().await.map_err(unsent_or_unanswered)?;
         let status = response.status();
-        let date = date(response.headers());
+        let date = date(response.headers()).map(|date| (date, Instant::now()));
         if status.is_success() {
             let body = match read_body(response).await {
                 Err(failure) if status != StatusCode::CREATED => return Err(failure),
