@@ -18,7 +18,7 @@ use tokio::{task::JoinError, time::timeout};
 
 use crate::{
     call::{self, Call, Face},
-    qovery::{Answered, BackupId, Client, DatabaseId, Deadline, NewBackup},
+    qovery::{ATTEMPT, Answered, BackupId, Client, DatabaseId, Deadline, NewBackup},
 };
 pub use addition::Addition;
 use addition::Made;
@@ -33,8 +33,8 @@ use turns::Turns;
 /// Of the time for a change, what is kept to find out its outcome if the answer is lost.
 const TO_SETTLE: Duration = Duration::from_secs(5);
 
-/// A change with less time than this would end in doubt: ten seconds are for an attempt.
-const SHORTEST: Duration = Duration::from_secs(10).saturating_add(TO_SETTLE);
+/// A change with less time than this would end in doubt.
+const SHORTEST: Duration = ATTEMPT.saturating_add(TO_SETTLE);
 
 /// How long a change waits for its turn.
 const LONGEST_WAIT: Duration = Duration::from_secs(8);

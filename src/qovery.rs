@@ -17,7 +17,7 @@ mod error;
 mod model;
 
 pub use base_url::{BaseUrl, BaseUrlError};
-pub use client::{Answered, Client, Deadline};
+pub use client::{ATTEMPT, Answered, Client, Deadline};
 pub use credentials::{Credentials, CredentialsError, Scheme};
 pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{

@@ -32,7 +32,7 @@ pub(super) fn protection(
     keep_latest: usize,
 ) -> Option<Protection> {
     let mut newest_first: Vec<&Backup> = backups.iter().collect();
-    newest_first.sort_by_key(|backup| Reverse((created_at(backup), backup.id)));
+    newest_first.sort_by_key(|backup| Reverse(newness(backup)));
     let is_first = |known: fn(&Backup) -> bool| {
         newest_first
             .iter()
@@ -58,9 +58,7 @@ pub(super) fn protection(
 
 /// The newest of some backups.
 pub(super) fn newest(backups: &[Backup]) -> Option<&Backup> {
-    backups
-        .iter()
-        .max_by_key(|backup| (created_at(backup), backup.id))
+    backups.iter().max_by_key(|backup| newness(backup))
 }
 
 /// Whether Qovery is removing it, or has.
@@ -71,11 +69,11 @@ pub(super) fn is_going(backup: &Backup) -> bool {
     )
 }
 
-/// A date that cannot be read counts as newer than any other: the backup is protected rather than
-/// sacrificed.
-fn created_at(backup: &Backup) -> (bool, Option<DateTime<FixedOffset>>) {
+/// What a newer backup has more of. A date that cannot be read counts as newer than any other: the
+/// backup is protected rather than sacrificed. Of two of one instant, one is the newer all the same.
+fn newness(backup: &Backup) -> (bool, Option<DateTime<FixedOffset>>, BackupId) {
     let date = DateTime::parse_from_rfc3339(&backup.created_at).ok();
-    (date.is_none(), date)
+    (date.is_none(), date, backup.id)
 }
 
 /// Only states that Qovery documents today. One that is unknown or absent may be a good backup.

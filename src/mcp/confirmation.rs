@@ -69,14 +69,16 @@ struct Waiting<'a> {
 }
 
 impl Answer {
-    /// Reads an answer, if it is one. Serde also reads lists as objects; a form is none.
+    /// Reads an answer, if it is one.
     fn read(answer: Value) -> serde_json::Result<Self> {
-        let ElicitResult {
-            action, content, ..
-        } = object(answer)?;
-        Ok(match action {
+        Self::of(object(answer)?)
+    }
+
+    /// What a person answered, if the form was filled in as it must be.
+    fn of(answer: ElicitResult) -> serde_json::Result<Self> {
+        Ok(match answer.action {
             ElicitationAction::Accept => {
-                let form = content.map(object::<Form>).transpose()?;
+                let form = answer.content.map(object::<Form>).transpose()?;
                 if form.is_some_and(|form| form.remove) {
                     Self::Yes
                 } else {
@@ -91,6 +93,7 @@ impl Answer {
     }
 }
 
+/// Reads an object. Serde would take a list for one, too.
 fn object<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
     let object: JsonObject = serde_json::from_value(value)?;
     serde_json::from_value(object.into())
@@ -106,8 +109,7 @@ impl Questions {
         }
         if !open.insert(backup) {
             return Err(
-                "A person is being asked about this backup already. Nothing was removed \
-                        by this call.",
+                "A person is being asked about this backup already. Nothing was removed by this call.",
             );
         }
         Ok(Waiting {
@@ -172,6 +174,7 @@ impl Server {
                         return Err(cannot_be_asked(&error));
                     }
                     Err(error) => {
+                        // Facts that changed end the call only here, where nobody can be asked again.
                         call.set_outcome(error.kind());
                         return Err(error.into());
                     }
@@ -228,7 +231,7 @@ impl Server {
                 let Ok(Ok(ClientResult::ElicitResult(answer))) = answer else {
                     return Err(failed);
                 };
-                return Answer::read(json!(answer)).map_err(|_| failed);
+                return Answer::of(answer).map_err(|_| failed);
             }
             () = sleep(PATIENCE_OF_A_SESSION) => (
                 "nobody answered",

@@ -31,7 +31,7 @@ use crate::{call::Call, telemetry::Attempt};
 /// To connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
 /// One attempt, from connecting to the last byte of the answer.
-const ATTEMPT: Duration = Duration::from_secs(10);
+pub const ATTEMPT: Duration = Duration::from_secs(10);
 /// One call of a tool, over all its requests and attempts. Hosts give up after 30 to 60 s.
 const CALL: Duration = Duration::from_secs(25);
 /// A longer `Retry-After` is not waited for but told to the caller.
@@ -119,7 +119,8 @@ impl Client {
     }
 
     /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
-    /// as a [`BackupPage`](super::BackupPage), or as a [`PageOutline`](super::PageOutline) where only its JSON matters.
+    /// as a [`BackupPage`](super::BackupPage), or where only its JSON matters as a
+    /// [`PageOutline`](super::PageOutline).
     ///
     /// # Errors
     ///

@@ -191,10 +191,13 @@ impl Failure {
     /// Whether Qovery may still be at work on a request that failed so: nobody answered, or only a
     /// gateway that had lost sight of it, or the answer does not say that it is done.
     pub(super) fn leaves_pending(&self) -> bool {
-        matches!(
-            self,
-            Self::TimedOut | Self::Interrupted(_) | Self::TooLarge | Self::Unexpected { .. }
-        ) || matches!(self, Self::Unavailable { status, .. } if ![500, 501].contains(status))
+        match self {
+            Self::TimedOut | Self::Interrupted(_) | Self::TooLarge | Self::Unexpected { .. } => {
+                true
+            }
+            Self::Unavailable { status, .. } => ![500, 501].contains(status),
+            _ => false,
+        }
     }
 
     /// What one attempt that ended so tells of the change that it asked for.
