@@ -4,7 +4,6 @@
 //! What must never live here: an id of a database or a backup, a name, a token or a body.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -14,8 +13,8 @@ use std::{
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
-use uuid::Uuid;
 
+pub use crate::context::{RequestId, TraceParent};
 use crate::telemetry::{Attempt, Telemetry};
 
 /// Where a call came in.
@@ -206,119 +205,6 @@ impl Face {
         match self {
             Self::Mcp => "mcp",
             Self::Rest => "rest",
-        }
-    }
-}
-
-/// The id of one call: what a caller sent, if it is fit for a log, else a new UUID.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(String);
-
-impl RequestId {
-    /// A new id.
-    #[must_use]
-    pub fn new() -> Self {
-        Self(Uuid::new_v4().to_string())
-    }
-
-    /// A caller's own id, if it is 1 to 128 of the characters that mean nothing in a log, a URI or a
-    /// header.
-    #[must_use]
-    pub fn sane(text: &str) -> Option<Self> {
-        let sane = (1..=128).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-        sane.then(|| Self(text.to_owned()))
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The position of a call in a distributed trace (W3C Trace Context, "traceparent Header").
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceParent(String);
-
-impl TraceParent {
-    /// A header's value, if it is one.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let hexadecimal = |part: &str, length| {
-            part.len() == length
-                && part
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let not_zero = |part: &str| part.bytes().any(|byte| byte != b'0');
-        let mut parts = text.split('-');
-        let (version, trace, parent, flags) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let valid = version == "00"
-            && hexadecimal(trace, 32)
-            && not_zero(trace)
-            && hexadecimal(parent, 16)
-            && not_zero(parent)
-            && hexadecimal(flags, 2)
-            && parts.next().is_none();
-        valid.then(|| Self(text.to_owned()))
-    }
-
-    /// The header's value.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The id that all calls of a trace share.
-    #[must_use]
-    pub fn trace_id(&self) -> &str {
-        &self.0[3..35]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_sane_request_id_is_taken_over() {
-        assert_eq!(
-            RequestId::sane("a-1._~Z").map(|id| id.to_string()),
-            Some("a-1._~Z".to_owned())
-        );
-        let long = "x".repeat(129);
-        for text in ["", "a b", "a\nb", "a\"b", "é", "a/b", long.as_str()] {
-            assert_eq!(RequestId::sane(text), None, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn only_a_valid_traceparent_is_passed_on() {
-        let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let trace = TraceParent::parse(valid).unwrap();
-        assert_eq!(trace.as_str(), valid);
-        assert_eq!(trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
-        for text in [
-            "",
-            "00",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01\n",
-        ] {
-            assert_eq!(TraceParent::parse(text), None, "{text:?}");
         }
     }
 }

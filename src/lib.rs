@@ -6,6 +6,9 @@
 //! | room | what lives there |
 //! |---|---|
 //! | [`telemetry`] | what an operator can watch: metrics, and whether Qovery answered lately |
+//! | [`context`] | what goes down with a call |
+//! | [`limits`] | every limit, and why |
+//! | [`shares`] | what callers share of what there is only so much of |
 //! | [`call`] | one call: who asks, on which face, and what became of it |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
 //! | `clean` | other people's text, made fit to read |
@@ -53,9 +56,12 @@ pub mod call;
 pub mod check;
 mod clean;
 pub mod config;
+pub mod context;
+pub mod limits;
 pub mod mcp;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;
 pub mod serve;
+pub mod shares;
 pub mod telemetry;

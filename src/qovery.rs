@@ -14,6 +14,7 @@ mod base_url;
 mod client;
 mod credentials;
 mod error;
+mod exchange;
 mod model;
 
 pub use base_url::{BaseUrl, BaseUrlError};

@@ -2,19 +2,14 @@
 
 use std::{
     error::Error as _,
-    io,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use backon::Retryable;
 use chrono::{DateTime, Utc};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Bytes;
-use reqwest::{
-    Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
-};
+use reqwest::{Method, StatusCode};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use tokio::{
@@ -24,12 +19,12 @@ use tokio::{
 
 use super::{
     Backup, BackupId, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup, Outcome,
-    Unreachable, Unreadable,
+    exchange::{Answer, innermost},
 };
 use crate::{call::Call, telemetry::Attempt};
 
 /// To connect, TLS included.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// One attempt, from connecting to the last byte of the answer.
 pub const ATTEMPT: Duration = Duration::from_secs(10);
 /// One call of a tool, over all its requests and attempts. Hosts give up after 30 to 60 s.
@@ -39,19 +34,19 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Calls that may be on their way to Qovery at once.
 const IN_FLIGHT: usize = 64;
 /// A page of 20 backups is about 13 kB.
-const LARGEST_ANSWER: usize = 8 << 20;
+pub(super) const LARGEST_ANSWER: usize = 8 << 20;
 /// An upstream message longer than this is not a message.
-const LONGEST_MESSAGE: usize = 300;
+pub(super) const LONGEST_MESSAGE: usize = 300;
 
 /// A client of Qovery's API. It holds the key, and sends it to its base URL only.
 #[derive(Debug)]
 pub struct Client {
-    base_url: BaseUrl,
-    credentials: Credentials,
+    pub(super) base_url: BaseUrl,
+    pub(super) credentials: Credentials,
     in_flight: Semaphore,
     /// Built on first use: reading the system's certificates takes milliseconds, which a host that
     /// only lists the tools need not wait for.
-    http: OnceCell<reqwest::Client>,
+    pub(super) http: OnceCell<reqwest::Client>,
 }
 
 /// When a call must have been answered, whatever it still wanted to do.
@@ -90,20 +85,12 @@ pub struct Answered<T> {
     pub date: Option<(DateTime<Utc>, Instant)>,
 }
 
-struct Request<'a> {
-    method: Method,
-    path: String,
-    body: Option<String>,
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) body: Option<String>,
     /// On whose behalf it is made.
-    call: Option<&'a Call>,
-}
-
-/// An answer with a status of success.
-struct Answer {
-    status: StatusCode,
-    /// An error only where the status alone already tells what became of the change.
-    body: Result<Bytes, Failure>,
-    date: Option<(DateTime<Utc>, Instant)>,
+    pub(super) call: Option<&'a Call>,
 }
 
 impl Client {
@@ -317,89 +304,6 @@ impl Client {
         }
         result
     }
-
-    async fn exchange(&self, request: &Request<'_>, timeout: Duration) -> Result<Answer, Failure> {
-        let mut builder = self
-            .http()
-            .await?
-            .request(request.method.clone(), self.base_url.join(&request.path))
-            .timeout(timeout);
-        if let Some(trace) = request.call.and_then(Call::trace) {
-            builder = builder.header("traceparent", trace.as_str());
-        }
-        if let Some(body) = &request.body {
-            builder = builder
-                .header(CONTENT_TYPE, "application/json")
-                .body(body.clone());
-        }
-        let response = builder.send().await.map_err(unsent_or_unanswered)?;
-        let status = response.status();
-        let date = date(response.headers()).map(|date| (date, Instant::now()));
-        if status.is_success() {
-            let body = match read_body(response).await {
-                Err(failure) if status != StatusCode::CREATED => return Err(failure),
-                body => body,
-            };
-            return Ok(Answer { status, body, date });
-        }
-        let retry_after = retry_after(response.headers());
-        let message = match read_body(response).await {
-            Ok(body) => own_message(&body).map(|message| self.credentials.redact(&message)),
-            // The status alone says enough.
-            Err(_) => None,
-        };
-        let code = status.as_u16();
-        Err(match code {
-            300..400 => Failure::Redirected { status: code },
-            401 => Failure::Unauthorized,
-            403 => Failure::Forbidden { message },
-            404 => Failure::NotFound { message },
-            429 => Failure::RateLimited { retry_after },
-            408 | 500..600 => Failure::Unavailable {
-                status: code,
-                retry_after,
-                message,
-            },
-            400..500 => Failure::Rejected {
-                status: code,
-                message,
-            },
-            _ => Failure::Unexpected { status: code },
-        })
-    }
-
-    async fn http(&self) -> Result<&reqwest::Client, Failure> {
-        self.http
-            .get_or_try_init(async || self.build_http())
-            .await
-            .map_err(Failure::Setup)
-    }
-
-    fn build_http(&self) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
-        // Fails where another provider is installed already, which then serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, self.credentials.header()?);
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION")
-            ))
-            .default_headers(headers)
-            .connect_timeout(CONNECT)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false);
-        if self.base_url.is_loopback() {
-            // What stays on this machine does not go through a proxy.
-            builder = builder.no_proxy();
-        } else {
-            builder = builder.https_only(true);
-        }
-        Ok(builder.build()?)
-    }
 }
 
 impl Request<'_> {
@@ -418,120 +322,10 @@ impl Request<'_> {
     }
 }
 
-impl Answer {
-    fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
-        let json = self.body?;
-        match serde_json::from_slice(&json) {
-            Ok(value) => Ok(Answered {
-                value,
-                json,
-                date: self.date,
-            }),
-            Err(error) => {
-                use serde_json::error::Category;
-                Err(Failure::Unreadable(match error.classify() {
-                    _ if json.trim_ascii().is_empty() => Unreadable::Empty,
-                    Category::Eof => Unreadable::Truncated,
-                    Category::Syntax | Category::Io => Unreadable::NotJson,
-                    Category::Data => Unreadable::Shape,
-                }))
-            }
-        }
-    }
-}
-
 /// At most two repetitions, after a random part of 200 and of 400 ms: clients that failed together
 /// must not come back together.
 fn full_jitter() -> impl Iterator<Item = Duration> + Send + Sync + Unpin {
     [200, 400]
         .into_iter()
         .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
-}
-
-/// Most bodies come in one piece, which is not copied.
-async fn read_body(response: reqwest::Response) -> Result<Bytes, Failure> {
-    let body = Limited::new(reqwest::Body::from(response), LARGEST_ANSWER);
-    match body.collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(match error.downcast() {
-            Ok(error) => unsent_or_unanswered(*error),
-            Err(_) => Failure::TooLarge,
-        }),
-    }
-}
-
-/// Seconds or a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - Utc::now()).to_std().unwrap_or_default())
-}
-
-/// When the answer was made (RFC 9110, section 6.6.1).
-fn date(headers: &HeaderMap) -> Option<DateTime<Utc>> {
-    let value = headers.get(DATE)?.to_str().ok()?;
-    Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc())
-}
-
-/// The message of Qovery's error body, `{status, error, message}`, if it is one and short.
-fn own_message(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        message: String,
-    }
-    let Body { message } = serde_json::from_slice(body).ok()?;
-    (!message.is_empty() && message.len() <= LONGEST_MESSAGE).then_some(message)
-}
-
-fn unsent_or_unanswered(error: reqwest::Error) -> Failure {
-    if error.is_connect() {
-        return Failure::Unreachable {
-            reason: unreachable_reason(&error),
-            source: error,
-        };
-    }
-    if error.is_timeout() {
-        return Failure::TimedOut;
-    }
-    Failure::Interrupted(error)
-}
-
-fn unreachable_reason(error: &reqwest::Error) -> Unreachable {
-    if error.is_timeout() {
-        return Unreachable::TimedOut;
-    }
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // The resolver's step has no type of its own, only this text.
-        if cause.to_string() == "dns error" {
-            return Unreachable::Name;
-        }
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            if error.kind() == io::ErrorKind::ConnectionRefused {
-                return Unreachable::Refused;
-            }
-            if error
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                .is_some()
-            {
-                return Unreachable::Tls;
-            }
-        }
-        source = cause.source();
-    }
-    Unreachable::Other
-}
-
-fn innermost<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error
 }
