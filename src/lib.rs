@@ -52,13 +52,13 @@
 )]
 
 pub mod backups;
-pub mod call;
 pub mod check;
 mod clean;
 pub mod config;
 pub mod context;
 pub mod limits;
 pub mod mcp;
+pub mod process;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;

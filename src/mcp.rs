@@ -1,23 +1,23 @@
-//! The MCP face: what a model sees, in the protocol's terms.
+//! The MCP interface: what a model sees, in the protocol's terms.
 //!
 //! Both eras are served: 2026-07-28 (stateless, `server/discover`) and the revisions before it that
 //! begin with `initialize`. What must never live here: a rule about backups, which would then hold
-//! on this face only, or a word of HTTP but for where its requests carry the call.
+//! on this interface only, or a word of HTTP but for where its requests carry the context.
 
 mod arguments;
 mod confirmation;
 mod question;
+mod questions;
 mod results;
 mod seal;
 mod tools;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use axum::http::request::Parts;
 use futures_util::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
-    handler::server::tool::{ToolCallContext, ToolRouter},
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult,
         DiscoverResult, ErrorCode, Icon, Implementation, ListToolsResult, MetaObject,
@@ -26,41 +26,36 @@ use rmcp::{
     service::RequestContext,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backups::Backups,
-    call::{self, Call, Face, RequestId, TraceParent},
     clean,
+    context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
+    limits::Limits,
     sandbox::Sandbox,
-    telemetry::Telemetry,
+    telemetry::{OK, Telemetry},
 };
-use confirmation::Questions;
-use results::InBandError;
+use questions::Questions;
+use results::{Refusal, Reply};
 pub use seal::{Seal, SealError};
+use tools::Name;
 
 /// The MCP server. Clones are cheap, and share the backups behind them.
 #[derive(Clone)]
 pub struct Server {
     backups: Backups,
-    telemetry: Telemetry,
     seal: Seal,
     questions: Arc<Questions>,
-    router: Arc<ToolRouter<Self>>,
     /// In the order in which a client shows them, without those that the operator switched off.
     tools: Arc<[Tool]>,
     instructions: Arc<str>,
+    sandbox: bool,
 }
 
 /// How long a client may keep the list of tools: it changes with the operator's settings only, and
 /// those with a restart.
 const TOOLS_TTL_MS: u64 = 60 * 60 * 1000;
-
-/// The tools, from the harmless to the destructive, and what logs and metrics call them.
-const TOOLS: [(&str, &str); 3] = [
-    ("list-database-backups", "list"),
-    ("add-backup-database", "add"),
-    ("remove-database-backup", "remove"),
-];
 
 const INSTRUCTIONS: &str = "\
 Manage the backups of databases hosted on Qovery. Ids come from the person: ask for the database's \
@@ -82,13 +77,11 @@ impl Server {
     /// A server over `backups`, which seals its questions with `seal`; with `sandbox`, its
     /// instructions say so and name the sample ids.
     #[must_use]
-    pub fn new(backups: Backups, telemetry: Telemetry, seal: Seal, sandbox: bool) -> Self {
-        let router = Self::tool_router();
-        let tools = TOOLS
-            .iter()
-            .filter_map(|(name, _)| router.get(name))
-            .filter(|tool| backups.allow_changes().is_ok() || !is_change(tool))
-            .cloned()
+    pub fn new(backups: Backups, seal: Seal, sandbox: bool) -> Self {
+        let tools = Name::ALL
+            .into_iter()
+            .filter(|name| backups.allow_changes().is_ok() || !name.is_change())
+            .map(Name::definition)
             .collect();
         let instructions = if sandbox {
             format!(
@@ -101,67 +94,87 @@ impl Server {
             INSTRUCTIONS.to_owned()
         };
         Self {
+            questions: Arc::new(Questions::new(&backups.process().limits)),
             backups,
-            telemetry,
             seal,
-            questions: Arc::default(),
-            router: Arc::new(router),
             tools,
             instructions: instructions.into(),
+            sandbox,
         }
     }
 
-    /// The call that a request belongs to: the one that the HTTP door began, or a new one.
-    fn call(&self, context: &mut RequestContext<RoleServer>) -> Arc<Call> {
-        let at_the_door = context
-            .extensions
-            .get::<Parts>()
-            .and_then(|request| request.extensions.get::<Arc<Call>>());
-        let call = match at_the_door {
-            Some(call) => Arc::clone(call),
-            None => Call::begin(RequestId::new(), Face::Mcp, &self.telemetry),
+    /// What a request's call is to know: what the HTTP server knows of it, and what the protocol says.
+    fn context(&self, request: &RequestContext<RoleServer>) -> Context {
+        let deadline = Deadline::after(self.limits().call);
+        let mut context = match at_the_edge(request) {
+            Some(context) => context.until(deadline),
+            None => Context {
+                request_id: RequestId::new(),
+                interface: Interface::Mcp,
+                caller: Caller::Anonymous,
+                deadline,
+                cancellation: CancellationToken::new(),
+                trace: None,
+            },
         };
+        context.cancellation = request.ct.child_token();
         // Without a session, the transport has only a placeholder for a client of an older revision.
         let unknown = Implementation::default();
-        if let Some(client) = context.client_info().filter(|client| *client != unknown) {
-            let caller = format!("{} {}", client.name, client.version);
-            call.set_caller(clean::excerpt(&caller));
+        if let Some(client) = request.client_info().filter(|client| *client != unknown)
+            && context.caller.account().is_none()
+        {
+            let name = format!("{} {}", client.name, client.version);
+            context.caller = Caller::Client(clean::excerpt(&name).into());
         }
-        if let Some(trace) = context.meta.get_traceparent().and_then(TraceParent::parse) {
-            call.set_trace(trace);
+        if context.trace.is_none() {
+            context.trace = request.meta.get_traceparent().and_then(TraceParent::parse);
         }
-        call.set_cancellation(context.ct.clone());
-        context.extensions.insert(Arc::clone(&call));
-        call
+        context
     }
 
-    /// What a tool's call comes to, before the revision's own additions.
+    /// Calls a tool, and answers though it panics: rmcp never would, and the client would wait for its
+    /// own timeout.
     async fn answer(
         &self,
         request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> Result<CallToolResponse, ErrorData> {
-        let tool = self
-            .router
-            .get(&request.name)
-            .ok_or_else(|| self.unknown_tool())?;
-        if let (true, Err(refusal)) = (is_change(tool), self.backups.allow_changes()) {
-            return Ok(InBandError::from(refusal).into());
-        }
-        let call = self
-            .router
-            .call(ToolCallContext::new(self, request, context));
-        // rmcp never answers a call that panics; the client would wait for its own timeout.
-        AssertUnwindSafe(call)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| {
-                Err(ErrorData::internal_error(
-                    "This server failed on the call. Whether anything was changed is not known: \
-                     list the backups before you do anything else.",
-                    None,
-                ))
-            })
+        context: &Context,
+        peer: &RequestContext<RoleServer>,
+    ) -> Result<Reply, Refusal> {
+        let Some(tool) = Name::of(&request.name) else {
+            return Err(Refusal::protocol("invalid_params", self.unknown_tool()));
+        };
+        let call = AssertUnwindSafe(self.call(tool, request, context, peer)).catch_unwind();
+        let mut call = pin!(call);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut call => ended,
+            () = left_the_edge(peer) => {
+                context.cancellation.cancel();
+                call.await
+            }
+        };
+        ended.unwrap_or_else(|_| {
+            let error = ErrorData::internal_error(
+                "This server failed on the call. Whether anything was changed is not known: list \
+                 the backups before you do anything else.",
+                None,
+            );
+            Err(Refusal::protocol("internal_error", error))
+        })
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.backups.process().limits
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        &self.backups.process().telemetry
+    }
+
+    /// What is to be said of a change that was not real.
+    fn unreal(&self) -> Option<&'static str> {
+        self.sandbox
+            .then_some("This is the sandbox: nothing in it is real.")
     }
 
     fn unknown_tool(&self) -> ErrorData {
@@ -189,66 +202,67 @@ impl ServerHandler for Server {
 
     async fn discover(
         &self,
-        mut context: RequestContext<RoleServer>,
+        request: RequestContext<RoleServer>,
     ) -> Result<DiscoverResult, ErrorData> {
-        let call = self.call(&mut context);
-        call.set_operation("server/discover");
-        call.set_outcome(call::OK);
+        let context = self.context(&request);
+        let entry = self.telemetry().begin(&context, "server/discover");
         let versions = self.supported_protocol_versions().into_owned();
         let mut result = DiscoverResult::from_server_info(versions, self.get_info());
         result.ttl_ms = TOOLS_TTL_MS;
         result.cache_scope = CacheScope::Public;
+        entry.end(OK, None);
         Ok(result)
     }
 
     async fn list_tools(
         &self,
-        _: Option<PaginatedRequestParams>,
-        mut context: RequestContext<RoleServer>,
+        page: Option<PaginatedRequestParams>,
+        request: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let call = self.call(&mut context);
-        call.set_operation("tools/list");
-        call.set_outcome(call::OK);
+        let context = self.context(&request);
+        let entry = self.telemetry().begin(&context, "tools/list");
+        let cursor = page.and_then(|page| page.cursor);
+        if cursor.is_some_and(|cursor| !cursor.is_empty()) {
+            let message = "There is no such cursor: the list of tools has one page.";
+            let error = ErrorData::invalid_params(message, None);
+            entry.end(kind(&error), None);
+            return Err(error);
+        }
         let mut result = ListToolsResult::with_all_items(self.tools.to_vec());
-        if is_stateless(&context) {
+        if is_stateless(&request) {
             result.ttl_ms = Some(TOOLS_TTL_MS);
             result.cache_scope = Some(CacheScope::Public);
             result.meta = Some(server_info());
         }
+        entry.end(OK, None);
         Ok(result)
     }
 
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        mut context: RequestContext<RoleServer>,
+        peer: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let call = self.call(&mut context);
-        if let Some((_, operation)) = TOOLS.iter().find(|(name, _)| *name == request.name) {
-            call.set_operation(operation);
-        }
-        let stateless = is_stateless(&context);
-        let mut response = self.answer(request, context).await;
+        let context = self.context(&peer);
+        let operation = Name::of(&request.name).map_or("other", Name::operation);
+        let entry = self.telemetry().begin(&context, operation);
+        let (outcome, mut response) = match self.answer(request, &context, &peer).await {
+            Ok(reply) => (reply.outcome, Ok(reply.response)),
+            Err(refusal) => (refusal.outcome, refusal.response()),
+        };
+        entry.end(outcome, None);
         match &mut response {
-            Ok(CallToolResponse::Complete(result)) => {
-                // Only arguments fail before the room that would have said so itself.
-                call.set_outcome(match result.is_error {
-                    Some(true) => "invalid_arguments",
-                    _ => call::OK,
-                });
-                if stateless {
-                    result.meta = Some(server_info());
-                }
+            Ok(CallToolResponse::Complete(result)) if is_stateless(&peer) => {
+                result.meta = Some(server_info());
             }
             Ok(CallToolResponse::InputRequired(question)) => question.meta = Some(server_info()),
-            Ok(_) => {}
-            Err(error) => call.set_outcome(kind(error)),
+            _ => {}
         }
         response
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.router.get(name).cloned()
+        Name::of(name).map(Name::definition)
     }
 
     /// Requests whose parameters do not have the shape of their method arrive here, and are not to
@@ -256,7 +270,7 @@ impl ServerHandler for Server {
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        mut context: RequestContext<RoleServer>,
+        request_context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         const METHODS: [&str; 5] = [
             "initialize",
@@ -266,12 +280,13 @@ impl ServerHandler for Server {
             "tools/list",
         ];
         let CustomRequest { method, params, .. } = request;
-        let call = self.call(&mut context);
+        let context = self.context(&request_context);
+        let entry = self.telemetry().begin(&context, "other");
         // What the handshake's revisions had is gone from the one without.
-        let is_gone = is_stateless(&context) && ["initialize", "ping"].contains(&method.as_str());
+        let is_gone = is_stateless(&request_context) && ["initialize", "ping"].contains(&method.as_str());
         if is_gone || !METHODS.contains(&method.as_str()) {
             let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None);
-            call.set_outcome(kind(&error));
+            entry.end(kind(&error), None);
             return Err(error);
         }
         let reason = if method == "tools/call" {
@@ -284,7 +299,7 @@ impl ServerHandler for Server {
             message = format!("{message}: {}", clean::excerpt(&reason.to_string()));
         }
         let error = ErrorData::invalid_params(message, None);
-        call.set_outcome(kind(&error));
+        entry.end(kind(&error), None);
         Err(error)
     }
 }
@@ -308,11 +323,17 @@ fn is_stateless(context: &RequestContext<RoleServer>) -> bool {
         .is_some_and(|version| version >= ProtocolVersion::V_2026_07_28)
 }
 
-fn is_change(tool: &Tool) -> bool {
-    tool.annotations
-        .as_ref()
-        .and_then(|hints| hints.read_only_hint)
-        != Some(true)
+/// What the HTTP server knows of a request.
+fn at_the_edge(request: &RequestContext<RoleServer>) -> Option<&Context> {
+    request.extensions.get::<Parts>()?.extensions.get()
+}
+
+/// Waits until the HTTP server learns that nobody is there to be answered, which may be for ever.
+async fn left_the_edge(request: &RequestContext<RoleServer>) {
+    match at_the_edge(request) {
+        Some(context) => context.cancellation.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn identity() -> Implementation {

@@ -10,10 +10,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use super::{Error, Inner, TO_SETTLE, Turn, audit::Record};
+use super::{Error, Inner, audit::Record, change::Change};
 use crate::{
-    call::Call,
-    qovery::{Answered, Backup, BackupId, BackupPage, DatabaseId, Deadline, NewBackup, Outcome},
+    context::Context,
+    qovery::{self, Answered, Backup, BackupId, DatabaseId, NewBackup, Outcome},
 };
 
 /// A backup that is being made.
@@ -25,74 +25,83 @@ pub struct Addition {
     pub recovered: bool,
 }
 
-impl Inner {
-    /// Decides on an addition: it may go out.
-    pub(super) async fn begin_addition(&self, database: DatabaseId) -> Result<Turn, Error> {
-        self.allow_changes()?;
-        let turn = self.turn(database).await?;
-        self.release(database, &turn)?;
-        Ok(turn)
+/// What is asked for.
+pub(super) struct Add {
+    pub(super) database: DatabaseId,
+    pub(super) backup: NewBackup,
+}
+
+impl Change for Add {
+    const OPERATION: &'static str = "add";
+    type Decision = ();
+    type Done = Addition;
+
+    fn database(&self) -> DatabaseId {
+        self.database
     }
 
-    /// Carries an addition out that was decided on.
-    pub(super) async fn add(
+    fn is_confirmed(&self) -> bool {
+        false
+    }
+
+    /// No rule forbids another backup.
+    async fn decide(&self, _: &Inner, _: &Context) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn describe(&self, record: Record, (): &()) -> Record {
+        record.named(self.backup.name.as_str())
+    }
+
+    async fn send(
         &self,
-        call: &Call,
-        turn: Turn,
-        database: DatabaseId,
-        backup: NewBackup,
-    ) -> Result<Addition, Error> {
-        let record = Record::of_addition(call, self.consent(call, None), database, &backup);
-        self.audit.intent(&record).await?;
-        let began = Instant::now();
-        let in_time = turn.deadline.leaving(TO_SETTLE);
-        let added = self.qovery.add_backup(database, &backup, call, in_time);
-        let added = match added.await {
-            Ok(answered) => Ok(Addition {
-                answered,
-                recovered: false,
-            }),
-            Err(error) if error.outcome == Outcome::Unknown => self
-                .recover(call, database, &backup, began, turn.deadline)
-                .await
-                .ok_or(error),
-            Err(error) => Err(error),
-        };
-        match &added {
-            Ok(addition) => {
-                let backup = &addition.answered.value;
-                self.made.remember(backup.id);
-                let record = record.about(backup);
-                self.audit.outcome(record, Outcome::Applied).await;
-            }
-            Err(error) => {
-                if error.outcome == Outcome::Unknown {
-                    self.made.lose(database, backup);
-                }
-                self.audit.outcome(record, error.outcome).await;
-            }
+        inner: &Inner,
+        (): &(),
+        context: &Context,
+    ) -> Result<Addition, qovery::Error> {
+        let added = inner
+            .qovery
+            .add_backup(self.database, &self.backup, context);
+        Ok(Addition {
+            answered: added.await?,
+            recovered: false,
+        })
+    }
+
+    async fn settle(
+        &self,
+        inner: &Inner,
+        (): &(),
+        error: qovery::Error,
+        sent: Instant,
+        context: &Context,
+    ) -> Result<Addition, qovery::Error> {
+        self.recover(inner, sent, context).await.ok_or(error)
+    }
+
+    fn ended(&self, inner: &Inner, result: &Result<Addition, qovery::Error>) {
+        match result {
+            Ok(addition) => inner.made.remember(addition.answered.value.id),
+            Err(error) if error.outcome == Outcome::NotApplied => {}
+            // Made or not, nobody knows its id.
+            Err(_) => inner.made.lose(self.database, self.backup.clone()),
         }
-        Ok(added?)
     }
+}
 
-    /// Looks for a backup whose answer was lost, once.
-    async fn recover(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        backup: &NewBackup,
-        began: Instant,
-        deadline: Deadline,
-    ) -> Option<Addition> {
-        let page = self.qovery.list_backups(database, None, call, deadline);
-        let mut page: Answered<BackupPage> = page.await.ok()?;
-        page.value.read_details(&page.json).ok()?;
+impl Add {
+    /// Looks for the backup whose answer was lost, once.
+    async fn recover(&self, inner: &Inner, sent: Instant, context: &Context) -> Option<Addition> {
+        let page = inner.qovery.list_backups(self.database, None, context);
+        let page = page.await.ok()?;
         // Never after the true moment: what was made by this call is not missed.
         let (date, answered) = page.date?;
-        let began = date - answered.duration_since(began);
-        let found = self.made.find(&page.value.results, database, backup, began);
+        let began = date - answered.duration_since(sent);
+        let listed = &page.value.results;
+        let found = inner.made.find(listed, self.database, &self.backup, began);
         let backup = found?.clone();
-        tracing::warn!(request_id = %call.id(), "an addition whose answer was lost was found by listing");
+        let request_id = &context.request_id;
+        tracing::warn!(%request_id, "an addition whose answer was lost was found by listing");
         Some(Addition {
             answered: Answered {
                 json: serde_json::to_vec(&backup).ok()?.into(),
@@ -104,6 +113,12 @@ impl Inner {
     }
 }
 
+impl AsRef<Backup> for Addition {
+    fn as_ref(&self) -> &Backup {
+        &self.answered.value
+    }
+}
+
 /// What this process has added lately.
 #[derive(Debug, Default)]
 pub(super) struct Made(Mutex<Lately>);
@@ -112,7 +127,7 @@ pub(super) struct Made(Mutex<Lately>);
 struct Lately {
     /// The backups that were made: no lost answer spoke of them.
     made: VecDeque<BackupId>,
-    /// The additions that may yet be made: what looks like one of them may be it.
+    /// The additions that may have been made, or may yet be: what looks like one of them may be it.
     lost: VecDeque<(DatabaseId, NewBackup)>,
 }
 
@@ -127,7 +142,7 @@ impl Made {
         lately.made.truncate(Self::MOST);
     }
 
-    /// Remembers an addition of which nobody knows whether it was made.
+    /// Remembers an addition that may have been made, or may yet be, under an id that nobody knows.
     fn lose(&self, database: DatabaseId, backup: NewBackup) {
         let mut lately = self.lately();
         lately.lost.push_front((database, backup));

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -35,16 +35,25 @@ impl Allowance {
         self.at(Instant::now(), false)
     }
 
-    /// Counts a change that is made now.
-    pub(super) fn spend(&self) -> Result<(), Error> {
-        self.at(Instant::now(), true)
+    /// Counts a change that is made now. Gives the moment, by which it can be given back.
+    pub(super) fn spend(&self) -> Result<Instant, Error> {
+        let now = Instant::now();
+        self.at(now, true).map(|()| now)
+    }
+
+    /// Counts a change no more: nothing was sent of it, or Qovery refused it.
+    pub(super) fn give_back(&self, spent: Instant) {
+        let mut made = self.made();
+        if let Some(position) = made.iter().position(|made| *made == spent) {
+            made.remove(position);
+        }
     }
 
     fn at(&self, now: Instant, spend: bool) -> Result<(), Error> {
         let Some(an_hour) = self.an_hour else {
             return Ok(());
         };
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made();
         while made.front().is_some_and(|first| now - *first >= HOUR) {
             made.pop_front();
         }
@@ -62,6 +71,10 @@ impl Allowance {
                 Ok(())
             }
         }
+    }
+
+    fn made(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,6 +107,12 @@ mod tests {
         assert!(one.check().is_ok() && one.check().is_ok());
         assert!(one.spend().is_ok());
         assert!(one.check().is_err() && one.spend().is_err());
+
+        let two = Allowance::new(NonZeroU32::new(2));
+        let spent = two.spend().unwrap();
+        assert!(two.spend().is_ok() && two.check().is_err());
+        two.give_back(spent);
+        assert!(two.spend().is_ok() && two.check().is_err());
 
         let any = Allowance::new(None);
         assert!((0..1_000).all(|_| any.at(start, true).is_ok()));

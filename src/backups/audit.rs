@@ -19,34 +19,37 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Error, Removal};
+use uuid::Uuid;
+
+use super::Error;
 use crate::{
-    call::Call,
     clean,
-    qovery::{Backup, BackupId, DatabaseId, NewBackup, Outcome},
+    context::Context,
+    qovery::{Backup, BackupId, DatabaseId, Outcome},
 };
 
 /// The target of its events, which no filter of the log can silence.
 pub const TARGET: &str = "audit";
 
-/// A disk that takes longer than this takes no line.
-const LONGEST_WRITE: Duration = Duration::from_secs(5);
-
 /// The trail. It always goes to the log, and to a file where the operator names one.
 #[derive(Debug)]
 pub(super) struct Audit {
     file: Option<PathBuf>,
+    /// A disk that takes longer takes no line.
+    patience: Duration,
     /// One line at a time: a disk that hangs holds one thread, and what waits for it is not written
     /// after its call was refused.
-    turn: Arc<Mutex<()>>,
+    lock: Arc<Mutex<()>>,
 }
 
 /// What is written of a change.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Record {
     time: String,
+    /// Our own id of the change, in both of its lines: a caller may send one request id twice.
+    change_id: Uuid,
     request_id: String,
-    face: &'static str,
+    interface: &'static str,
     caller: String,
     operation: &'static str,
     database_id: DatabaseId,
@@ -59,35 +62,19 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The record of a backup to be made.
-    pub(super) fn of_addition(
-        call: &Call,
-        consent: &'static str,
-        database: DatabaseId,
-        backup: &NewBackup,
-    ) -> Self {
-        Self {
-            name: Some(short(backup.name.as_str())),
-            ..Self::new(call, "add", consent, database)
-        }
-    }
-
-    /// The record of a backup to be removed.
-    pub(super) fn of_removal(call: &Call, consent: &'static str, removal: &Removal) -> Self {
-        Self::new(call, "remove", consent, removal.database).about(&removal.backup)
-    }
-
-    fn new(
-        call: &Call,
+    /// The record of a change of a database that is about to go out.
+    pub(super) fn new(
+        context: &Context,
         operation: &'static str,
         consent: &'static str,
         database: DatabaseId,
     ) -> Self {
         Self {
             time: String::new(),
-            request_id: call.id().to_string(),
-            face: call.face().name(),
-            caller: call.caller().to_owned(),
+            change_id: Uuid::new_v4(),
+            request_id: context.request_id.to_string(),
+            interface: context.interface.name(),
+            caller: context.caller.name().to_owned(),
             operation,
             database_id: database,
             backup_id: None,
@@ -96,6 +83,14 @@ impl Record {
             consent,
             phase: "intent",
             outcome: None,
+        }
+    }
+
+    /// The same, of a backup that has no more than a name yet.
+    pub(super) fn named(self, name: &str) -> Self {
+        Self {
+            name: Some(short(name)),
+            ..self
         }
     }
 
@@ -112,8 +107,9 @@ impl Record {
     fn log(&self) {
         tracing::info!(
             target: TARGET,
+            change_id = %self.change_id,
             request_id = self.request_id,
-            face = self.face,
+            interface = self.interface,
             caller = self.caller,
             operation = self.operation,
             database_id = %self.database_id,
@@ -129,10 +125,11 @@ impl Record {
 }
 
 impl Audit {
-    pub(super) fn new(file: Option<PathBuf>) -> Self {
+    pub(super) fn new(file: Option<PathBuf>, patience: Duration) -> Self {
         Self {
             file,
-            turn: Arc::default(),
+            patience,
+            lock: Arc::default(),
         }
     }
 
@@ -161,12 +158,12 @@ impl Audit {
         if let Some(path) = self.file.clone() {
             let mut line = serde_json::to_vec(&record)?;
             line.push(b'\n');
-            let latest = Instant::now() + LONGEST_WRITE;
+            let latest = Instant::now() + self.patience;
             timeout_at(latest, async {
-                let turn = Arc::clone(&self.turn).lock_owned().await;
+                let lock = Arc::clone(&self.lock).lock_owned().await;
                 let write = spawn_blocking(move || {
                     let result = append(&path, &line, latest);
-                    drop(turn);
+                    drop(lock);
                     result
                 });
                 write.await?
@@ -227,7 +224,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         std::fs::write(&path, "{\"time\":").unwrap();
-        let latest = Instant::now() + LONGEST_WRITE;
+        let latest = Instant::now() + Duration::from_secs(60);
         append(&path, b"{}\n", latest).unwrap();
         append(&path, b"{}\n", latest).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

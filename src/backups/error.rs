@@ -64,9 +64,6 @@ pub enum Error {
         .0.database
     )]
     Changed(Box<Removal>),
-    /// The call was cancelled before its change was sent.
-    #[error("The call was cancelled. Nothing was changed.")]
-    Cancelled,
     /// Too little time was left.
     #[error(
         "There was no time left to make the change: Qovery is slow, or other changes of database \
@@ -114,7 +111,6 @@ impl Error {
             Self::ListIncomplete { .. } => "list_incomplete",
             Self::Unconfirmed(_) => "confirmation_required",
             Self::Changed(_) => "changed",
-            Self::Cancelled => "cancelled",
             Self::Busy { .. } => "busy",
             Self::LimitReached { .. } => "limit_reached",
             Self::Unaudited => "unaudited",

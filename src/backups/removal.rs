@@ -5,11 +5,12 @@ use std::{collections::HashSet, fmt};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
-use super::{Confirm, Error, Inner, TO_SETTLE, Turn, audit::Record, guard};
+use super::{Confirm, Error, Inner, audit::Record, change::Change, guard};
 use crate::{
-    call::Call,
-    qovery::{self, Backup, BackupId, BackupPage, DatabaseId, Deadline, Outcome},
+    context::Context,
+    qovery::{self, Backup, BackupId, DatabaseId},
 };
 
 /// A removal, proposed or made: what goes, and what stays.
@@ -28,106 +29,94 @@ pub struct Removal {
 /// The facts of a removal, as a number that no other facts have.
 pub type Digest = [u8; 32];
 
-impl Inner {
-    /// Decides on a removal: the rules hold, a person has said yes if one must, and it may go out.
-    pub(super) async fn begin_removal(
-        &self,
-        call: &Call,
-        database: DatabaseId,
-        id: BackupId,
-        confirmed: Option<Digest>,
-    ) -> Result<(Turn, Removal), Error> {
-        self.allow_changes()?;
-        // An agent that loops is not to use up Qovery's patience, either.
-        self.allowance.check()?;
-        let turn = self.turn(database).await?;
-        let removal = self.propose(call, database, id, turn.deadline).await?;
-        match confirmed {
-            Some(facts) if facts != removal.digest() => {
-                return Err(Error::Changed(Box::new(removal)));
+/// What is asked for.
+pub(super) struct Remove {
+    pub(super) database: DatabaseId,
+    pub(super) backup: BackupId,
+    /// The facts that a person said yes to, if one was asked.
+    pub(super) confirmed: Option<Digest>,
+}
+
+impl Change for Remove {
+    const OPERATION: &'static str = "remove";
+    type Decision = Removal;
+    type Done = Removal;
+
+    fn database(&self) -> DatabaseId {
+        self.database
+    }
+
+    fn is_confirmed(&self) -> bool {
+        self.confirmed.is_some()
+    }
+
+    /// The rules hold, and a person has said yes to these very facts if one must.
+    async fn decide(&self, inner: &Inner, context: &Context) -> Result<Removal, Error> {
+        let removal = inner.propose(context, self.database, self.backup).await?;
+        match self.confirmed {
+            Some(facts) if facts != removal.digest() => Err(Error::Changed(Box::new(removal))),
+            None if inner.policy.confirm == Confirm::Always => {
+                Err(Error::Unconfirmed(Box::new(removal)))
             }
-            None if self.policy.confirm == Confirm::Always => {
-                return Err(Error::Unconfirmed(Box::new(removal)));
-            }
-            _ => {}
+            _ => Ok(removal),
         }
-        self.release(database, &turn)?;
-        Ok((turn, removal))
     }
 
-    /// Carries a removal out that was decided on.
-    pub(super) async fn remove(
+    fn describe(&self, record: Record, removal: &Removal) -> Record {
+        record.about(&removal.backup)
+    }
+
+    async fn send(
         &self,
-        call: &Call,
-        turn: Turn,
-        removal: Removal,
-        confirmed: Option<Digest>,
-    ) -> Result<Removal, Error> {
-        let record = Record::of_removal(call, self.consent(call, confirmed), &removal);
-        self.audit.intent(&record).await?;
-        let (database, id) = (removal.database, removal.backup.id);
-        let in_time = turn.deadline.leaving(TO_SETTLE);
-        let removed = match self.qovery.remove_backup(database, id, call, in_time).await {
-            Err(error) if error.outcome == Outcome::Unknown => {
-                self.settle(call, &removal, error, turn.deadline).await
-            }
-            removed => removed,
-        };
-        let outcome = match &removed {
-            Ok(()) => Outcome::Applied,
-            Err(error) => error.outcome,
-        };
-        self.audit.outcome(record, outcome).await;
-        removed?;
-        Ok(removal)
+        inner: &Inner,
+        removal: &Removal,
+        context: &Context,
+    ) -> Result<Removal, qovery::Error> {
+        let removed = inner
+            .qovery
+            .remove_backup(self.database, self.backup, context);
+        removed.await.map(|()| removal.clone())
     }
 
-    /// Finds out what became of a removal whose answer was lost, by listing once more. A list that
-    /// lacks what must be in it proves nothing.
+    /// A list that lacks what must be in it proves nothing.
     async fn settle(
         &self,
-        call: &Call,
+        inner: &Inner,
         removal: &Removal,
         error: qovery::Error,
-        deadline: Deadline,
-    ) -> Result<(), qovery::Error> {
-        let Ok(backups) = self.complete_list(call, removal.database, deadline).await else {
+        _: Instant,
+        context: &Context,
+    ) -> Result<Removal, qovery::Error> {
+        let Ok(backups) = inner.complete_list(context, self.database).await else {
             return Err(error);
         };
         let listed = |wanted: &Backup| backups.iter().find(|backup| backup.id == wanted.id);
+        let stays = removal.newest_remaining.as_ref();
         match listed(&removal.backup) {
-            Some(backup) if guard::is_going(backup) => Ok(()),
+            Some(backup) if guard::is_going(backup) => Ok(removal.clone()),
             Some(_) if !error.pending => Err(qovery::Error::harmless(error.failure)),
-            None if removal
-                .newest_remaining
-                .as_ref()
-                .is_some_and(|kept| listed(kept).is_some()) =>
-            {
-                Ok(())
-            }
+            None if stays.is_some_and(|kept| listed(kept).is_some()) => Ok(removal.clone()),
             _ => Err(error),
         }
     }
 
+    fn ended(&self, _: &Inner, _: &Result<Removal, qovery::Error>) {}
+}
+
+impl Inner {
+    /// What a removal would come to, by the complete list of this moment.
     pub(super) async fn propose(
         &self,
-        call: &Call,
+        context: &Context,
         database: DatabaseId,
-        id: BackupId,
-        deadline: Deadline,
+        backup: BackupId,
     ) -> Result<Removal, Error> {
-        let mut backups = self.complete_list(call, database, deadline).await?;
-        let Some(position) = backups.iter().position(|backup| backup.id == id) else {
-            return Err(Error::NotListed {
-                database,
-                backup: id,
-            });
+        let mut backups = self.complete_list(context, database).await?;
+        let Some(position) = backups.iter().position(|listed| listed.id == backup) else {
+            return Err(Error::NotListed { database, backup });
         };
-        if let Some(protection) = guard::protection(&backups, id, self.policy.keep_latest) {
-            return Err(Error::Protected {
-                backup: id,
-                protection,
-            });
+        if let Some(protection) = guard::protection(&backups, backup, self.policy.keep_latest) {
+            return Err(Error::Protected { backup, protection });
         }
         let backup = backups.swap_remove(position);
         Ok(Removal {
@@ -141,25 +130,18 @@ impl Inner {
     /// Every backup of the database. Part of a list cannot tell which backup is the newest.
     async fn complete_list(
         &self,
-        call: &Call,
+        context: &Context,
         database: DatabaseId,
-        deadline: Deadline,
     ) -> Result<Vec<Backup>, Error> {
-        const MOST_PAGES: usize = 100;
-        /// Five times what so many pages hold at Qovery's page size.
-        const MOST_BACKUPS: usize = 10_000;
-
+        let limits = self.limits();
         let mut backups: Vec<Backup> = Vec::new();
         let mut seen = HashSet::new();
         let mut start_id = None;
-        for _ in 0..MOST_PAGES {
-            let page: BackupPage = self
-                .qovery
-                .list_backups(database, start_id, call, deadline)
-                .await?
-                .value;
+        for _ in 0..limits.pages {
+            let page = self.qovery.list_backups(database, start_id, context);
+            let page = page.await?.value;
             let next = page.next_start_id();
-            if backups.len() + page.results.len() > MOST_BACKUPS
+            if backups.len() + page.results.len() > limits.backups
                 || !page.results.iter().all(|backup| seen.insert(backup.id))
             {
                 return Err(Error::ListIncomplete { database });
@@ -171,6 +153,12 @@ impl Inner {
             }
         }
         Err(Error::ListIncomplete { database })
+    }
+}
+
+impl AsRef<Backup> for Removal {
+    fn as_ref(&self) -> &Backup {
+        &self.backup
     }
 }
 

@@ -4,12 +4,6 @@
 //! What must never live here: whether a backup may go. That is decided by `backups`, once before the
 //! question and once more after the answer.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
-
 use rmcp::{
     ErrorData, RoleServer,
     model::{
@@ -28,44 +22,29 @@ use super::{
     arguments::RemoveArguments,
     is_stateless,
     question::question,
-    results::{Refusal, RemovalResult},
+    results::{Decision, Refusal, Reply},
 };
 use crate::{
-    backups::{self, Removal},
-    call::{self, Call},
+    backups::{self, Digest, Removal},
     clean,
-    qovery::BackupId,
+    context::{Context, Deadline},
 };
-
-/// How long a person may take in a session, which the transport ends after five idle minutes.
-const PATIENCE_OF_A_SESSION: Duration = Duration::from_secs(4 * 60);
 
 /// The name of the question among a result's input requests.
 const QUESTION: &str = "confirmation";
 
-/// The form, as a person has filled it in.
+/// The form, as it was filled in.
 #[derive(Deserialize)]
 struct Form {
     #[serde(default)]
     remove: bool,
 }
 
-/// What a person made of the question.
+/// What the host answered for the person. Whether a person saw the question, nobody knows here.
 enum Answer {
     Yes,
     /// No, or nothing; in words for a model.
     No(&'static str),
-}
-
-/// The questions that wait for an answer over a connection, by their backup. A person who is asked
-/// again and again stops reading.
-#[derive(Debug, Default)]
-pub(super) struct Questions(Mutex<HashSet<BackupId>>);
-
-/// A question that waits. Another one can be asked when it is dropped.
-struct Waiting<'a> {
-    questions: &'a Questions,
-    backup: BackupId,
 }
 
 impl Answer {
@@ -74,7 +53,7 @@ impl Answer {
         Self::of(object(answer)?)
     }
 
-    /// What a person answered, if the form was filled in as it must be.
+    /// What was answered, if the form was filled in as it must be.
     fn of(answer: ElicitResult) -> serde_json::Result<Self> {
         Ok(match answer.action {
             ElicitationAction::Accept => {
@@ -82,13 +61,20 @@ impl Answer {
                 if form.is_some_and(|form| form.remove) {
                     Self::Yes
                 } else {
-                    Self::No("The person did not tick the box. Nothing was removed.")
+                    Self::No(
+                        "The host answered for the person without ticking the box. Nothing was \
+                         removed.",
+                    )
                 }
             }
-            ElicitationAction::Decline => {
-                Self::No("The person declined. Nothing was removed. Do not ask again.")
-            }
-            _ => Self::No("The person closed the question. Nothing was removed."),
+            ElicitationAction::Decline => Self::No(
+                "The host answered no for the person. Nothing was removed. Do not ask again. If it \
+                 showed no question, it cannot show one.",
+            ),
+            _ => Self::No(
+                "The host closed the question without an answer. Nothing was removed. If it showed \
+                 no question, it cannot show one.",
+            ),
         })
     }
 }
@@ -99,110 +85,100 @@ fn object<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
     serde_json::from_value(object.into())
 }
 
-impl Questions {
-    fn ask(&self, backup: BackupId) -> Result<Waiting<'_>, &'static str> {
-        /// Each holds one of the places for calls, for minutes.
-        const MOST: usize = 32;
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= MOST {
-            return Err("Too many questions wait for an answer. Nothing was removed. Try later.");
-        }
-        if !open.insert(backup) {
-            return Err(
-                "A person is being asked about this backup already. Nothing was removed by this call.",
-            );
-        }
-        Ok(Waiting {
-            questions: self,
-            backup,
-        })
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let open = &self.questions.0;
-        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(&self.backup);
-    }
-}
-
 impl Server {
-    /// Removes a backup, once a person has said yes where one can and must be asked.
+    /// Removes a backup, once the host has said yes for a person where one can and must be asked.
+    /// `answer` is what the client carries back from a question: its sealed state and the response.
     pub(super) async fn remove_with_consent(
         &self,
-        call: &Arc<Call>,
-        RemoveArguments {
-            database_id,
-            backup_id,
-        }: RemoveArguments,
-        state: Option<String>,
-        responses: Option<InputResponses>,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<RemovalResult, Refusal> {
-        let sealed_for = json!([
-            call.caller(),
-            "remove-database-backup",
-            database_id,
-            backup_id
-        ]);
-        let sealed_for = sealed_for.to_string().into_bytes();
-        let facts = state.map(|state| self.seal.open(&state, &sealed_for));
-        let facts = facts
-            .transpose()
-            .inspect_err(|_| call.set_outcome("state_refused"))?;
-        let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
-        let answer = answer
+        target: RemoveArguments,
+        (state, responses): (Option<String>, Option<InputResponses>),
+        context: &Context,
+        peer: &RequestContext<RoleServer>,
+    ) -> Result<Reply, Refusal> {
+        let facts = state
+            .as_deref()
+            .map(|state| self.seal.open(state, &sealed_for(target, context)))
+            .transpose()?;
+        let answer = responses
+            .and_then(|mut responses| responses.remove(QUESTION))
             .map(Answer::read)
             .transpose()
             .map_err(|error| misfit(&error))?;
-        let mut confirmed = match answer {
-            // Taken at its word, even without the state that was sealed with the question.
-            Some(Answer::No(reason)) => return Ok(kept(call, reason)),
-            Some(Answer::Yes) => facts,
-            None => None,
+        let (Some(answer), Some(state)) = (&answer, state) else {
+            return match answer {
+                // Taken at its word, even without the state that was sealed with the question.
+                Some(Answer::No(reason)) => kept(reason),
+                _ => self.remove(target, None, context, peer).await,
+            };
         };
-        let stateless = is_stateless(context);
-        let asks = self.backups.ask_where_possible() && can_be_asked(context);
-        let mut proposal = None;
+        // What is final is kept: the next one who sends this answer gets it again.
+        let answered = self.questions.answer(&state)?;
+        let reply = answered.get_or_try_init(async || match answer {
+            Answer::No(reason) => kept(reason).map_err(Err),
+            Answer::Yes => match self.remove(target, facts, context, peer).await {
+                Ok(reply) if reply.is_final() => Ok(reply),
+                other => Err(other),
+            },
+        });
+        reply.await.cloned().or_else(|other| other)
+    }
+
+    async fn remove(
+        &self,
+        target: RemoveArguments,
+        mut confirmed: Option<Digest>,
+        context: &Context,
+        peer: &RequestContext<RoleServer>,
+    ) -> Result<Reply, Refusal> {
+        let RemoveArguments {
+            database_id,
+            backup_id,
+        } = target;
+        let stateless = is_stateless(peer);
+        let asks = self.backups.ask_where_possible() && can_be_asked(peer);
         loop {
-            if confirmed.is_some() || !asks {
-                let removal = self.backups.remove(call, database_id, backup_id, confirmed);
+            // A person's time is not the call's.
+            let context = context.until(Deadline::after(self.limits().call));
+            let facts = if confirmed.is_some() || !asks {
+                let removal = self
+                    .backups
+                    .remove(&context, database_id, backup_id, confirmed);
                 match removal.await {
-                    Err(backups::Error::Changed(facts)) if asks => proposal = Some(*facts),
+                    Ok(removal) => {
+                        let reply = Reply::new(&Decision::removed(removal))?;
+                        return Ok(reply.remark(self.unreal()));
+                    }
+                    Err(backups::Error::Changed(facts)) if asks => *facts,
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
                         return Err(cannot_be_asked(&error));
                     }
-                    Err(error) => {
-                        // Facts that changed end the call only here, where nobody can be asked again.
-                        call.set_outcome(error.kind());
-                        return Err(error.into());
-                    }
-                    Ok(removal) => return Ok(removal.into()),
+                    Err(error) => return Err(error.into()),
                 }
-            }
-            let facts = if let Some(facts) = proposal.take() {
-                facts
             } else {
-                let proposal = self.backups.propose_removal(call, database_id, backup_id);
-                proposal.await?
+                self.backups
+                    .propose_removal(&context, database_id, backup_id)
+                    .await?
             };
+            let _asking = self.questions.ask(&context.caller, backup_id)?;
             if stateless {
-                call.set_outcome(call::INPUT_REQUIRED);
-                let state = self.seal.seal(facts.digest(), &sealed_for);
-                let request = InputRequest::Elicitation(ElicitRequest::new(question(&facts)));
-                let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
-                let question = InputRequiredResult::new(Some(requests), Some(state));
-                return Ok(RemovalResult::Asked(question));
+                return Ok(self.carry(&facts, &sealed_for(target, &context)));
             }
-            match self.ask(&facts, context).await {
-                Ok(Answer::Yes) => confirmed = Some(facts.digest()),
-                Ok(Answer::No(reason)) => return Ok(kept(call, reason)),
-                Err(reason) => {
-                    call.set_outcome("not_asked");
-                    return Err(reason.into());
-                }
+            match self.ask(&facts, &context, peer).await? {
+                Answer::Yes => confirmed = Some(facts.digest()),
+                Answer::No(reason) => return kept(reason),
             }
+        }
+    }
+
+    /// The question, for the client to carry to the person and back.
+    fn carry(&self, facts: &Removal, sealed_for: &[u8]) -> Reply {
+        let patience = self.limits().patience;
+        let state = self.seal.seal(facts.digest(), sealed_for, patience);
+        let request = InputRequest::Elicitation(ElicitRequest::new(question(facts)));
+        let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
+        Reply {
+            outcome: "input_required",
+            response: InputRequiredResult::new(Some(requests), Some(state)).into(),
         }
     }
 
@@ -211,29 +187,36 @@ impl Server {
     async fn ask(
         &self,
         facts: &Removal,
-        context: &RequestContext<RoleServer>,
-    ) -> Result<Answer, &'static str> {
-        let failed = "The client could not ask the person. Nothing was removed.";
-        let _waiting = self.questions.ask(facts.backup.id)?;
+        context: &Context,
+        peer: &RequestContext<RoleServer>,
+    ) -> Result<Answer, Refusal> {
+        let failed = || {
+            let reason = "The client could not ask the person. Nothing was removed.";
+            Refusal::in_band("not_asked", &reason)
+        };
         let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(facts)));
-        let mut asked = context
+        let mut asked = peer
             .peer
             .send_request_with_option(request, PeerRequestOptions::no_options())
             .await
-            .map_err(|_| failed)?;
+            .map_err(|_| failed())?;
         let (reason, answer) = tokio::select! {
             biased;
-            () = context.ct.cancelled() => (
+            () = context.cancellation.cancelled() => (
                 "the call was cancelled",
                 Answer::No("The call was cancelled. Nothing was removed."),
             ),
             answer = &mut asked.rx => {
                 let Ok(Ok(ClientResult::ElicitResult(answer))) = answer else {
-                    return Err(failed);
+                    return Err(failed());
                 };
-                return Answer::of(answer).map_err(|_| failed);
+                return Answer::of(answer).map_err(|_| failed());
             }
-            () = sleep(PATIENCE_OF_A_SESSION) => (
+            () = self.backups.process().shutdown.winding_down.cancelled() => (
+                "this server is shutting down",
+                Answer::No("This server is shutting down. Nothing was removed."),
+            ),
+            () = sleep(self.limits().patience_of_a_session) => (
                 "nobody answered",
                 Answer::No("Nobody answered the question. Nothing was removed."),
             ),
@@ -245,13 +228,24 @@ impl Server {
     }
 }
 
+/// The one call that an answer counts for.
+fn sealed_for(target: RemoveArguments, context: &Context) -> Vec<u8> {
+    let RemoveArguments {
+        database_id,
+        backup_id,
+    } = target;
+    json!([context.caller.name(), "remove-database-backup", database_id, backup_id])
+        .to_string()
+        .into_bytes()
+}
+
 /// The client broke the protocol.
 fn misfit(error: &serde_json::Error) -> Refusal {
     let message = format!(
         "The answer to the question does not fit: {}. Nothing was removed.",
         clean::excerpt(&error.to_string())
     );
-    Refusal::Protocol(ErrorData::invalid_params(message, None))
+    Refusal::protocol("invalid_params", ErrorData::invalid_params(message, None))
 }
 
 /// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).
@@ -276,39 +270,11 @@ fn cannot_be_asked(error: &backups::Error) -> Refusal {
     let mut message = error.to_string();
     clean::text(&mut message);
     let data = json!({ "requiredCapabilities": required });
-    Refusal::Protocol(ErrorData::new(
-        ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY,
-        message,
-        Some(data),
-    ))
+    let code = ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY;
+    Refusal::protocol(error.kind(), ErrorData::new(code, message, Some(data)))
 }
 
-/// Nothing was removed, and that is how the person wants it.
-fn kept(call: &Call, reason: &'static str) -> RemovalResult {
-    call.set_outcome(call::NOT_CONFIRMED);
-    RemovalResult::kept(reason)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_person_is_asked_once_at_a_time_about_a_backup() {
-        let questions = Questions::default();
-        let id = |number: usize| {
-            format!("bac00000-0000-4000-8000-{number:012}")
-                .parse()
-                .unwrap()
-        };
-        let first = questions.ask(id(0)).unwrap();
-        assert!(questions.ask(id(0)).is_err());
-        drop(first);
-        let open: Vec<_> = (0..32)
-            .map(|number| questions.ask(id(number)).unwrap())
-            .collect();
-        assert!(questions.ask(id(32)).is_err());
-        drop(open);
-        assert!(questions.ask(id(32)).is_ok());
-    }
+/// Nothing was removed, as the host answered for the person.
+fn kept(reason: &'static str) -> Result<Reply, Refusal> {
+    Ok(Reply::new(&Decision::kept(reason))?.called("not_confirmed"))
 }

@@ -5,17 +5,17 @@ use std::fmt::Display;
 
 use rmcp::{
     ErrorData,
-    handler::server::tool::IntoCallToolResult,
-    model::{CallToolResponse, CallToolResult, ContentBlock, InputRequiredResult},
+    model::{CallToolResponse, CallToolResult, ContentBlock},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
-use serde_json::Value;
 
+use super::arguments::ArgumentError;
 use crate::{
-    backups::Removal,
+    backups::{self, Removal},
     clean,
-    qovery::{Answered, Backup, BackupId, BackupPage},
+    qovery::{Backup, BackupId, BackupPage},
+    telemetry::OK,
 };
 
 /// A page of backups, and where the next one starts.
@@ -25,14 +25,6 @@ pub(super) struct BackupList {
     page: BackupPage,
     /// The `startId` of the next page, or null when this page is the last.
     next_start_id: Option<BackupId>,
-}
-
-/// What became of a removal that nothing forbade.
-pub(super) enum RemovalResult {
-    /// It was decided.
-    Decided(Box<Decision>),
-    /// A person is asked first.
-    Asked(InputRequiredResult),
 }
 
 /// Whether the backup is gone.
@@ -56,143 +48,138 @@ pub(super) struct Decision {
     remaining: Option<usize>,
 }
 
-/// A result that carries the same value as structure and as text.
-pub(super) struct Structured {
-    value: Value,
-    text: String,
-    remark: Option<&'static str>,
+/// What a call of a tool came to, and the one word for it in logs and metrics.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) outcome: &'static str,
+    pub(super) response: CallToolResponse,
 }
 
-/// A failure that a model can read and act on.
-pub(super) struct InBandError(String);
+/// Why a call of a tool came to nothing, and the one word for it in logs and metrics.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) outcome: &'static str,
+    pub(super) reason: Reason,
+}
 
-/// Why nothing was removed.
-pub(super) enum Refusal {
-    /// For the model.
-    InBand(InBandError),
-    /// For the client: it broke the protocol, or lacks a part of it.
+/// To whom a refusal speaks.
+#[derive(Debug)]
+pub(super) enum Reason {
+    /// To the model, which can read it and act on it.
+    InBand(String),
+    /// To the client: it broke the protocol, or lacks a part of it.
     Protocol(ErrorData),
 }
 
 impl BackupList {
-    /// The page as a model sees it: cleaned, and with the details of each status only if `verbose`.
-    pub(super) fn new(answered: Answered<BackupPage>, verbose: bool) -> Result<Self, InBandError> {
-        let Answered {
-            value: mut page,
-            json,
-            ..
-        } = answered;
-        if verbose {
-            page.read_details(&json)?;
+    /// The page as a model sees it, with the details of each status only if `verbose`.
+    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Self {
+        if !verbose {
+            let statuses = page.results.iter_mut().filter_map(|b| b.status.as_mut());
+            statuses.for_each(|status| status.details.clear());
         }
-        let next_start_id = page.next_start_id();
-        page.results.iter_mut().for_each(clean::backup);
-        clean::object(&mut page.other);
-        Ok(Self {
+        Self {
+            next_start_id: page.next_start_id(),
             page,
-            next_start_id,
-        })
+        }
     }
 }
 
-impl From<Removal> for RemovalResult {
-    fn from(mut removal: Removal) -> Self {
-        clean::backup(&mut removal.backup);
-        Self::Decided(Box::new(Decision {
+impl Decision {
+    /// The backup was removed.
+    pub(super) fn removed(removal: Removal) -> Self {
+        Self {
             outcome: "removed",
             reason: None,
             backup: Some(removal.backup),
             remaining: Some(removal.remaining),
-        }))
+        }
     }
-}
 
-impl RemovalResult {
     /// Nothing was removed, because nobody said yes.
     pub(super) fn kept(reason: &'static str) -> Self {
-        Self::Decided(Box::new(Decision {
+        Self {
             outcome: "not_removed",
             reason: Some(reason),
             backup: None,
             remaining: None,
-        }))
-    }
-}
-
-impl IntoCallToolResult for RemovalResult {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        match self {
-            Self::Decided(decision) => Structured::new(&decision).into_call_tool_result(),
-            Self::Asked(question) => Ok(question.into()),
         }
     }
 }
 
-impl Structured {
-    pub(super) fn new(result: &impl Serialize) -> Result<Self, InBandError> {
-        let value = serde_json::to_value(result)?;
+impl Reply {
+    /// A result that went well: the same value as structure and as text, fit to be read.
+    pub(super) fn new(result: &impl Serialize) -> Result<Self, Refusal> {
+        let unwritable = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
+        let mut value = serde_json::to_value(result).map_err(unwritable)?;
+        clean::value(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
-        let text = serde_json::to_string(&value)?;
+        let text = serde_json::to_string(&value).map_err(unwritable)?;
+        let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
+        result.structured_content = Some(value);
         Ok(Self {
-            value,
-            text,
-            remark: None,
+            outcome: OK,
+            response: result.into(),
         })
     }
 
-    /// The same, with a text that says what the structure has no field for.
-    pub(super) fn with_remark(self, remark: Option<&'static str>) -> Self {
-        Self { remark, ..self }
+    /// Whether the call has come to its end, and is not to go on with an answer.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self.response, CallToolResponse::Complete(_))
     }
-}
 
-impl IntoCallToolResult for Structured {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        let Self {
-            value,
-            text,
-            remark,
-        } = self;
-        let texts = remark.map(str::to_owned).into_iter().chain([text]);
-        let mut result = CallToolResult::success(texts.map(ContentBlock::text).collect());
-        result.structured_content = Some(value);
-        Ok(result.into())
+    /// The same, under another word.
+    pub(super) fn called(self, outcome: &'static str) -> Self {
+        Self { outcome, ..self }
     }
-}
 
-impl<E: Display> From<E> for InBandError {
-    fn from(error: E) -> Self {
-        let mut text = error.to_string();
-        clean::text(&mut text);
-        Self(text)
-    }
-}
-
-impl From<InBandError> for CallToolResponse {
-    /// Text alone: some clients check structured content against the output schema even on errors.
-    fn from(InBandError(text): InBandError) -> Self {
-        CallToolResult::error(vec![ContentBlock::text(text)]).into()
-    }
-}
-
-impl IntoCallToolResult for InBandError {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        Ok(self.into())
-    }
-}
-
-impl<E: Into<InBandError>> From<E> for Refusal {
-    fn from(error: E) -> Self {
-        Self::InBand(error.into())
-    }
-}
-
-impl IntoCallToolResult for Refusal {
-    fn into_call_tool_result(self) -> Result<CallToolResponse, ErrorData> {
-        match self {
-            Self::InBand(error) => error.into_call_tool_result(),
-            Self::Protocol(error) => Err(error),
+    /// The same, with a text before it that says what the structure has no field for.
+    pub(super) fn remark(mut self, remark: Option<&'static str>) -> Self {
+        if let (CallToolResponse::Complete(result), Some(remark)) = (&mut self.response, remark) {
+            result.content.insert(0, ContentBlock::text(remark));
         }
+        self
+    }
+}
+
+impl Refusal {
+    /// A failure that a model can read and act on.
+    pub(super) fn in_band(outcome: &'static str, reason: &impl Display) -> Self {
+        let mut text = reason.to_string();
+        clean::text(&mut text);
+        Self {
+            outcome,
+            reason: Reason::InBand(text),
+        }
+    }
+
+    /// A failure that only the client can mend.
+    pub(super) fn protocol(outcome: &'static str, error: ErrorData) -> Self {
+        Self {
+            outcome,
+            reason: Reason::Protocol(error),
+        }
+    }
+
+    /// What is answered. In-band it is text alone: some clients check structured content against the
+    /// output schema even on errors.
+    pub(super) fn response(self) -> Result<CallToolResponse, ErrorData> {
+        match self.reason {
+            Reason::InBand(text) => Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into()),
+            Reason::Protocol(error) => Err(error),
+        }
+    }
+}
+
+impl From<backups::Error> for Refusal {
+    fn from(error: backups::Error) -> Self {
+        Self::in_band(error.kind(), &error)
+    }
+}
+
+impl From<ArgumentError> for Refusal {
+    fn from(error: ArgumentError) -> Self {
+        Self::in_band("invalid_arguments", &error)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a client carries from a question to its answer, sealed so that nobody can make it up.
 //!
-//! The seal holds for one caller and one call's arguments, for five minutes. It can be opened more
-//! than once: a second removal of the same backup finds nothing.
+//! The seal holds for one caller and one call's arguments, for as long as a person may take. It can be
+//! opened more than once; what came of the first answer is kept by [`Questions`](super::questions).
 
 use std::time::Duration;
 
@@ -16,11 +16,8 @@ use sha2::{Digest as _, Sha256};
 use super::results::Refusal;
 use crate::backups::Digest;
 
-/// How long a person may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
-
-const TOO_LATE: &str = "The answer came after more than 5 minutes. Nothing was removed. \
-                        If the person still wants it, call the tool again.";
+const TOO_LATE: &str = "The answer came too late. Nothing was removed. If the person still wants \
+                        it, call the tool again.";
 
 /// Seals what a client carries from the question to the answer (MCP, "Multi Round-Trip Requests").
 #[derive(Clone, Debug)]
@@ -77,12 +74,8 @@ impl Seal {
     }
 
     /// Seals the facts of a question for one `context`, for as long as a person may take.
-    pub(super) fn seal(&self, facts: Digest, context: &[u8]) -> String {
-        self.seal_for(PATIENCE, facts, context)
-    }
-
-    fn seal_for(&self, time: Duration, facts: Digest, context: &[u8]) -> String {
-        let options = SealOptions::new().associated_data(context).ttl(time);
+    pub(super) fn seal(&self, facts: Digest, context: &[u8], patience: Duration) -> String {
+        let options = SealOptions::new().associated_data(context).ttl(patience);
         self.0.seal_with(&facts, &options)
     }
 
@@ -92,23 +85,28 @@ impl Seal {
             .0
             .open_with(state, context)
             .map_err(|error| match error {
-                RequestStateError::Expired => Refusal::from(TOO_LATE),
+                RequestStateError::Expired => Refusal::in_band(REFUSED, &TOO_LATE),
                 _ => forged(),
             })?;
         facts.try_into().map_err(|_| forged())
     }
 }
 
+/// What logs and metrics call a state that does not open.
+const REFUSED: &str = "state_refused";
+
 /// The client broke the protocol, or somebody did in its name.
 fn forged() -> Refusal {
     let message = "The requestState is not one that this server gave to this caller for these \
                    arguments. Nothing was removed. Call the tool again without it.";
-    Refusal::Protocol(ErrorData::invalid_params(message, None))
+    Refusal::protocol(REFUSED, ErrorData::invalid_params(message, None))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::results::Reason, *};
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     const OLD: &str = "the-old-key-of-thirty-two-letters";
     const NEW: &str = "the-new-key-of-thirty-two-letters";
@@ -121,22 +119,22 @@ mod tests {
     fn a_key_can_be_changed_without_losing_a_question() {
         let (old, both, new) = (seal(OLD), seal(&format!("{NEW}\n{OLD}")), seal(NEW));
         let facts = [7; 32];
-        assert_eq!(both.open(&old.seal(facts, b"a"), b"a").ok(), Some(facts));
-        assert_eq!(new.open(&both.seal(facts, b"a"), b"a").ok(), Some(facts));
-        assert!(new.open(&old.seal(facts, b"a"), b"a").is_err());
-        assert!(both.open(&old.seal(facts, b"a"), b"b").is_err());
+        assert_eq!(both.open(&old.seal(facts, b"a", MINUTE), b"a").ok(), Some(facts));
+        assert_eq!(new.open(&both.seal(facts, b"a", MINUTE), b"a").ok(), Some(facts));
+        assert!(new.open(&old.seal(facts, b"a", MINUTE), b"a").is_err());
+        assert!(both.open(&old.seal(facts, b"a", MINUTE), b"b").is_err());
     }
 
     #[test]
     fn an_answer_that_comes_too_late_does_not_count() {
         let seal = Seal::random().unwrap();
-        let sealed = seal.seal_for(Duration::ZERO, [7; 32], b"a");
+        let sealed = seal.seal([7; 32], b"a", Duration::ZERO);
         // It holds to the end of its millisecond.
         while seal.open(&sealed, b"a").is_ok() {}
         // In-band for the model, which did nothing wrong; a forged one is the client's fault.
         let refusal = |context: &[u8]| seal.open(&sealed, context).unwrap_err();
-        assert!(matches!(refusal(b"a"), Refusal::InBand(_)));
-        assert!(matches!(refusal(b"b"), Refusal::Protocol(_)));
+        assert!(matches!(refusal(b"a").reason, Reason::InBand(_)));
+        assert!(matches!(refusal(b"b").reason, Reason::Protocol(_)));
     }
 
     #[test]

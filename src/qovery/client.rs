@@ -1,76 +1,34 @@
 //! The client: one request after another to one address, with limits on everything.
 
-use std::{
-    error::Error as _,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{error::Error as _, time::Duration};
 
-use backon::Retryable;
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::{Method, StatusCode};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::{
     sync::{OnceCell, Semaphore},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
-    Backup, BackupId, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup, Outcome,
+    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup,
+    Outcome,
     exchange::{Answer, innermost},
 };
-use crate::{call::Call, telemetry::Attempt};
-
-/// To connect, TLS included.
-pub(super) const CONNECT: Duration = Duration::from_secs(3);
-/// One attempt, from connecting to the last byte of the answer.
-pub const ATTEMPT: Duration = Duration::from_secs(10);
-/// One call of a tool, over all its requests and attempts. Hosts give up after 30 to 60 s.
-const CALL: Duration = Duration::from_secs(25);
-/// A longer `Retry-After` is not waited for but told to the caller.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Calls that may be on their way to Qovery at once.
-const IN_FLIGHT: usize = 64;
-/// A page of 20 backups is about 13 kB.
-pub(super) const LARGEST_ANSWER: usize = 8 << 20;
-/// An upstream message longer than this is not a message.
-pub(super) const LONGEST_MESSAGE: usize = 300;
+use crate::{context::Context, process::Process, telemetry::Attempt};
 
 /// A client of Qovery's API. It holds the key, and sends it to its base URL only.
 #[derive(Debug)]
 pub struct Client {
     pub(super) base_url: BaseUrl,
     pub(super) credentials: Credentials,
-    in_flight: Semaphore,
+    pub(super) process: Process,
+    requests: Semaphore,
     /// Built on first use: reading the system's certificates takes milliseconds, which a host that
     /// only lists the tools need not wait for.
     pub(super) http: OnceCell<reqwest::Client>,
-}
-
-/// When a call must have been answered, whatever it still wanted to do.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Instant);
-
-impl Deadline {
-    /// 25 seconds from now.
-    #[must_use]
-    pub fn start() -> Self {
-        Self(Instant::now() + CALL)
-    }
-
-    /// An earlier one, which leaves `rest` for what is to be done afterwards.
-    #[must_use]
-    pub fn leaving(self, rest: Duration) -> Self {
-        Self(self.0 - rest)
-    }
-
-    /// The time that is left.
-    #[must_use]
-    pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
-    }
 }
 
 /// What Qovery answered.
@@ -85,48 +43,49 @@ pub struct Answered<T> {
     pub date: Option<(DateTime<Utc>, Instant)>,
 }
 
-pub(super) struct Request<'a> {
+pub(super) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Option<String>,
-    /// On whose behalf it is made.
-    pub(super) call: Option<&'a Call>,
 }
 
 impl Client {
     /// A client that has not connected to anything yet.
     #[must_use]
-    pub fn new(base_url: BaseUrl, credentials: Credentials) -> Self {
+    pub fn new(base_url: BaseUrl, credentials: Credentials, process: Process) -> Self {
         Self {
             base_url,
             credentials,
-            in_flight: Semaphore::new(IN_FLIGHT),
+            requests: Semaphore::new(process.limits.upstream_requests),
+            process,
             http: OnceCell::new(),
         }
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
-    /// as a [`BackupPage`](super::BackupPage), or where only its JSON matters as a
-    /// [`PageOutline`](super::PageOutline).
+    /// The process that it belongs to.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// A page of a database's backups: the first, or the one after the backup `start_id`.
     ///
     /// # Errors
     ///
     /// Any [`Failure`]; nothing is ever changed.
-    pub async fn list_backups<Page: DeserializeOwned>(
+    pub async fn list_backups(
         &self,
         database: DatabaseId,
         start_id: Option<BackupId>,
-        call: &Call,
-        deadline: Deadline,
-    ) -> Result<Answered<Page>, Error> {
+        context: &Context,
+    ) -> Result<Answered<BackupPage>, Error> {
         let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
         let request = Request {
             method: Method::GET,
             path: format!("/database/{database}/backup{query}"),
             body: None,
-            call: Some(call),
         };
-        let answer = self.send(&request, deadline).await?;
+        let answer = self.send(&request, context).await?;
         answer.read().map_err(Error::harmless)
     }
 
@@ -140,16 +99,14 @@ impl Client {
         &self,
         database: DatabaseId,
         backup: &NewBackup,
-        call: &Call,
-        deadline: Deadline,
+        context: &Context,
     ) -> Result<Answered<Backup>, Error> {
         let request = Request {
             method: Method::POST,
             path: format!("/database/{database}/backup"),
             body: Some(json!(backup).to_string()),
-            call: Some(call),
         };
-        let answer = self.send(&request, deadline).await?;
+        let answer = self.send(&request, context).await?;
         // 201 says that it was made; another status of success may come from anything between.
         let created = answer.status == StatusCode::CREATED;
         answer.read().map_err(|failure| Error {
@@ -163,35 +120,24 @@ impl Client {
         })
     }
 
-    /// Removes a backup for good. The caller has seen it in this database's list: a 404 after an
-    /// attempt that may have removed it therefore means that it did.
+    /// Removes a backup for good.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`].
+    /// Any [`Failure`]. A 404 after an attempt that may have removed it is [`Outcome::Unknown`]: only
+    /// the list can tell.
     pub async fn remove_backup(
         &self,
         database: DatabaseId,
         backup: BackupId,
-        call: &Call,
-        deadline: Deadline,
+        context: &Context,
     ) -> Result<(), Error> {
         let request = Request {
             method: Method::DELETE,
             path: format!("/database/{database}/backup/{backup}"),
             body: None,
-            call: Some(call),
         };
-        let answer = match self.send(&request, deadline).await {
-            Err(Error {
-                failure: Failure::NotFound { .. },
-                outcome: Outcome::Unknown,
-                ..
-            }) => {
-                return Ok(());
-            }
-            answer => answer?,
-        };
+        let answer = self.send(&request, context).await?;
         if answer.status == StatusCode::NO_CONTENT {
             return Ok(());
         }
@@ -210,7 +156,7 @@ impl Client {
     /// # Errors
     ///
     /// Any [`Failure`]; nothing is ever changed.
-    pub async fn check_access(&self, deadline: Deadline) -> Result<usize, Error> {
+    pub async fn check_access(&self, context: &Context) -> Result<usize, Error> {
         #[derive(Deserialize)]
         struct Organizations {
             #[serde(default)]
@@ -220,76 +166,94 @@ impl Client {
             method: Method::GET,
             path: "/organization".to_owned(),
             body: None,
-            call: None,
         };
-        let answer = self.send(&request, deadline).await?;
+        let answer = self.send(&request, context).await?;
         let organizations: Answered<Organizations> = answer.read().map_err(Error::harmless)?;
         Ok(organizations.value.results.len())
     }
 
-    /// One call: waits for its place, then attempts it until it succeeds, may not be repeated, or
-    /// has no time left.
-    async fn send(&self, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Error> {
-        // A change that begins late would end in doubt.
+    /// Attempts a request until it succeeds, may not be repeated, is called off, or has no time left.
+    ///
+    /// It can be called off before each attempt and in each pause. An attempt to change something runs
+    /// to its end once it has begun.
+    async fn send(&self, request: &Request, context: &Context) -> Result<Answer, Error> {
+        let limits = &self.process.limits;
         let latest = if request.is_change() {
-            deadline.leaving(ATTEMPT).0
+            // Only if a whole attempt fits: cut off, it would end in doubt.
+            context.deadline.leaving(limits.attempt)
         } else {
-            deadline.0
+            context.deadline
         };
-        if Instant::now() > latest {
+        if latest.remaining().is_zero() {
             return Err(Error::harmless(Failure::TimedOut));
         }
-        let _place = timeout_at(latest, self.in_flight.acquire())
-            .await
-            .map_err(|_| Error::harmless(Failure::Overloaded))?;
-        // Set by the first attempt that may have made the change, or still may; no later one can
-        // clear them.
-        let (in_doubt, pending) = (AtomicBool::new(false), AtomicBool::new(false));
-        let attempt = || async {
-            let result = self.attempt(request, deadline).await;
-            let failure = match result {
+        let _permit = tokio::select! {
+            biased;
+            () = context.cancellation.cancelled() => return Err(Error::harmless(Failure::Cancelled)),
+            permit = timeout_at(latest.at(), self.requests.acquire()) => {
+                permit.map_err(|_| Error::harmless(Failure::Overloaded))?
+            }
+        };
+        // What the attempts so far leave open; no later one can clear it.
+        let (mut outcome, mut pending) = (Outcome::NotApplied, false);
+        let mut pauses = full_jitter();
+        loop {
+            let failure = match self.attempt(request, context).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             if request.is_change() && failure.outcome_of_change() == Outcome::Unknown {
-                in_doubt.store(true, Ordering::Relaxed);
-                pending.fetch_or(failure.leaves_pending(), Ordering::Relaxed);
+                outcome = Outcome::Unknown;
+                pending |= failure.leaves_pending();
             }
-            Err(failure)
-        };
-        attempt
-            .retry(full_jitter())
-            .when(|failure| request.may_repeat_after(failure))
-            .adjust(|failure, pause| {
-                let pause = pause.map(|pause| failure.retry_after().unwrap_or(pause))?;
-                (pause <= LONGEST_PAUSE && pause < deadline.remaining()).then_some(pause)
-            })
-            .await
-            .map_err(|failure| Error {
+            let pause = pauses
+                .next()
+                .filter(|_| request.may_repeat_after(&failure))
+                .map(|pause| failure.retry_after().unwrap_or(pause))
+                .filter(|pause| *pause <= limits.pause && *pause < latest.remaining());
+            let error = |failure| Error {
                 failure,
-                outcome: if in_doubt.load(Ordering::Relaxed) {
-                    Outcome::Unknown
-                } else {
-                    Outcome::NotApplied
-                },
-                pending: pending.load(Ordering::Relaxed),
-            })
+                outcome,
+                pending,
+            };
+            let Some(pause) = pause else {
+                return Err(error(failure));
+            };
+            tokio::select! {
+                biased;
+                () = context.cancellation.cancelled() => {
+                    return Err(error(if outcome == Outcome::NotApplied {
+                        Failure::Cancelled
+                    } else {
+                        failure
+                    }));
+                }
+                () = self.process.shutdown.winding_down.cancelled() => return Err(error(failure)),
+                () = sleep(pause) => {}
+            }
+            tracing::info!(request_id = %context.request_id, "{failure}: trying again");
+        }
     }
 
-    async fn attempt(&self, request: &Request<'_>, deadline: Deadline) -> Result<Answer, Failure> {
+    async fn attempt(&self, request: &Request, context: &Context) -> Result<Answer, Failure> {
         let started = Instant::now();
-        let result = self
-            .exchange(request, ATTEMPT.min(deadline.remaining()))
-            .await;
-        if let Some(call) = request.call {
-            call.attempted(match &result {
-                Ok(answer) => Attempt::Answered(answer.status.as_u16()),
-                Err(Failure::Unreachable { .. }) => Attempt::Unreachable,
-                Err(failure) => failure
-                    .status()
-                    .map_or(Attempt::Broken(failure.kind()), Attempt::Answered),
-            });
-        }
+        let exchange = self.exchange(request, context);
+        let result = if request.is_change() {
+            exchange.await
+        } else {
+            tokio::select! {
+                biased;
+                () = context.cancellation.cancelled() => return Err(Failure::Cancelled),
+                result = exchange => result,
+            }
+        };
+        let attempt = match &result {
+            Ok(answer) => Attempt::Answered(answer.status.as_u16()),
+            Err(failure) => failure
+                .status()
+                .map_or(Attempt::Failed(failure.kind()), Attempt::Answered),
+        };
+        self.process.telemetry.attempted(attempt);
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
         match &result {
@@ -306,8 +270,8 @@ impl Client {
     }
 }
 
-impl Request<'_> {
-    fn is_change(&self) -> bool {
+impl Request {
+    pub(super) fn is_change(&self) -> bool {
         self.method != Method::GET
     }
 
@@ -324,7 +288,7 @@ impl Request<'_> {
 
 /// At most two repetitions, after a random part of 200 and of 400 ms: clients that failed together
 /// must not come back together.
-fn full_jitter() -> impl Iterator<Item = Duration> + Send + Sync + Unpin {
+fn full_jitter() -> impl Iterator<Item = Duration> {
     [200, 400]
         .into_iter()
         .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))

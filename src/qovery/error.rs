@@ -105,6 +105,9 @@ pub enum Failure {
         /// The library's account of it.
         source: reqwest::Error,
     },
+    /// Nobody wants the answer any more.
+    #[error("The call was called off: it was cancelled, or this server is shutting down")]
+    Cancelled,
     /// All 64 places for calls stayed taken.
     #[error("This server is busy: 64 calls to Qovery are in flight")]
     Overloaded,
@@ -209,6 +212,7 @@ impl Failure {
             | Self::Rejected { .. }
             | Self::RateLimited { .. }
             | Self::Unreachable { .. }
+            | Self::Cancelled
             | Self::Overloaded
             | Self::Setup(_) => Outcome::NotApplied,
             Self::Unavailable { .. }
@@ -238,6 +242,7 @@ impl Failure {
             Self::TimedOut => "timed_out",
             Self::Interrupted(_) => "interrupted",
             Self::Unreachable { .. } => "unreachable",
+            Self::Cancelled => "cancelled",
             Self::Overloaded => "overloaded",
             Self::Setup(_) => "setup",
         }
@@ -266,6 +271,7 @@ impl Failure {
             | Self::Unavailable { .. }
             | Self::TimedOut
             | Self::Interrupted(_)
+            | Self::Cancelled
             | Self::Overloaded => true,
             Self::Unreachable { reason, .. } => *reason != Unreachable::Tls,
             _ => false,
@@ -299,6 +305,7 @@ impl Failure {
                     None => "Try again in a minute.".to_owned(),
                 };
             }
+            Self::Cancelled => "Call again if it is still wanted.",
             Self::TimedOut | Self::Interrupted(_) | Self::Overloaded => "Try again in a minute.",
             Self::Unreachable {
                 reason: Unreachable::Tls,

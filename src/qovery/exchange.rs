@@ -14,9 +14,12 @@ use tokio::time::Instant;
 
 use super::{
     Failure, Unreachable, Unreadable,
-    client::{Answered, CONNECT, Client, LARGEST_ANSWER, LONGEST_MESSAGE, Request},
+    client::{Answered, Client, Request},
 };
-use crate::call::Call;
+use crate::context::Context;
+
+/// An upstream message longer than this is not a message.
+const LONGEST_MESSAGE: usize = 300;
 
 /// An answer with a status of success.
 pub(super) struct Answer {
@@ -29,15 +32,16 @@ pub(super) struct Answer {
 impl Client {
     pub(super) async fn exchange(
         &self,
-        request: &Request<'_>,
-        timeout: Duration,
+        request: &Request,
+        context: &Context,
     ) -> Result<Answer, Failure> {
+        let limits = &self.process.limits;
         let mut builder = self
             .http()
             .await?
             .request(request.method.clone(), self.base_url.join(&request.path))
-            .timeout(timeout);
-        if let Some(trace) = request.call.and_then(Call::trace) {
+            .timeout(limits.attempt.min(context.deadline.remaining()));
+        if let Some(trace) = &context.trace {
             builder = builder.header("traceparent", trace.as_str());
         }
         if let Some(body) = &request.body {
@@ -49,14 +53,14 @@ impl Client {
         let status = response.status();
         let date = date(response.headers()).map(|date| (date, Instant::now()));
         if status.is_success() {
-            let body = match read_body(response).await {
+            let body = match read_body(response, limits.answer).await {
                 Err(failure) if status != StatusCode::CREATED => return Err(failure),
                 body => body,
             };
             return Ok(Answer { status, body, date });
         }
         let retry_after = retry_after(response.headers());
-        let message = match read_body(response).await {
+        let message = match read_body(response, limits.answer).await {
             Ok(body) => own_message(&body).map(|message| self.credentials.redact(&message)),
             // The status alone says enough.
             Err(_) => None,
@@ -101,7 +105,7 @@ impl Client {
                 env!("CARGO_PKG_VERSION")
             ))
             .default_headers(headers)
-            .connect_timeout(CONNECT)
+            .connect_timeout(self.process.limits.connect)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false);
@@ -138,8 +142,8 @@ impl Answer {
 }
 
 /// Most bodies come in one piece, which is not copied.
-async fn read_body(response: reqwest::Response) -> Result<Bytes, Failure> {
-    let body = Limited::new(reqwest::Body::from(response), LARGEST_ANSWER);
+async fn read_body(response: reqwest::Response, most: usize) -> Result<Bytes, Failure> {
+    let body = Limited::new(reqwest::Body::from(response), most);
     match body.collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) => Err(match error.downcast() {

@@ -1,0 +1,206 @@
+//! The questions that people were asked lately: a person who is asked again and again stops reading,
+//! and an answer counts once.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::Utc;
+use sha2::{Digest as _, Sha256};
+use tokio::{sync::OnceCell, time::Instant};
+
+use super::results::{Refusal, Reply};
+use crate::{
+    backups::Digest,
+    context::Caller,
+    limits::Limits,
+    qovery::BackupId,
+    shares::{Permit, Shares},
+};
+
+/// Questions and answers of this process.
+#[derive(Debug)]
+pub(super) struct Questions {
+    /// How many may wait for an answer over a connection: each holds a call, for minutes.
+    waiting: Shares,
+    most: usize,
+    period: Duration,
+    patience: Duration,
+    book: Mutex<Book>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    /// The backups about which a question waits.
+    open: HashSet<BackupId>,
+    /// When somebody was asked about a backup.
+    asked: HashMap<BackupId, VecDeque<Instant>>,
+    /// What came of an answer, by the state that came with it, and since when.
+    answered: HashMap<Digest, (Instant, Answered)>,
+}
+
+/// What came of an answer, once something final has. Whoever sends it again gets the same.
+pub(super) type Answered = Arc<OnceCell<Reply>>;
+
+/// A question that is asked. Another one can be asked about the backup when it is dropped.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    questions: &'a Questions,
+    backup: BackupId,
+    _permit: Permit,
+}
+
+/// Backups and answers that are remembered: enough for any person, and little memory.
+const REMEMBERED: usize = 4096;
+
+impl Questions {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            waiting: Shares::new(limits.questions),
+            most: limits.asked,
+            period: limits.asking,
+            patience: limits.patience,
+            book: Mutex::default(),
+        }
+    }
+
+    /// Asks about a backup, unless somebody is being asked, or was often enough.
+    pub(super) fn ask(&self, caller: &Caller, backup: BackupId) -> Result<Asking<'_>, Refusal> {
+        let now = Instant::now();
+        let mut book = self.book();
+        if book.open.contains(&backup) {
+            return Err(not_asked(
+                "A question about this backup is open already. Nothing was removed by this call.",
+            ));
+        }
+        book.asked.retain(|_, times| {
+            times.retain(|time| now.duration_since(*time) < self.period);
+            !times.is_empty()
+        });
+        if let Some(times) = book.asked.get(&backup)
+            && times.len() >= self.most
+            && let Some(first) = times.front()
+        {
+            let pause = self.period.saturating_sub(now.duration_since(*first));
+            let reason = format!(
+                "The host was asked about this backup {} times in {} minutes. Nothing was removed. \
+                 It can be asked again in {} seconds, at {}. Stop, and tell the person.",
+                self.most,
+                self.period.as_secs().div_ceil(60),
+                pause.as_secs() + 1,
+                (Utc::now() + pause + Duration::from_secs(1)).format("%H:%M:%S UTC"),
+            );
+            return Err(not_asked(&reason));
+        }
+        let permit = self.waiting.reserve(caller.account(), 1);
+        let Some(permit) = permit.filter(|_| book.asked.len() < REMEMBERED) else {
+            return Err(not_asked(
+                "Too many questions wait for an answer. Nothing was removed. Try later.",
+            ));
+        };
+        book.asked.entry(backup).or_default().push_back(now);
+        book.open.insert(backup);
+        Ok(Asking {
+            questions: self,
+            backup,
+            _permit: permit,
+        })
+    }
+
+    /// What came of the answer that belongs to a sealed state, or a place for it.
+    pub(super) fn answer(&self, state: &str) -> Result<Answered, Refusal> {
+        let now = Instant::now();
+        let mut book = self.book();
+        // No state can be opened any longer than that.
+        let kept = self.patience + Duration::from_secs(1);
+        book.answered
+            .retain(|_, (since, _)| now.duration_since(*since) < kept);
+        let key = Sha256::digest(state).into();
+        if book.answered.len() >= REMEMBERED && !book.answered.contains_key(&key) {
+            return Err(not_asked(
+                "Too many answers came at once. Nothing was removed. Try again in five minutes.",
+            ));
+        }
+        let (_, answered) = book
+            .answered
+            .entry(key)
+            .or_insert_with(|| (now, Answered::default()));
+        Ok(Arc::clone(answered))
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.questions.book().open.remove(&self.backup);
+    }
+}
+
+fn not_asked(reason: &str) -> Refusal {
+    Refusal::in_band("not_asked", &reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> BackupId {
+        format!("bac00000-0000-4000-8000-{number:012}")
+            .parse()
+            .unwrap()
+    }
+
+    fn reason(refusal: Refusal) -> String {
+        format!("{:?}", refusal.response().unwrap())
+    }
+
+    #[test]
+    fn a_person_is_asked_once_at_a_time_and_seldom_about_a_backup() {
+        let questions = Questions::new(&Limits::default());
+        let ask = |number| questions.ask(&Caller::Anonymous, id(number));
+        let first = ask(0).unwrap();
+        assert!(reason(ask(0).unwrap_err()).contains("is open already"));
+        drop(first);
+        drop(ask(0).unwrap());
+        drop(ask(0).unwrap());
+        let refusal = reason(ask(0).unwrap_err());
+        assert!(refusal.contains("3 times in 10 minutes"), "{refusal}");
+        assert!(refusal.contains(" UTC"), "{refusal}");
+        assert!(ask(1).is_ok(), "another backup is another question");
+
+        let soon = Limits {
+            asking: Duration::ZERO,
+            ..Limits::default()
+        };
+        let questions = Questions::new(&soon);
+        assert!((0..9).all(|_| questions.ask(&Caller::Anonymous, id(0)).is_ok()));
+    }
+
+    #[test]
+    fn one_caller_leaves_questions_for_others() {
+        let questions = Questions::new(&Limits::default());
+        let (ada, ben) = (Caller::Token("ada".into()), Caller::Token("ben".into()));
+        let ask = |caller, numbers: std::ops::Range<usize>| {
+            let asked = numbers.map_while(|number| questions.ask(caller, id(number)).ok());
+            asked.collect::<Vec<_>>()
+        };
+        let of_ada = ask(&ada, 0..32);
+        assert_eq!(of_ada.len(), 16);
+        assert_eq!(ask(&ben, 32..64).len(), 16);
+        drop(of_ada);
+        assert_eq!(ask(&ada, 64..65).len(), 1);
+    }
+
+    #[test]
+    fn an_answer_has_one_outcome() {
+        let questions = Questions::new(&Limits::default());
+        let answered = |state| questions.answer(state).unwrap();
+        assert!(Arc::ptr_eq(&answered("a"), &answered("a")));
+        assert!(!Arc::ptr_eq(&answered("a"), &answered("b")));
+    }
+}
