@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, fmt};
 
+use chrono::Utc;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -123,7 +124,8 @@ impl Inner {
                 backup: id,
             });
         };
-        if let Some(protection) = guard::protection(&backups, id, self.policy.keep_latest) {
+        let now = Utc::now();
+        if let Some(protection) = guard::protection(&backups, id, self.policy.keep_latest, now) {
             return Err(Error::Protected {
                 backup: id,
                 protection,
@@ -134,7 +136,7 @@ impl Inner {
             database,
             backup,
             remaining: backups.len(),
-            newest_remaining: guard::newest(&backups).cloned(),
+            newest_remaining: guard::newest(&backups, now).cloned(),
         })
     }
 
