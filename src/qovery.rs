@@ -13,6 +13,7 @@
 mod base_url;
 mod client;
 mod credentials;
+mod date;
 mod error;
 mod exchange;
 mod model;

@@ -182,7 +182,7 @@ impl Made {
 }
 
 fn was_made_since(backup: &Backup, began: DateTime<Utc>) -> bool {
-    let Ok(made) = DateTime::parse_from_rfc3339(&backup.created_at) else {
+    let Some(made) = backup.made_at() else {
         return false;
     };
     if made.timestamp_subsec_nanos() == 0 {

@@ -30,8 +30,8 @@ pub enum Error {
     },
     /// The backup is one that must stay.
     #[error(
-        "Backup {backup} is protected: {protection}. Nothing was removed. \
-         No argument changes that; the operator sets how many are kept with --keep-latest."
+        "Backup {backup} is protected: {protection}. Nothing was removed. {}",
+        .protection.remedy()
     )]
     Protected {
         /// The backup that must stay.
@@ -42,8 +42,8 @@ pub enum Error {
     /// The list has too many pages, or its pages repeat.
     #[error(
         "The list of database {database} could not be completed, so this server cannot tell which \
-         backups must stay. Nothing was removed. Tell the person, who can remove the backup in the \
-         Qovery console."
+         backups must stay. Nothing was removed. Tell the person: as long as that is so, this server \
+         removes none of them."
     )]
     ListIncomplete {
         /// The database whose list it is.
@@ -53,8 +53,7 @@ pub enum Error {
     #[error(
         "{0} would have been removed, but here a person has to confirm each removal, and this \
          caller has no way to ask one. Nothing was removed. Tell the person: it takes an MCP client \
-         that can show a question (elicitation), or the Qovery console; only the operator can change \
-         the rule (--confirm)."
+         that can show a question (elicitation); only the operator can change the rule (--confirm)."
     )]
     Unconfirmed(Box<Removal>),
     /// The facts that a person said yes to are no longer true. These are the new ones.

@@ -1,10 +1,14 @@
-//! What may be removed. A pure function of a database's complete list and the operator's number.
+//! What may be removed. A pure function of a database's complete list, the operator's number and the
+//! time.
 
-use std::{cmp::Reverse, fmt};
+use std::fmt;
 
-use chrono::{DateTime, FixedOffset};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::qovery::{Backup, BackupId};
+
+/// Further ahead than clocks and zones can be wrong: such a date says nothing.
+const FUTURE: TimeDelta = TimeDelta::days(1);
 
 /// Why a backup must stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,100 +22,161 @@ pub enum Protection {
     NewestNotFailed,
     /// It is the newest that can be restored from by now, as far as Qovery says.
     NewestFinished,
+    /// Its date cannot be read.
+    Undated,
+    /// Its date is more than a day in the future.
+    InFuture,
+}
+
+/// How far a backup is, as far as its state says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// It can be restored from.
+    Finished,
+    /// It is being made.
+    InProgress,
+    /// It will never be finished.
+    Failed,
+    /// Qovery is removing it, or has.
+    BeingRemoved,
+    /// Nobody knows: it may be a good one.
+    Unknown,
 }
 
 /// The rule that protects the backup `id`, if any does.
-///
-/// The newest `keep_latest` stay. Whatever that number is, three more stay: the newest backup that is
-/// not known to have failed, the newest that is also not known to be unfinished, and the newest that
-/// is known to be finished. They differ while a new backup is being made, or when its state says too
-/// little; removing the older one then would bet on the new one.
 pub(super) fn protection(
     backups: &[Backup],
     id: BackupId,
     keep_latest: usize,
+    now: DateTime<Utc>,
 ) -> Option<Protection> {
-    let mut newest_first: Vec<&Backup> = backups.iter().collect();
-    newest_first.sort_by_key(|backup| Reverse(newness(backup)));
-    let is_first = |known: fn(&Backup) -> bool| {
-        newest_first
-            .iter()
-            .find(|backup| !known(backup))
-            .is_some_and(|backup| backup.id == id)
-    };
-    if newest_first
-        .iter()
-        .take(keep_latest)
-        .any(|backup| backup.id == id)
-    {
-        Some(Protection::Newest { keep_latest })
-    } else if is_first(has_failed) {
-        Some(Protection::NewestNotFailed)
-    } else if is_first(|backup| has_failed(backup) || is_unfinished(backup))
-        || is_first(|backup| !is_finished(backup))
-    {
-        Some(Protection::NewestFinished)
-    } else {
-        None
-    }
+    let position = backups.iter().position(|backup| backup.id == id)?;
+    protections(backups, keep_latest, now)
+        .into_iter()
+        .nth(position)?
 }
 
-/// The newest of some backups.
-pub(super) fn newest(backups: &[Backup]) -> Option<&Backup> {
-    backups.iter().max_by_key(|backup| newness(backup))
+/// For each backup the rule that protects it, if any does.
+///
+/// The newest `keep_latest` stay. Whatever that number is, three more stay: the newest backup that is
+/// not known to have failed, the newest that is also not known to be unfinished, and the newest that
+/// is known to be finished. They differ while a new backup is being made, or when its state says too
+/// little; removing the older one then would bet on the new one. Where the last that a rule keeps is
+/// one of several of that instant, all of them stay.
+///
+/// A backup that nobody can tell the age of stays, too, and the rules run as if it were not there.
+pub(super) fn protections(
+    backups: &[Backup],
+    keep_latest: usize,
+    now: DateTime<Utc>,
+) -> Vec<Option<Protection>> {
+    use Condition::{BeingRemoved, Failed, Finished, Unknown};
+    type Counts = fn(Condition) -> bool;
+
+    let rules: [(usize, Counts, Protection); 4] = [
+        (keep_latest, |_| true, Protection::Newest { keep_latest }),
+        (
+            1,
+            |condition| !matches!(condition, Failed | BeingRemoved),
+            Protection::NewestNotFailed,
+        ),
+        (
+            1,
+            |condition| matches!(condition, Finished | Unknown),
+            Protection::NewestFinished,
+        ),
+        (
+            1,
+            |condition| condition == Finished,
+            Protection::NewestFinished,
+        ),
+    ];
+    let ranked: Vec<_> = backups
+        .iter()
+        .map(|backup| (date(backup, now), condition(backup)))
+        .collect();
+    let edges = rules.map(|(number, counts, protection)| {
+        let counted = ranked.iter().filter(|(_, condition)| counts(*condition));
+        let mut dates: Vec<_> = counted.filter_map(|(date, _)| date.ok()).collect();
+        dates.sort_unstable();
+        let oldest_kept = dates.len().saturating_sub(number);
+        (dates.get(oldest_kept).copied(), counts, protection)
+    });
+    ranked
+        .into_iter()
+        .map(|(date, condition)| match date {
+            Err(protection) => Some(protection),
+            Ok(date) => edges
+                .iter()
+                .find(|(edge, counts, _)| {
+                    counts(condition) && edge.is_some_and(|edge| date >= edge)
+                })
+                .map(|(_, _, protection)| *protection),
+        })
+        .collect()
+}
+
+/// The newest of some backups; any of them, if nobody can tell how new they are.
+pub(super) fn newest(backups: &[Backup], now: DateTime<Utc>) -> Option<&Backup> {
+    backups
+        .iter()
+        .max_by_key(|backup| (date(backup, now).ok(), backup.id))
 }
 
 /// Whether Qovery is removing it, or has.
 pub(super) fn is_going(backup: &Backup) -> bool {
-    matches!(
-        backup.state(),
-        Some("DELETED" | "DELETE_QUEUED" | "DELETING" | "WAITING_DELETING")
-    )
+    condition(backup) == Condition::BeingRemoved
 }
 
-/// What a newer backup has more of. A date that cannot be read counts as newer than any other: the
-/// backup is protected rather than sacrificed. Of two of one instant, one is the newer all the same.
-fn newness(backup: &Backup) -> (bool, Option<DateTime<FixedOffset>>, BackupId) {
-    let date = DateTime::parse_from_rfc3339(&backup.created_at).ok();
-    (date.is_none(), date, backup.id)
+/// When a backup was made, or why nobody can tell how new it is.
+fn date(backup: &Backup, now: DateTime<Utc>) -> Result<DateTime<Utc>, Protection> {
+    match backup.made_at() {
+        None => Err(Protection::Undated),
+        Some(date) if date - now > FUTURE => Err(Protection::InFuture),
+        Some(date) => Ok(date),
+    }
 }
 
-/// Only states that Qovery documents today. One that is unknown or absent may be a good backup.
-fn has_failed(backup: &Backup) -> bool {
-    is_going(backup)
-        || matches!(
-            backup.state(),
-            Some(
-                "BUILD_ERROR"
-                    | "CANCELED"
-                    | "CANCELING"
-                    | "DELETE_ERROR"
-                    | "DEPLOYMENT_ERROR"
-                    | "RESTART_ERROR"
-                    | "STOP_ERROR"
-            )
-        )
-}
-
-fn is_unfinished(backup: &Backup) -> bool {
-    matches!(
-        backup.state(),
+/// Only states that Qovery documents today are known, and only where they can mean one thing.
+fn condition(backup: &Backup) -> Condition {
+    match backup.state() {
+        Some("DEPLOYED" | "READY" | "RESTARTED") => Condition::Finished,
         Some(
-            "BUILDING"
-                | "DEPLOYING"
-                | "DEPLOYMENT_QUEUED"
-                | "EXECUTING"
-                | "QUEUED"
-                | "RESTARTING"
-                | "RESTART_QUEUED"
-                | "WAITING_RESTARTING"
-                | "WAITING_RUNNING"
-        )
-    )
+            "BUILDING" | "DEPLOYING" | "DEPLOYMENT_QUEUED" | "EXECUTING" | "QUEUED" | "RESTARTING"
+            | "RESTART_QUEUED" | "WAITING_RESTARTING" | "WAITING_RUNNING",
+        ) => Condition::InProgress,
+        Some(
+            "BUILD_ERROR" | "CANCELED" | "CANCELING" | "DELETE_ERROR" | "DEPLOYMENT_ERROR"
+            | "RESTART_ERROR" | "STOP_ERROR",
+        ) => Condition::Failed,
+        Some("DELETED" | "DELETE_QUEUED" | "DELETING" | "WAITING_DELETING") => {
+            Condition::BeingRemoved
+        }
+        _ => Condition::Unknown,
+    }
 }
 
-fn is_finished(backup: &Backup) -> bool {
-    matches!(backup.state(), Some("DEPLOYED" | "READY" | "RESTARTED"))
+impl Protection {
+    /// Who can lift it, or what would.
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::Newest { .. } => {
+                "No argument changes that; the operator sets how many are kept with --keep-latest, \
+                 and the newest good one stays whatever the number."
+            }
+            Self::NewestNotFailed | Self::NewestFinished => {
+                "No argument and no setting changes that; it may go once a newer backup is finished."
+            }
+            Self::Undated => {
+                "No argument and no setting changes that; it may go once Qovery gives it a date that \
+                 can be read. Tell the person."
+            }
+            Self::InFuture => {
+                "No argument and no setting changes that; it may go once that date is past. If \
+                 the date is right, the clock of this server is slow: tell the operator."
+            }
+        }
+    }
 }
 
 impl fmt::Display for Protection {
@@ -120,8 +185,12 @@ impl fmt::Display for Protection {
             Self::Newest { keep_latest: 1 } => f.write_str("it is the newest one"),
             Self::Newest { keep_latest } => write!(f, "it is one of the {keep_latest} newest"),
             Self::NewestNotFailed => f.write_str("it is the newest one that has not failed"),
-            Self::NewestFinished => f.write_str(
-                "it is the newest one that is surely finished, and newer ones may not be",
+            Self::NewestFinished => f.write_str("it may be the newest finished one"),
+            Self::Undated => {
+                f.write_str("its date cannot be read, so nobody can tell how new it is")
+            }
+            Self::InFuture => f.write_str(
+                "its date is more than a day in the future, so nobody can tell how new it is",
             ),
         }
     }
@@ -129,84 +198,129 @@ impl fmt::Display for Protection {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, sample::Index};
     use serde_json::json;
 
     use super::*;
 
-    /// A backup made on a day of June, or with no readable date at all.
-    fn backup(number: u32, day: Option<u32>, state: Option<&str>) -> Backup {
+    fn now() -> DateTime<Utc> {
+        "2026-07-01T00:00:00Z".parse().unwrap()
+    }
+
+    fn backup(number: usize, created_at: &str, state: Option<&str>) -> Backup {
         serde_json::from_value(json!({
             "id": format!("00000000-0000-4000-8000-{number:012}"),
-            "created_at": day.map_or("soon".to_owned(), |day| format!("2026-06-{day:02}T00:00:00Z")),
+            "created_at": created_at,
             "status": { "state": state },
         }))
         .unwrap()
     }
 
+    /// Backups made at these times, of which the first has the highest id.
+    fn dated(dates: &[&str]) -> Vec<Backup> {
+        let numbers = (0..dates.len()).rev();
+        numbers
+            .zip(dates)
+            .map(|(number, date)| backup(number, date, Some("READY")))
+            .collect()
+    }
+
+    /// Backups in these states, each a day younger than the one before.
     fn list(states: &[&str]) -> Vec<Backup> {
         (1..)
             .zip(states)
-            .map(|(day, state)| backup(day, Some(day), Some(state)))
+            .map(|(day, state)| backup(day, &format!("2026-06-{day:02}"), Some(state)))
             .collect()
     }
 
     fn protections(backups: &[Backup], keep_latest: usize) -> Vec<Option<Protection>> {
-        backups
-            .iter()
-            .map(|backup| protection(backups, backup.id, keep_latest))
-            .collect()
+        super::protections(backups, keep_latest, now())
     }
+
+    const NEWEST: Option<Protection> = Some(Protection::Newest { keep_latest: 1 });
 
     #[test]
     fn the_newest_stay_and_the_others_may_go() {
         use Protection::{Newest, NewestNotFailed};
         let backups = list(&["READY"; 4]);
-        assert_eq!(
-            protections(&backups, 1),
-            [None, None, None, Some(Newest { keep_latest: 1 })]
-        );
+        assert_eq!(protections(&backups, 1), [None, None, None, NEWEST]);
         let two = Some(Newest { keep_latest: 2 });
         assert_eq!(protections(&backups, 2), [None, None, two, two]);
         assert_eq!(
             protections(&backups, 0),
             [None, None, None, Some(NewestNotFailed)]
         );
+        let many = Some(Newest { keep_latest: 9 });
+        assert_eq!(protections(&backups, 9), [many; 4]);
+        assert_eq!(protections(&[], 1), []);
+    }
+
+    #[test]
+    fn a_backup_is_protected_as_in_its_list() {
+        let backups = list(&["READY"; 2]);
+        let protected = |backup: &Backup| protection(&backups, backup.id, 1, now());
+        assert_eq!(protected(&backups[0]), None);
+        assert_eq!(protected(&backups[1]), NEWEST);
+        assert_eq!(protected(&backup(9, "2026-06-09", None)), None);
     }
 
     #[test]
     fn behind_failed_and_unfinished_ones_the_last_good_one_stays() {
-        use Protection::{Newest, NewestFinished, NewestNotFailed};
+        use Protection::{NewestFinished, NewestNotFailed};
         let backups = list(&["READY", "READY", "QUEUED", "DEPLOYMENT_ERROR"]);
         assert_eq!(
             protections(&backups, 1),
-            [
-                None,
-                Some(NewestFinished),
-                Some(NewestNotFailed),
-                Some(Newest { keep_latest: 1 })
-            ]
+            [None, Some(NewestFinished), Some(NewestNotFailed), NEWEST]
         );
     }
 
     #[test]
     fn the_newest_is_found_wherever_it_stands() {
+        let found = |backups: &[Backup]| newest(backups, now()).map(|it| it.created_at.clone());
         let mut backups = list(&["READY"; 3]);
         backups.swap(0, 2);
-        assert_eq!(newest(&backups).unwrap().created_at, "2026-06-03T00:00:00Z");
-        assert!(newest(&[]).is_none());
+        backups.push(backup(9, "soon", None));
+        backups.push(backup(9, "2999-01-01", None));
+        assert_eq!(found(&backups).as_deref(), Some("2026-06-03"));
+        assert_eq!(found(&dated(&["soon"])).as_deref(), Some("soon"));
+        assert_eq!(found(&[]), None);
     }
 
     #[test]
-    fn each_protection_says_what_it_protects() {
+    fn each_protection_says_what_it_protects_and_who_can_lift_it() {
         let kept = Protection::Newest { keep_latest: 3 };
-        assert_eq!(kept.to_string(), "it is one of the 3 newest");
-        for (protection, words) in [
-            (Protection::Newest { keep_latest: 1 }, "the newest one"),
-            (Protection::NewestNotFailed, "has not failed"),
-            (Protection::NewestFinished, "surely finished"),
+        for (protection, words, remedy) in [
+            (kept, "one of the 3 newest", "--keep-latest"),
+            (
+                Protection::Newest { keep_latest: 1 },
+                "the newest one",
+                "--keep-latest",
+            ),
+            (
+                Protection::NewestNotFailed,
+                "has not failed",
+                "once a newer backup is finished",
+            ),
+            (
+                Protection::NewestFinished,
+                "newest finished one",
+                "once a newer backup is finished",
+            ),
+            (
+                Protection::Undated,
+                "cannot be read",
+                "once Qovery gives it a date",
+            ),
+            (
+                Protection::InFuture,
+                "in the future",
+                "once that date is past",
+            ),
         ] {
             assert!(protection.to_string().contains(words), "{protection}");
+            assert!(protection.remedy().contains(remedy), "{protection}");
+            let by_operator = matches!(protection, Protection::Newest { .. });
+            assert_eq!(protection.remedy().contains("--"), by_operator);
         }
     }
 
@@ -224,29 +338,53 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_the_list_and_the_offset_of_a_date_do_not_matter() {
-        let mut backups = list(&["READY"; 3]);
-        backups.reverse();
-        // 23:30 on the 3rd in UTC: later than midnight of the 3rd, though it reads as the 4th.
-        backups[2].created_at = "2026-06-04T01:30:00+02:00".to_owned();
-        let newest = Some(Protection::Newest { keep_latest: 1 });
-        assert_eq!(protections(&backups, 1), [None, None, newest]);
+    fn instants_are_compared_and_not_texts_or_ids() {
+        for newest in [
+            "2026-06-03T00:00:01+0000",
+            "2026-06-02T20:00:00-05:00",
+            "2026-06-03 00:00:00.5",
+            "1780444801000",
+        ] {
+            // 23:30 on the 2nd in UTC, though it reads as the 3rd.
+            let backups = dated(&["2026-06-03T01:30:00+02:00", "2026-06-03T00:00:00Z", newest]);
+            assert_eq!(protections(&backups, 1), [None, None, NEWEST], "{newest}");
+        }
     }
 
     #[test]
-    fn what_is_unknown_is_protected_and_protects_nothing_else() {
-        use Protection::{NewestFinished, NewestNotFailed};
-        let states = ["READY", "READY", "A_STATE_OF_TOMORROW"];
-        for state in [Some("UNAVAILABLE"), Some("STOPPED"), None] {
-            let mut backups = list(&states);
-            backups.push(backup(9, None, state));
-            assert_eq!(
-                protections(&backups, 0),
-                [None, Some(NewestFinished), None, Some(NewestNotFailed)]
-            );
+    fn what_has_no_date_stays_and_lays_nothing_bare() {
+        use Protection::{InFuture, Undated};
+        for (odd, protection) in [("", Undated), ("soon", Undated), ("2999-01-01", InFuture)] {
+            let backups = dated(&[odd, "2026-06-01", "2026-06-02"]);
+            let odd = Some(protection);
+            assert_eq!(protections(&backups, 1), [odd, None, NEWEST]);
+            let two = Some(Protection::Newest { keep_latest: 2 });
+            assert_eq!(protections(&backups, 2), [odd, two, two]);
+            let good = Some(Protection::NewestNotFailed);
+            assert_eq!(protections(&backups, 0), [odd, None, good]);
         }
         assert_eq!(
-            protections(&list(&states), 0),
+            protections(&dated(&["", "soon", "2999-01-01"]), 0),
+            [Some(Undated), Some(Undated), Some(InFuture)]
+        );
+        // A day is as far as clocks and zones may be wrong.
+        let backups = dated(&["2026-06-30", "2026-07-02T00:00:00Z"]);
+        assert_eq!(protections(&backups, 1), [None, NEWEST]);
+    }
+
+    #[test]
+    fn what_is_in_an_unknown_state_is_protected_and_protects_nothing_else() {
+        use Protection::{NewestFinished, NewestNotFailed};
+        for state in ["A_STATE_OF_TOMORROW", "UNAVAILABLE", "STOPPED"] {
+            assert_eq!(
+                protections(&list(&["READY", "READY", state]), 0),
+                [None, Some(NewestFinished), Some(NewestNotFailed)]
+            );
+        }
+        let mut backups = list(&["READY", "READY"]);
+        backups.push(backup(3, "2026-06-03", None));
+        assert_eq!(
+            protections(&backups, 0),
             [None, Some(NewestFinished), Some(NewestNotFailed)]
         );
     }
@@ -268,10 +406,50 @@ mod tests {
     }
 
     #[test]
-    fn backups_of_one_instant_have_one_newest() {
-        let backups = [backup(1, Some(1), None), backup(2, Some(1), None)];
-        let kept = protections(&backups, 1);
-        assert_eq!(kept, [None, Some(Protection::Newest { keep_latest: 1 })]);
+    fn backups_of_one_instant_stay_together() {
+        let tied = dated(&["2026-06-02", "2026-06-02T02:00:00+02:00", "2026-06-01"]);
+        assert_eq!(protections(&tied, 1), [NEWEST, NEWEST, None]);
+        let good = Some(Protection::NewestNotFailed);
+        assert_eq!(protections(&tied, 0), [good, good, None]);
+        let edge = dated(&["2026-06-03", "2026-06-02", "2026-06-02", "2026-06-01"]);
+        let two = Some(Protection::Newest { keep_latest: 2 });
+        assert_eq!(protections(&edge, 2), [two, two, two, None]);
+    }
+
+    /// Lists with every kind of state and date, of which many are the same.
+    fn any_list() -> impl Strategy<Value = Vec<Backup>> {
+        prop::collection::vec((any_date(), any_state()), 1..12).prop_map(|rows| {
+            (0..)
+                .zip(rows)
+                .map(|(number, (date, state))| backup(number, &date, state))
+                .collect()
+        })
+    }
+
+    fn any_date() -> impl Strategy<Value = String> {
+        prop_oneof![
+            6 => (1_u32..9).prop_map(|day| format!("2026-06-{day:02}T00:00:00Z")),
+            1 => no_date(),
+        ]
+    }
+
+    fn no_date() -> impl Strategy<Value = String> {
+        prop::sample::select(vec!["", "soon", "0001-01-01T00:00:00Z", "2999-01-01"])
+            .prop_map(str::to_owned)
+    }
+
+    fn any_state() -> impl Strategy<Value = Option<&'static str>> {
+        prop::option::of(prop::sample::select(vec![
+            "READY",
+            "DEPLOYED",
+            "QUEUED",
+            "EXECUTING",
+            "DEPLOYMENT_ERROR",
+            "CANCELED",
+            "DELETING",
+            "NEW",
+            "UNAVAILABLE",
+        ]))
     }
 
     proptest! {
@@ -279,34 +457,85 @@ mod tests {
         /// if anything could be.
         #[test]
         fn no_sequence_of_removals_takes_the_last_good_backup(
-            states in prop::collection::vec(
-                prop::option::of(prop::sample::select(vec![
-                    "READY", "DEPLOYED", "QUEUED", "EXECUTING", "DEPLOYMENT_ERROR", "CANCELED", "NEW",
-                    "UNAVAILABLE",
-                ])),
-                1..12,
-            ),
-            days in prop::collection::vec(prop::option::of(1_u32..28), 12),
+            mut backups in any_list(),
+            picks in prop::collection::vec(any::<Index>(), 12),
             keep_latest in 0_usize..4,
         ) {
-            let mut backups: Vec<Backup> = (0..)
-                .zip(states.iter().zip(&days))
-                .map(|(number, (state, day))| backup(number, *day, *state))
-                .collect();
-            let good = |backups: &[Backup]| backups.iter().filter(|b| is_finished(b)).count();
-            let maybe = |backups: &[Backup]| {
-                backups.iter().filter(|b| !has_failed(b) && !is_unfinished(b)).count()
+            let has = |backups: &[Backup], conditions: &[Condition]| {
+                backups.iter().any(|backup| conditions.contains(&condition(backup)))
             };
-            let before = backups.len();
-            let (good_before, maybe_before) = (good(&backups), maybe(&backups));
-            while let Some(position) =
-                protections(&backups, keep_latest).iter().position(Option::is_none)
-            {
-                backups.remove(position);
+            let good = [Condition::Finished];
+            let maybe = [Condition::Finished, Condition::Unknown];
+            let before = backups.clone();
+            for pick in picks {
+                let protections = protections(&backups, keep_latest);
+                let may_go: Vec<usize> =
+                    (0..backups.len()).filter(|at| protections[*at].is_none()).collect();
+                if !may_go.is_empty() {
+                    backups.remove(*pick.get(&may_go));
+                }
             }
-            prop_assert!(good(&backups) >= good_before.min(1));
-            prop_assert!(maybe(&backups) >= maybe_before.min(1));
-            prop_assert!(backups.len() >= keep_latest.min(before));
+            prop_assert!(protections(&backups, keep_latest).iter().all(Option::is_some));
+            prop_assert_eq!(has(&backups, &good), has(&before, &good));
+            prop_assert_eq!(has(&backups, &maybe), has(&before, &maybe));
+            prop_assert!(backups.len() >= keep_latest.min(before.len()));
+        }
+
+        #[test]
+        fn the_newest_is_protected_whatever_stands_beside_it(
+            mut backups in any_list(),
+            (odd, state) in (any_date(), any_state()),
+            keep_latest in 1_usize..4,
+        ) {
+            backups.push(backup(99, &odd, state));
+            let protections = protections(&backups, keep_latest);
+            let readable = backups.iter().filter_map(|it| date(it, now()).ok());
+            let newest = readable.max();
+            for (backup, protection) in backups.iter().zip(protections) {
+                let date = date(backup, now()).ok();
+                prop_assert!(date.is_some() && date != newest || protection.is_some());
+            }
+        }
+
+        #[test]
+        fn a_date_that_is_lost_lays_nothing_bare(
+            mut backups in any_list(),
+            (at, odd) in (any::<Index>(), no_date()),
+            keep_latest in 0_usize..4,
+        ) {
+            let before = protections(&backups, keep_latest);
+            at.get_mut(&mut backups).created_at = odd;
+            for (before, after) in before.iter().zip(protections(&backups, keep_latest)) {
+                prop_assert!(before.is_none() || after.is_some());
+            }
+        }
+
+        #[test]
+        fn a_row_without_a_date_changes_nothing_for_the_others(
+            mut backups in any_list(),
+            (odd, state) in (no_date(), any_state()),
+            keep_latest in 0_usize..4,
+        ) {
+            let before = protections(&backups, keep_latest);
+            backups.insert(0, backup(99, &odd, state));
+            let after = protections(&backups, keep_latest);
+            prop_assert!(after[0].is_some());
+            prop_assert_eq!(&after[1..], before);
+        }
+
+        #[test]
+        fn what_differs_in_id_and_place_alone_stays_or_goes_together(
+            backups in any_list(),
+            keep_latest in 0_usize..4,
+        ) {
+            let protections = protections(&backups, keep_latest);
+            let rows = || backups.iter().zip(&protections);
+            for (one, its) in rows() {
+                for (other, others) in rows() {
+                    let same = one.created_at == other.created_at && condition(one) == condition(other);
+                    prop_assert!(!same || its == others);
+                }
+            }
         }
     }
 }

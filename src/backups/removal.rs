@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, fmt};
 
+use chrono::Utc;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -115,7 +116,8 @@ impl Inner {
         let Some(position) = backups.iter().position(|listed| listed.id == backup) else {
             return Err(Error::NotListed { database, backup });
         };
-        if let Some(protection) = guard::protection(&backups, backup, self.policy.keep_latest) {
+        let now = Utc::now();
+        if let Some(protection) = guard::protection(&backups, backup, self.policy.keep_latest, now) {
             return Err(Error::Protected { backup, protection });
         }
         let backup = backups.swap_remove(position);
@@ -123,7 +125,7 @@ impl Inner {
             database,
             backup,
             remaining: backups.len(),
-            newest_remaining: guard::newest(&backups).cloned(),
+            newest_remaining: guard::newest(&backups, now).cloned(),
         })
     }
 

@@ -20,7 +20,7 @@ use crate::{
 #[schemars(transform = without_null_defaults)]
 pub(super) struct ListArguments {
     /// The database's id, a hyphenated UUID. The person finds it in the address of the database in
-    /// the Qovery console (`.../database/<id>/...`), or with `qovery database list`.
+    /// the Qovery console (`.../service/<id>/...`, in older ones `.../database/<id>/...`).
     pub(super) database_id: DatabaseId,
     /// Where the page starts: the `next_start_id` of the page before, a backup's id. Leave it out
     /// for the first page.
@@ -39,7 +39,8 @@ pub(super) struct ListArguments {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct AddArguments {
     /// The id of the database to back up, a hyphenated UUID. The person finds it in the address of
-    /// the database in the Qovery console (`.../database/<id>/...`), or with `qovery database list`.
+    /// the database in the Qovery console (`.../service/<id>/...`, in older ones
+    /// `.../database/<id>/...`).
     pub(super) database_id: DatabaseId,
     /// A short name by which people recognise the backup, 1 to 255 characters.
     #[schemars(with = "BackupName")]
@@ -60,8 +61,8 @@ pub(super) struct AddArguments {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RemoveArguments {
     /// The id of the database that the backup is of, a hyphenated UUID. The person finds it in the
-    /// address of the database in the Qovery console (`.../database/<id>/...`), or with
-    /// `qovery database list`.
+    /// address of the database in the Qovery console (`.../service/<id>/...`, in older ones
+    /// `.../database/<id>/...`).
     pub(super) database_id: DatabaseId,
     /// The id of the backup to remove, a hyphenated UUID, as list-database-backups gave it for this
     /// database.

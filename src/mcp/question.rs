@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::model::{BooleanSchema, ElicitRequestParams, ElicitationSchema};
 
-use crate::{backups::Removal, clean};
+use crate::{backups::Removal, clean, qovery::Backup};
 
 /// The question, for a person in a hurry.
 pub(super) fn question(removal: &Removal) -> ElicitRequestParams {
@@ -25,19 +25,18 @@ fn wording(removal: &Removal, now: DateTime<Utc>) -> String {
         .as_deref()
         .map_or_else(|| "none".to_owned(), |name| format!("\"{}\"", shown(name)));
     let state = backup.state().map_or_else(|| "unknown".to_owned(), shown);
-    let made = date(&backup.created_at, now);
+    let age = made(backup, now);
     let remaining = match (removal.remaining, &removal.newest_remaining) {
         (_, None) => "no backup".to_owned(),
-        (1, Some(last)) => format!("one backup, made {}", date(&last.created_at, now)),
-        (number, Some(newest)) => format!(
-            "{number} backups, the newest made {}",
-            date(&newest.created_at, now)
-        ),
+        (1, Some(last)) => format!("one backup, made {}", made(last, now)),
+        (number, Some(newest)) => {
+            format!("{number} backups, the newest made {}", made(newest, now))
+        }
     };
     format!(
         "Remove this backup for good? This cannot be undone.\n\n\
          Name: {name}\n\
-         Made: {made}\n\
+         Made: {age}\n\
          State: {state}\n\
          Remaining: {remaining}\n\
          Database: {}\n\
@@ -59,10 +58,10 @@ fn shown(text: &str) -> String {
     text
 }
 
-/// A date and how long ago that is, in the largest unit.
-fn date(text: &str, now: DateTime<Utc>) -> String {
-    let Ok(date) = DateTime::parse_from_rfc3339(text) else {
-        return format!("at an unknown time ({})", shown(text));
+/// When it was made, and how long ago that is in the largest unit.
+fn made(backup: &Backup, now: DateTime<Utc>) -> String {
+    let Some(date) = backup.made_at() else {
+        return format!("at an unknown time ({})", shown(&backup.created_at));
     };
     let age = now.signed_duration_since(date);
     let (number, unit) = match age {
@@ -77,7 +76,7 @@ fn date(text: &str, now: DateTime<Utc>) -> String {
         1 => format!("1 {unit} ago"),
         number => format!("{number} {unit}s ago"),
     };
-    format!("{age} ({})", date.to_utc().format("%Y-%m-%d %H:%M UTC"))
+    format!("{age} ({})", date.format("%Y-%m-%d %H:%M UTC"))
 }
 
 #[cfg(test)]
@@ -164,13 +163,12 @@ mod tests {
             ("2026-06-29T12:00:01Z", "23 hours ago ("),
             ("2026-06-29T12:00:00Z", "1 day ago (2026-06-29 12:00 UTC)"),
             ("2026-01-01T00:00:00Z", "180 days ago ("),
+            ("2026-01-01 00:00", "180 days ago (2026-01-01 00:00 UTC)"),
             ("yesterday", "at an unknown time (yesterday)"),
         ] {
-            assert!(
-                date(text, now).starts_with(told),
-                "{text}: {}",
-                date(text, now)
-            );
+            let backup = json!({ "id": ID, "created_at": text });
+            let age = made(&serde_json::from_value(backup).unwrap(), now);
+            assert!(age.starts_with(told), "{text}: {age}");
         }
     }
 }

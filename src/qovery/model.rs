@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
+use chrono::{DateTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -9,6 +10,8 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
+
+use super::date;
 
 /// Declares an id: a UUID that is read in its hyphenated form only, in any case, and written in
 /// lower case. Nothing else ever reaches a path of Qovery's API.
@@ -165,10 +168,15 @@ pub struct Backup {
     /// The backup's id.
     pub id: BackupId,
     /// When the backup was made (RFC 3339).
+    #[serde(deserialize_with = "text_of_date")]
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// When the backup last changed (RFC 3339).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "text_of_optional_date",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub updated_at: Option<String>,
     /// The name that somebody gave the backup.
@@ -194,6 +202,12 @@ impl Backup {
     pub fn state(&self) -> Option<&str> {
         self.status.as_ref()?.state.as_deref()
     }
+
+    /// When the backup was made, if that can be read.
+    #[must_use]
+    pub fn made_at(&self) -> Option<DateTime<Utc>> {
+        date::read(&self.created_at)
+    }
 }
 
 /// How far a backup is (`Status`). It makes up most of an answer, and hardly anybody wants more of it
@@ -206,7 +220,11 @@ pub struct Status {
     #[schemars(with = "String")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "text_of_optional_date",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
     /// Everything else that Qovery says of the status, once it is read.
@@ -297,6 +315,21 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+fn text_of_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    text_of_optional_date(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A date may be a number. Whatever else it is, a list is not lost because of it.
+fn text_of_optional_date<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -361,6 +394,26 @@ mod tests {
             let backup: Backup = serde_json::from_value(backup).unwrap();
             assert_eq!(backup.state(), None);
         }
+    }
+
+    #[test]
+    fn a_date_may_be_anything() {
+        let made = "2026-03-01T02:30:00Z".parse().unwrap();
+        for (date, text, read) in [
+            (json!(1_772_332_200_000_u64), "1772332200000", Some(made)),
+            (json!(1_772_332_200.0), "1772332200.0", Some(made)),
+            (json!("2026-03-01 02:30"), "2026-03-01 02:30", Some(made)),
+            (json!([2026, 3, 1]), "[2026,3,1]", None),
+            (json!(null), "", None),
+        ] {
+            let status = json!({ "last_deployment_date": date });
+            let backup =
+                json!({ "id": ID, "created_at": date, "updated_at": date, "status": status });
+            let backup: Backup = serde_json::from_value(backup).unwrap();
+            assert_eq!((backup.created_at.as_str(), backup.made_at()), (text, read));
+        }
+        let dateless = json!({ "id": ID, "status": {} });
+        assert!(serde_json::from_value::<Backup>(dateless).is_err());
     }
 
     #[test]

@@ -114,16 +114,10 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
         let future = "the newest made in the future by this machine's clock (";
         assert!(question.text().contains(future), "{question:?}");
     }
-    database.change(|backups| {
-        backups.pop();
-        backups[0] = json!({ "id": backup_id(1), "created_at": "soon" });
-        backups[1] = json!({ "id": backup_id(2), "created_at": "later" });
-    });
+    let bare = json!({ "id": backup_id(1), "created_at": ago(84 * 60) });
+    database.change(|backups| backups[0] = bare);
     let question = host.ask(1).await;
-    for words in [
-        "Name: none\nMade: at an unknown time (soon)\nState: unknown\n",
-        "Remaining: one backup, made at an unknown time (later)\n",
-    ] {
+    for words in ["Name: none\nMade: 3 days ago (", "State: unknown\n"] {
         assert!(question.text().contains(words), "{question:?}");
     }
 }
@@ -698,38 +692,36 @@ async fn what_others_wrote_cannot_change_the_question() {
     ];
     for way in WAYS {
         let database = three().await;
-        // A date that cannot be read makes a backup the newest, but for one with a higher id.
-        let mut newest = backup(9, "READY");
-        newest["created_at"] = json!("soon");
-        database.change(|backups| backups.push(newest));
-        let mut host = host(&database, way).await;
-        let mut asked = async |backup: Value| {
-            database.change(|backups| backups[0] = backup);
+        let keep_none = ["--keep-latest", "0"];
+        let mut host = Host::start(&database.app(), way, &keep_none, can_ask()).await;
+        let mut asked = async |ours: &Value, other: &Value| {
+            database.change(|backups| *backups = vec![ours.clone(), other.clone()]);
             let question = host.ask(1).await;
             let closed = host.answer(&question, json!({ "action": "cancel" })).await;
             assert_eq!(closed.decision()["outcome"], "not_removed");
             question.text().to_owned()
         };
-        // In the middle of a day: its age does not change meanwhile.
-        let mut ours = backup(1, "READY");
+        // In the middle of a day and of an hour: their ages do not change meanwhile.
+        let [mut ours, mut other] = [backup(1, "DEPLOYMENT_ERROR"), backup(2, "READY")];
         ours["created_at"] = json!(ago(84 * 60));
-        let plain = asked(ours.clone()).await;
-        let made = plain
-            .lines()
-            .find(|line| line.starts_with("Made: "))
-            .unwrap();
+        other["created_at"] = json!(ago(330));
+        let plain = asked(&ours, &other).await;
+        let (_, made) = plain.split_once("Remaining: one backup, made ").unwrap();
+        let made = made.lines().next().unwrap();
         for (text, shown) in &hostile {
-            let [mut name, mut date, mut state] = [(); 3].map(|()| ours.clone());
+            let [mut name, mut state] = [(); 2].map(|()| ours.clone());
             name["name"] = json!(text);
-            date["created_at"] = json!(text);
             state["status"]["state"] = json!(text);
-            let unknown = format!("Made: at an unknown time ({shown})");
-            for (backup, expected) in [
-                (name, plain.replace("backup 1", shown)),
-                (date, plain.replace(made, &unknown)),
-                (state, plain.replace("READY", shown)),
+            // One whose own date cannot be read is never asked about.
+            let mut date = other.clone();
+            date["created_at"] = json!(text);
+            let unknown = format!("at an unknown time ({shown})");
+            for (ours, other, expected) in [
+                (&name, &other, plain.replace("backup 1", shown)),
+                (&state, &other, plain.replace("DEPLOYMENT_ERROR", shown)),
+                (&ours, &date, plain.replace(made, &unknown)),
             ] {
-                assert_eq!(asked(backup).await, expected, "{way:?}");
+                assert_eq!(asked(ours, other).await, expected, "{way:?}");
             }
         }
         assert_eq!(database.changes(), [""; 0]);

@@ -18,6 +18,7 @@ mod docs;
 mod door;
 #[cfg(unix)]
 mod drain;
+mod guard;
 mod helpers;
 mod helpers_confirm;
 mod helpers_http;

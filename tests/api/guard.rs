@@ -1,0 +1,260 @@
+//! What stays whatever Qovery says of dates: odd ones are read where they can be, and lay no other
+//! backup bare where they can't.
+
+use serde_json::{Value, json};
+
+use crate::{
+    helpers::{Era, TestApp, Upstream, backup_id, page, reply},
+    helpers_http::{Request, backups_of},
+    helpers_ledger::database,
+};
+
+/// The removal of a backup: what it is refused with, or nothing.
+type Verdict = Option<&'static str>;
+
+const GOES: Verdict = None;
+const NEWEST: Verdict = Some("it is the newest one.");
+const UNDATED: Verdict = Some("its date cannot be read, so nobody can tell how new it is.");
+const FUTURE: Verdict = Some("its date is more than a day in the future");
+
+struct Case {
+    name: &'static str,
+    /// The dates of finished backups, of which the first has the highest id.
+    backups: Vec<(Value, Verdict)>,
+}
+
+fn case(name: &'static str, backups: &[(&str, Verdict)]) -> Case {
+    let backups = backups
+        .iter()
+        .map(|(date, verdict)| (json!(date), *verdict));
+    Case {
+        name,
+        backups: backups.collect(),
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let ordered = |name, [first, second, third]: [&str; 3]| {
+        case(name, &[(first, GOES), (second, GOES), (third, NEWEST)])
+    };
+    let mut cases = vec![
+        ordered(
+            "offsets without a colon",
+            [
+                "2026-01-01T00:00:00+0000",
+                "2026-02-01T00:00:00+0000",
+                "2026-03-01T00:00:00+0000",
+            ],
+        ),
+        case("no date at all", &[("", UNDATED); 3]),
+        case(
+            "one instant",
+            &[
+                ("2026-03-01T00:00:00Z", NEWEST),
+                ("2026-03-01T00:00:00Z", NEWEST),
+                ("2026-03-01T01:00:00+01:00", NEWEST),
+                ("2026-02-01T00:00:00Z", GOES),
+            ],
+        ),
+        case(
+            "one in the future",
+            &[
+                ("2999-01-01T00:00:00Z", FUTURE),
+                ("2026-02-01T00:00:00Z", GOES),
+                ("2026-03-01T00:00:00Z", NEWEST),
+            ],
+        ),
+        ordered(
+            "mixed offsets",
+            [
+                "2026-03-02T01:00:00+02:00",
+                "2026-03-01T23:30:00Z",
+                "2026-03-01T20:00:00-05:00",
+            ],
+        ),
+    ];
+    for (odd, verdict) in [
+        ("", UNDATED),
+        ("soon", UNDATED),
+        ("2025-01-01T00:00:00", GOES),
+    ] {
+        cases.push(case(
+            "an old one among good dates",
+            &[
+                (odd, verdict),
+                ("2026-02-01T00:00:00Z", GOES),
+                ("2026-03-01T00:00:00Z", NEWEST),
+            ],
+        ));
+    }
+    for odd in [
+        "2026-03-01T00:00:00.123Z",
+        "2026-03-01T00:00:00.123456Z",
+        "2026-03-01T00:00:00.123456789Z",
+        "2026-03-01T00:00:00.123456789012Z",
+        "2026-03-01T00:00:00,123",
+        "2026-03-01t00:00:00z",
+        "2026-03-01 00:00:00+00",
+        "2026-03-01T00:00:00 UTC",
+        "2026-03-01T00:00:00Z[UTC]",
+        "2026-03-01",
+        "2026-02-28T23:59:60Z",
+        "2026-02-28T24:00:00Z",
+        "1772323200000",
+    ] {
+        // Between two that are near: it is not only read, but read right.
+        cases.push(ordered(
+            odd,
+            ["2026-02-28T23:59:59Z", odd, "2026-03-01T00:00:01Z"],
+        ));
+        cases.push(ordered(
+            odd,
+            ["2026-02-01T00:00:00Z", "2026-02-28T23:59:59Z", odd],
+        ));
+    }
+    cases.push(Case {
+        name: "numbers",
+        backups: vec![
+            (json!(1_772_323_200), GOES),
+            (json!("2026-03-01T00:00:01Z"), GOES),
+            (json!(1_772_323_202_000_u64), NEWEST),
+            (json!(null), UNDATED),
+        ],
+    });
+    cases
+}
+
+/// Each case in a database of its own, from which nothing ever goes: every backup is judged in the
+/// same list.
+#[tokio::test]
+async fn odd_dates_never_lay_the_newest_backup_bare() {
+    let cases = cases();
+    let pages: Vec<_> = cases
+        .iter()
+        .map(|case| {
+            let dates = case.backups.iter().map(|(date, _)| date);
+            let backups: Vec<Value> = numbers(case)
+                .zip(dates)
+                .map(|(number, date)| {
+                    json!({
+                        "id": backup_id(number), "created_at": date, "updated_at": date,
+                        "status": { "state": "READY", "last_deployment_date": date },
+                    })
+                })
+                .collect();
+            page(&backups)
+        })
+        .collect();
+    let upstream = Upstream::start(move |_, line| {
+        let at = (0..pages.len()).find(|at| line.contains(&database(*at)));
+        match at {
+            Some(at) if line.starts_with("GET ") => pages[at].clone(),
+            _ => reply("204 No Content", "", ""),
+        }
+    })
+    .await;
+    let app = TestApp::with_upstream(&upstream.url());
+    let mut session = app
+        .session(Era::Handshake, &["--changes-per-hour", "0"])
+        .await;
+    let mut removed = Vec::new();
+    for (at, case) in cases.iter().enumerate() {
+        let database = database(at);
+        let list = json!({ "databaseId": database });
+        let list = session.ok("list-database-backups", list).await;
+        let listed = list["results"].as_array().unwrap();
+        assert_eq!(listed.len(), case.backups.len(), "{}: {list}", case.name);
+        for (number, (date, verdict)) in numbers(case).zip(&case.backups) {
+            let backup = backup_id(number);
+            let arguments = json!({ "databaseId": database, "backupId": backup });
+            let result = session.call("remove-database-backup", arguments).await;
+            let text = result["content"][0]["text"].as_str().unwrap();
+            let told = format!("{}, {date}: {text}", case.name);
+            if let Some(protection) = verdict {
+                let refusal = format!("Backup {backup} is protected: {protection}");
+                assert!(text.starts_with(&refusal), "{told}");
+                assert!(text.contains("Nothing was removed. No argument "), "{told}");
+                let by_operator = *verdict == NEWEST;
+                assert_eq!(text.contains("--keep-latest"), by_operator, "{told}");
+            } else {
+                let decision = &result["structuredContent"];
+                assert_eq!(decision["outcome"], "removed", "{told}");
+                removed.push(format!("DELETE /database/{database}/backup/{backup} "));
+            }
+        }
+    }
+    let requests = upstream.requests();
+    let deletions: Vec<_> = requests
+        .iter()
+        .filter(|request| request.starts_with("DELETE "))
+        .collect();
+    assert_eq!(deletions.len(), removed.len());
+    for (deletion, removed) in deletions.iter().zip(removed) {
+        assert!(deletion.starts_with(&removed), "{deletion}");
+    }
+}
+
+fn numbers(case: &Case) -> impl Iterator<Item = u32> {
+    (1..)
+        .take(case.backups.len())
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+}
+
+/// The list goes through REST as it came, whatever its dates; what they protect is the same.
+#[tokio::test]
+async fn over_rest_odd_dates_pass_and_protect() {
+    let backups = [
+        json!({ "id": backup_id(3), "created_at": 1_772_323_200_000_u64 }),
+        json!({ "id": backup_id(2), "created_at": "soon", "updated_at": [2026, 3, 1] }),
+        json!({ "id": backup_id(1), "created_at": "2026-03-01 00:00:01" }),
+    ];
+    let upstream = Upstream::always(page(&backups)).await;
+    let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+    let path = backups_of(&database(1));
+    let list = server.rest(Request::get(&path)).await;
+    assert_eq!(
+        (list.status, &list.json()["results"]),
+        (200, &json!(backups))
+    );
+    for number in [1, 2] {
+        let removal = Request::delete(&format!("{path}/{}", backup_id(number)));
+        server.rest(removal).await.problem(409, "protected");
+    }
+    assert!(upstream.requests().iter().all(|it| it.starts_with("GET ")));
+}
+
+/// With none kept by number, what is left of the rules says that nobody can lift it here.
+#[tokio::test]
+async fn a_refusal_names_the_number_only_where_the_number_protects() {
+    let backup = |number: u32, state: &str| {
+        json!({
+            "id": backup_id(number), "created_at": format!("2026-03-0{number}T00:00:00Z"),
+            "status": { "state": state },
+        })
+    };
+    let backups = [
+        backup(1, "READY"),
+        backup(2, "A_STATE_OF_TOMORROW"),
+        backup(3, "EXECUTING"),
+        backup(4, "DEPLOYMENT_ERROR"),
+    ];
+    let upstream = Upstream::always(page(&backups)).await;
+    let app = TestApp::with_upstream(&upstream.url());
+    let mut session = app.session(Era::Handshake, &["--keep-latest", "0"]).await;
+    for (number, protection) in [
+        (1, "it may be the newest finished one"),
+        (2, "it may be the newest finished one"),
+        (3, "it is the newest one that has not failed"),
+    ] {
+        let backup = backup_id(number);
+        let arguments = json!({ "databaseId": database(1), "backupId": backup });
+        let text = session.refused("remove-database-backup", arguments).await;
+        let refusal = format!(
+            "Backup {backup} is protected: {protection}. Nothing was removed. No argument and no \
+             setting changes that; it may go once a newer backup is finished."
+        );
+        assert_eq!(text, refusal);
+    }
+}
