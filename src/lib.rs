@@ -14,7 +14,8 @@
 //! | `clean` | other people's text, made fit to read |
 //! | [`backups`] | the rules that hold on every face: what must stay, who must agree, what is on record |
 //! | [`mcp`] | the MCP face: tools, their words, the question to a person, both protocol eras |
-//! | [`rest`] | the REST face: routes, problem details, OpenAPI |
+//! | [`rest`] | the REST face: three operations, and their OpenAPI document |
+//! | [`problem`] | failures over HTTP, as problem details |
 //! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
 //! | [`config`] | flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
@@ -58,6 +59,7 @@ pub mod config;
 pub mod context;
 pub mod limits;
 pub mod mcp;
+pub mod problem;
 pub mod process;
 pub mod qovery;
 pub mod rest;

@@ -127,7 +127,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
             };
             let rest_url = rest.map(|rest| format!("http://{}", http.reachable(rest)));
             mode.greet(&mcp_url, rest_url.as_deref());
-            let rest = Rest::new(backups.clone(), telemetry.clone(), authenticated, &mcp_url);
+            let rest = Rest::new(backups.clone(), telemetry.clone(), &mcp_url);
             let server = mcp::Server::new(backups, telemetry.clone(), seal()?, sandboxed);
             listeners
                 .serve(http, server, rest, telemetry, shutdown)

@@ -3,65 +3,69 @@
 //! Success is what Qovery answered, to the byte; a failure is a [`Problem`]. What must never live
 //! here: a rule about backups, or a word of MCP.
 
-mod document;
 mod input;
-mod problem;
+#[cfg(test)]
+mod openapi;
 
 use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
-    extract::{Path, Query, Request, State},
+    extract::{
+        Path, Query, Request, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
     http::{
         HeaderValue, Method, StatusCode,
         header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION},
     },
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, delete, get},
 };
 
 use crate::{
     backups::Backups,
     call::Call,
-    qovery::{Answered, NewBackup, PageOutline},
+    problem::Problem,
+    qovery::{Answered, BackupPage, NewBackup},
     telemetry::Telemetry,
 };
-use input::{BackupPath, DatabasePath, Input, ListQuery, accepts_json};
-pub use problem::Problem;
+use input::{BackupPath, DatabasePath, ListQuery, accepts_json};
+
+/// The OpenAPI document. A test holds it to the code.
+const DOCUMENT: &str = include_str!("rest/openapi.json");
 
 /// The REST API.
 #[derive(Clone, Debug)]
 pub struct Rest {
     backups: Backups,
     telemetry: Telemetry,
-    authenticated: bool,
     page: String,
 }
 
 impl Rest {
-    /// The API over `backups`. With `authenticated`, its document says that callers need a token.
-    /// Its page for people names the MCP endpoint.
+    /// The API over `backups`. Its page for people gives `mcp_url` as the address of the MCP endpoint.
     #[must_use]
-    pub fn new(backups: Backups, telemetry: Telemetry, authenticated: bool, mcp_url: &str) -> Self {
+    pub fn new(backups: Backups, telemetry: Telemetry, mcp_url: &str) -> Self {
         Self {
             backups,
             telemetry,
-            authenticated,
             page: include_str!("rest/page.html").replace("{mcp_url}", mcp_url),
         }
     }
 
     /// The routes.
     pub fn router(self) -> Router {
-        let (operations, document) = document::routes(self.authenticated);
-        let document = Bytes::from(document);
-        let routes = operations
+        let mut routes = Router::new();
+        for (path, methods) in operations() {
+            routes = routes.route(path, methods);
+        }
+        let routes = routes
             .route_layer(middleware::from_fn(name_operation))
             .route(
                 "/openapi.json",
-                get(async move || ([(CONTENT_TYPE, "application/json")], document.clone())),
+                get(async || ([(CONTENT_TYPE, "application/json")], DOCUMENT)),
             )
             .route_layer(middleware::from_fn(accept_json))
             .route("/", get(show))
@@ -76,17 +80,41 @@ impl Rest {
     }
 }
 
+/// The operations. The document lists the same ones.
+fn operations() -> [(&'static str, MethodRouter<Rest>); 2] {
+    [
+        ("/v1/database/{databaseid}/backup", get(list).post(add)),
+        (
+            "/v1/database/{databaseid}/backup/{backupid}",
+            delete(remove),
+        ),
+    ]
+}
+
+/// What a request asks for, as logs and metrics call it. It is known before anything else of the
+/// request is read, so that a refusal is counted where it belongs.
+#[must_use]
+pub fn operation(method: &Method, path: &str) -> &'static str {
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    match (method.as_str(), segments.as_slice()) {
+        // No id is empty.
+        _ if segments.contains(&"") => "other",
+        ("GET" | "HEAD", ["v1", "database", _, "backup"]) => "list",
+        ("POST", ["v1", "database", _, "backup"]) => "add",
+        ("DELETE", ["v1", "database", _, "backup", _]) => "remove",
+        _ => "other",
+    }
+}
+
 /// `listDatabaseBackup`.
 async fn list(
     State(rest): State<Rest>,
     Extension(call): Extension<Arc<Call>>,
-    Input(path): Input<Path<DatabasePath>>,
-    Input(query): Input<Query<ListQuery>>,
+    path: Result<Path<DatabasePath>, PathRejection>,
+    query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let page: Answered<PageOutline> = rest
-        .backups
-        .list(&call, path.databaseid, query.start_id)
-        .await?;
+    let (database, start_id) = (path?.databaseid, query?.0.start_id);
+    let page: Answered<BackupPage> = rest.backups.list(&call, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
 
@@ -94,11 +122,11 @@ async fn list(
 async fn add(
     State(rest): State<Rest>,
     Extension(call): Extension<Arc<Call>>,
-    Input(path): Input<Path<DatabasePath>>,
-    Input(backup): Input<Json<NewBackup>>,
+    path: Result<Path<DatabasePath>, PathRejection>,
+    backup: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let database = path.databaseid;
-    let added = rest.backups.add(&call, database, backup.0).await?;
+    let database = path?.databaseid;
+    let added = rest.backups.add(&call, database, backup?.0).await?;
     let added = added.answered;
     let location = format!("/v1/database/{database}/backup/{}", added.value.id);
     let mut response = json(StatusCode::CREATED, added);
@@ -112,8 +140,9 @@ async fn add(
 async fn remove(
     State(rest): State<Rest>,
     Extension(call): Extension<Arc<Call>>,
-    Input(path): Input<Path<BackupPath>>,
+    path: Result<Path<BackupPath>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
+    let path = path?;
     rest.backups
         .remove(&call, path.databaseid, path.backupid, None)
         .await?;
@@ -138,18 +167,12 @@ async fn show(State(rest): State<Rest>) -> Response {
     ([(CONTENT_SECURITY_POLICY, policy)], Html(rest.page)).into_response()
 }
 
-/// Says what is asked for before anything of it is read, so that a refusal is counted where it
-/// belongs.
 async fn name_operation(
     Extension(call): Extension<Arc<Call>>,
     request: Request,
     next: Next,
 ) -> Response {
-    call.set_operation(match *request.method() {
-        Method::POST => "add",
-        Method::DELETE => "remove",
-        _ => "list",
-    });
+    call.set_operation(operation(request.method(), request.uri().path()));
     next.run(request).await
 }
 
@@ -178,4 +201,35 @@ async fn allow_options(mut response: Response) -> Response {
         response.headers_mut().insert(ALLOW, methods);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_a_method_of_its_path() {
+        let (backups, backup) = ("/v1/database/d/backup", "/v1/database/d/backup/b");
+        for (method, path, name) in [
+            (Method::GET, backups, "list"),
+            (Method::HEAD, backups, "list"),
+            (Method::POST, backups, "add"),
+            (Method::DELETE, backup, "remove"),
+            (Method::DELETE, backups, "other"),
+            (Method::OPTIONS, backups, "other"),
+            (Method::GET, backup, "other"),
+            (Method::PUT, backup, "other"),
+            (Method::GET, "/v1/database//backup", "other"),
+            (Method::DELETE, "/v1/database/d/backup/", "other"),
+            (Method::DELETE, "/v1/database/d/backup/b/x", "other"),
+            (Method::GET, "/v1/database/d/backups", "other"),
+            (Method::GET, "/v2/database/d/backup", "other"),
+            (Method::GET, "//v1/database/d/backup", "other"),
+            (Method::GET, "/metrics", "other"),
+            (Method::GET, "/", "other"),
+            (Method::OPTIONS, "*", "other"),
+        ] {
+            assert_eq!(operation(&method, path), name, "{method} {path}");
+        }
+    }
 }

@@ -34,16 +34,20 @@ with (
 ):
     url = f"{served.rest}/openapi.json"
     status, _, document = asyncio.run(request(url, headers={"Authorization": f"Bearer {TOKEN}"}))
-    version = json.loads(document).get("openapi")
+    described = json.loads(document)
+    version = described.get("openapi")
     if status != 200 or not version.startswith("3.1."):
         sys.exit(f"openapi: {status}, and a document of version {version}")
     Path(directory, "openapi.json").write_bytes(document)
     rules = ["--ruleset", CI / "spectral.yaml", "--fail-severity", "hint"]
     run(node, spectral, "lint", *rules, "openapi.json", seconds=60, directory=directory)
 
+    # A token may be needed, says the document. Here it is.
+    described["security"].remove({})
+    Path(directory, "here.json").write_text(json.dumps(described))
     examples = ["--max-examples", "150", "--generation-deterministic"]
     run(
-        *[schemathesis, "--config-file", CI / "schemathesis.toml", "run", url, "--url", served.rest],
+        *[schemathesis, "--config-file", CI / "schemathesis.toml", "run", "here.json", "--url", served.rest],
         *["--header", f"Authorization: Bearer {TOKEN}", "--checks", "all", "--no-color", *examples],
         seconds=180,
         directory=directory,

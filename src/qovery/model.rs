@@ -216,7 +216,7 @@ impl Backup {
 #[schemars(inline)]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).

@@ -1,72 +1,35 @@
 //! What the operations take from a request, each refusal a [`Problem`].
 
-use aide::{OperationInput, generate::GenContext, openapi::Operation};
 use axum::{
-    Json,
     extract::{
-        FromRequest, FromRequestParts, Request,
         path::ErrorKind,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderMap, header::ACCEPT, request::Parts},
+    http::{HeaderMap, header::ACCEPT},
 };
-use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Problem;
-use crate::qovery::{BackupId, DatabaseId};
+use crate::{
+    problem::Problem,
+    qovery::{BackupId, DatabaseId},
+};
 
-#[derive(Deserialize, JsonSchema)]
-#[schemars(inline)]
+#[derive(Deserialize)]
 pub(super) struct DatabasePath {
-    /// The database's id.
     pub(super) databaseid: DatabaseId,
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[schemars(inline)]
+#[derive(Deserialize)]
 pub(super) struct BackupPath {
-    /// The database's id.
     pub(super) databaseid: DatabaseId,
-    /// The backup's id.
     pub(super) backupid: BackupId,
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[schemars(inline)]
 pub(super) struct ListQuery {
     /// The id of the last backup of the page before; none for the first page.
     pub(super) start_id: Option<BackupId>,
-}
-
-/// One of axum's extractors, refusing in this API's own terms.
-pub(super) struct Input<E>(pub(super) E);
-
-impl<S: Send + Sync, E: FromRequestParts<S>> FromRequestParts<S> for Input<E>
-where
-    Problem: From<E::Rejection>,
-{
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        Ok(Self(E::from_request_parts(parts, state).await?))
-    }
-}
-
-impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Input<Json<T>> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        Ok(Self(Json::from_request(request, state).await?))
-    }
-}
-
-impl<E: OperationInput> OperationInput for Input<E> {
-    /// Documents what is read. What is answered when it cannot be is documented by hand.
-    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
-        E::operation_input(context, operation);
-    }
 }
 
 impl From<PathRejection> for Problem {

@@ -259,6 +259,8 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
         (says(403), 403, "forbidden", not, false, None),
         (says(404), 404, "not_found", not, false, None),
         (says(409), 409, "rejected", not, false, None),
+        (says(423), 409, "rejected", not, false, None),
+        (says(425), 409, "rejected", not, false, None),
         (says(422), 400, "rejected", not, false, None),
         (says(429), 429, "rate_limited", not, true, Some("60")),
         (busy, 429, "rate_limited", not, true, Some("60")),
@@ -475,94 +477,6 @@ async fn a_change_whose_caller_goes_away_is_still_made() {
         (&json!("add"), &json!("ok"))
     );
     assert_eq!(upstream.requests().len(), 1);
-}
-
-/// Every `$ref` of a document.
-fn references(value: &Value) -> Vec<&str> {
-    match value {
-        Value::Object(members) => {
-            let own = members.get("$ref").and_then(Value::as_str);
-            let others = members.values().flat_map(references);
-            own.into_iter().chain(others).collect()
-        }
-        Value::Array(items) => items.iter().flat_map(references).collect(),
-        _ => Vec::new(),
-    }
-}
-
-async fn document(server: &Server, token: Option<&str>) -> Value {
-    let request = Request::get("/openapi.json").token(token);
-    let answer = server.rest(request).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("application/json"));
-    answer.json()
-}
-
-#[tokio::test]
-async fn the_document_describes_the_operations() {
-    let server = serve_sandbox(&[]).await;
-    let document = document(&server, None).await;
-    assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
-    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    let paths = document["paths"].as_object().unwrap();
-    let operations = paths.iter().flat_map(|(path, item)| {
-        let methods = item.as_object().unwrap().iter();
-        methods.map(move |(method, operation)| {
-            let id = operation["operationId"].as_str().unwrap();
-            format!("{id}: {method} {path}")
-        })
-    });
-    let mut operations: Vec<String> = operations.collect();
-    operations.sort_unstable();
-    let backups = "/v1/database/{databaseid}/backup";
-    assert_eq!(
-        operations,
-        [
-            format!("addBackupDatabase: post {backups}"),
-            format!("listDatabaseBackup: get {backups}"),
-            format!("removeDatabaseBackup: delete {backups}/{{backupid}}"),
-        ]
-    );
-    for (operation, success) in [
-        (&document["paths"][backups]["get"], "200"),
-        (&document["paths"][backups]["post"], "201"),
-        (
-            &document["paths"][&format!("{backups}/{{backupid}}")]["delete"],
-            "204",
-        ),
-    ] {
-        let responses = operation["responses"].as_object().unwrap();
-        let failures = ["400", "401", "403", "404", "406", "408", "409", "429"];
-        let failures = failures.into_iter().chain(["500", "502", "503", "504"]);
-        for status in failures.chain([success]) {
-            assert!(responses.contains_key(status), "{status} in {operation}");
-        }
-    }
-    let references = references(&document);
-    assert!(!references.is_empty());
-    for reference in references {
-        let pointer = reference.strip_prefix('#').unwrap();
-        assert!(document.pointer(pointer).is_some(), "{reference}");
-    }
-}
-
-#[tokio::test]
-async fn the_document_asks_for_a_token_where_the_server_does() {
-    let open = document(&serve_sandbox(&[]).await, None).await;
-    assert_eq!(open["security"], Value::Null);
-    assert_eq!(open["components"]["securitySchemes"], Value::Null);
-
-    let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", "secret")]);
-    let server = app.serve(&["--sandbox"]).await;
-    let closed = document(&server, Some("secret")).await;
-    let schemes = closed["components"]["securitySchemes"].as_object().unwrap();
-    let (name, scheme) = schemes.iter().next().unwrap();
-    assert_eq!(schemes.len(), 1);
-    assert_eq!(
-        (&scheme["type"], &scheme["scheme"]),
-        (&json!("http"), &json!("bearer"))
-    );
-    assert_eq!(closed["security"], json!([{ name: [] }]));
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     call::{Call, Face, RequestId, TraceParent},
-    rest::Problem,
+    problem::Problem,
     telemetry::Telemetry,
 };
 

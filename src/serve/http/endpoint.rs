@@ -22,7 +22,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{call::Call, mcp, rest::Problem};
+use crate::{call::Call, mcp, problem::Problem};
 
 /// Sessions at once. Each takes about 50 kB until it ends, or was idle for five minutes.
 const MOST_SESSIONS: usize = 256;

@@ -1,8 +1,7 @@
-//! Failures over HTTP, as problem details (RFC 9457).
+//! Failures over HTTP, as problem details (RFC 9457), on whichever port.
 
 use std::borrow::Cow;
 
-use aide::OperationOutput;
 use axum::{
     body::Body,
     http::{
@@ -16,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     backups::Error,
-    call::RequestId,
+    context::RequestId,
     qovery::{Failure, Outcome, Unreachable},
 };
 
@@ -31,10 +30,10 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// A problem, as it is sent.
+/// Why a request was not carried out (RFC 9457).
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
-pub(super) struct Details<'a> {
+pub(crate) struct Details<'a> {
     /// The kind of problem, the same for every request that fails so.
     r#type: String,
     /// The kind, for people.
@@ -52,7 +51,7 @@ pub(super) struct Details<'a> {
     retryable: bool,
 }
 
-/// The kinds that no room below knows: each its name, its status and its text.
+/// The kinds that no layer below knows: each its name, its status and its text.
 macro_rules! problems {
     ($($(#[$doc:meta])* $kind:ident, $status:ident, $detail:literal;)+) => {
         impl Problem {
@@ -72,8 +71,8 @@ problems! {
     forbidden_origin, FORBIDDEN, "Pages of that origin may not call this server. Nothing was changed. The operator allows origins with --allowed-origin.";
     /// No token, or a wrong one.
     unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
-    /// A body over 1 MiB.
-    body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 1 MiB. Nothing was changed.";
+    /// A body over 128 KiB.
+    body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 128 KiB. Nothing was changed.";
     /// A body that ended early.
     body_broken, BAD_REQUEST, "The body could not be read. Nothing was changed.";
     /// A body that took more than ten seconds.
@@ -144,24 +143,16 @@ impl Problem {
         self
     }
 
-    pub(super) fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    pub(super) fn title(&self) -> String {
+    /// What is sent of it, once it is known to which request it belongs.
+    pub(crate) fn details<'a>(&'a self, instance: &'a str) -> Details<'a> {
+        let kind = self.kind.replace('_', "-");
         let mut title = self.kind.replace('_', " ");
         if let Some(first) = title.get_mut(..1) {
             first.make_ascii_uppercase();
         }
-        title
-    }
-
-    /// What is sent of it, once it is known to which request it belongs.
-    pub(super) fn details<'a>(&'a self, instance: &'a str) -> Details<'a> {
-        let kind = self.kind.replace('_', "-");
         Details {
             r#type: format!("urn:qovery-backups-mcp:problem:{kind}"),
-            title: self.title(),
+            title,
             status: self.status.as_u16(),
             detail: &self.detail,
             instance,
@@ -183,7 +174,7 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    /// A response that carries the problem, for the door to write.
+    /// A response that carries the problem, for the outermost layer to write.
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         for (name, value) in &self.headers {
@@ -194,11 +185,6 @@ impl IntoResponse for Problem {
     }
 }
 
-impl OperationOutput for Problem {
-    /// Documented by hand, status by status.
-    type Inner = Self;
-}
-
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let mut problem = Self::new(error.kind(), status(&error), error.to_string());
@@ -207,11 +193,12 @@ impl From<Error> for Problem {
         let pause = match (error.retry_after(), problem.status) {
             (Some(pause), _) => pause.as_secs().max(1),
             // As the detail says.
-            (None, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
-                if problem.retryable =>
-            {
-                60
-            }
+            (
+                None,
+                StatusCode::CONFLICT
+                | StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE,
+            ) if problem.retryable => 60,
             _ => return problem,
         };
         problem.with_header(RETRY_AFTER, HeaderValue::from(pause))
@@ -219,7 +206,7 @@ impl From<Error> for Problem {
 }
 
 /// That Qovery refuses our key is not the caller's 401, and an answer that makes no sense is not the
-/// caller's fault.
+/// caller's fault. What Qovery cannot do just now (409, 423, 425) is a conflict, whatever it calls it.
 fn status(error: &Error) -> StatusCode {
     let failure = match error {
         Error::ReadOnly | Error::Unconfirmed(_) => return StatusCode::FORBIDDEN,
@@ -234,7 +221,10 @@ fn status(error: &Error) -> StatusCode {
     match failure {
         Failure::Forbidden { .. } => StatusCode::FORBIDDEN,
         Failure::NotFound { .. } => StatusCode::NOT_FOUND,
-        Failure::Rejected { status: 409, .. } => StatusCode::CONFLICT,
+        Failure::Rejected {
+            status: 409 | 423 | 425,
+            ..
+        } => StatusCode::CONFLICT,
         Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
         Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Failure::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -252,5 +242,39 @@ fn status(error: &Error) -> StatusCode {
         | Failure::TooLarge
         | Failure::Interrupted(_)
         | Failure::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{limits::Limits, qovery};
+
+    #[test]
+    fn texts_name_the_limits_that_hold() {
+        let limits = Limits::default();
+        let size = format!("{} KiB", limits.body >> 10);
+        let time = format!("{} seconds", limits.body_time.as_secs());
+        for (problem, limit) in [
+            (Problem::body_too_large(), size),
+            (Problem::body_too_slow(), time),
+        ] {
+            assert!(problem.detail.contains(&limit), "{limit}: {problem:?}");
+        }
+    }
+
+    #[test]
+    fn what_qovery_cannot_do_just_now_is_a_conflict() {
+        for (answered, status) in [(409, 409), (423, 409), (425, 409), (400, 400), (422, 400)] {
+            let failure = Failure::Rejected {
+                status: answered,
+                message: None,
+            };
+            let problem = Problem::from(Error::from(qovery::Error::harmless(failure)));
+            assert_eq!(problem.status.as_u16(), status, "{answered}");
+            // It says when to try again if it says that trying again may help.
+            let retry_after = problem.headers.iter().any(|(name, _)| *name == RETRY_AFTER);
+            assert_eq!(retry_after, problem.retryable, "{answered}");
+        }
     }
 }

@@ -1,0 +1,253 @@
+//! Holds `openapi.json` to the code. Where they differ, the test prints what the code says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use super::{BackupPage, DOCUMENT, NewBackup, Problem, operation, operations};
+use crate::{
+    backups::{Error, Protection, Removal},
+    problem::Details,
+    qovery::{self, Failure, Unreachable, Unreadable},
+};
+
+const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
+const BACKUP: &str = "bac00000-0000-4000-8000-000000000027";
+const REQUEST: &str = "1f0a9c1e-6c8e-4d0f-8f0e-0d1c2b3a4f5e";
+
+/// The document, and by its place in there what must be different.
+struct Document {
+    json: Value,
+    corrections: BTreeMap<String, Value>,
+}
+
+impl Document {
+    fn read() -> Self {
+        Self {
+            json: serde_json::from_str(DOCUMENT).unwrap(),
+            corrections: BTreeMap::new(),
+        }
+    }
+
+    /// Its operations, each with the name that the code has for it.
+    fn operations(&self) -> Vec<(&'static str, Value)> {
+        let mut operations = Vec::new();
+        for (path, item) in self.json["paths"].as_object().unwrap() {
+            for (method, details) in item.as_object().unwrap() {
+                if method != "parameters" {
+                    let method = method.to_uppercase().parse().unwrap();
+                    operations.push((operation(&method, path), details.clone()));
+                }
+            }
+        }
+        operations
+    }
+
+    fn compare(&mut self, place: &str, expected: &Value) {
+        if self.json.pointer(place) != Some(expected) {
+            let place = place.to_owned();
+            self.corrections.insert(place, expected.clone());
+        }
+    }
+
+    #[track_caller]
+    fn assert_correct(&self) {
+        let corrections = serde_json::to_string_pretty(&self.corrections).unwrap();
+        assert!(self.corrections.is_empty(), "to correct: {corrections}");
+    }
+}
+
+#[test]
+fn it_has_the_version_and_the_operations_of_the_code() {
+    let mut document = Document::read();
+    document.compare("/info/version", &json!(env!("CARGO_PKG_VERSION")));
+    document.compare("/info/description", &json!(env!("CARGO_PKG_DESCRIPTION")));
+    document.assert_correct();
+
+    let routes = operations().map(|(path, _)| path);
+    let paths = document.json["paths"].as_object().unwrap().keys();
+    assert_eq!(paths.collect::<Vec<_>>(), routes);
+    let operations = document.operations().into_iter();
+    let operations = operations.map(|(name, details)| (name, details["operationId"].clone()));
+    assert_eq!(
+        operations.collect::<BTreeMap<_, _>>(),
+        BTreeMap::from([
+            ("add", json!("addBackupDatabase")),
+            ("list", json!("listDatabaseBackup")),
+            ("remove", json!("removeDatabaseBackup")),
+        ])
+    );
+}
+
+#[test]
+fn it_has_the_schemas_of_the_code() {
+    let mut generator = SchemaSettings::draft2020_12()
+        .with(|settings| settings.definitions_path = "/components/schemas".into())
+        .into_generator();
+    generator.subschema_for::<BackupPage>();
+    generator.subschema_for::<NewBackup>();
+    generator.subschema_for::<Details<'_>>();
+    let schemas = generator.take_definitions(true);
+    let mut document = Document::read();
+    for (name, schema) in &schemas {
+        document.compare(&format!("/components/schemas/{name}"), schema);
+    }
+    document.assert_correct();
+    let documented = document.json["components"]["schemas"].as_object().unwrap();
+    assert!(documented.keys().eq(schemas.keys()), "{documented:?}");
+}
+
+#[test]
+fn it_has_the_failures_of_the_code() {
+    let mut document = Document::read();
+    let mut described = BTreeSet::new();
+    for (operation, details) in document.operations() {
+        let mut possible = BTreeMap::<String, Vec<Problem>>::new();
+        for problem in problems(operation) {
+            let status = json!(problem.details(REQUEST))["status"].to_string();
+            possible.entry(status).or_default().push(problem);
+        }
+        let responses = details["responses"].as_object().unwrap();
+        let mut failures = responses.clone();
+        failures.retain(|status, _| !status.starts_with('2'));
+        assert_eq!(failures.len() + 1, responses.len(), "{operation}");
+        let documented = failures.keys().collect::<BTreeSet<_>>();
+        assert_eq!(documented, possible.keys().collect(), "{operation}");
+
+        for (status, response) in failures {
+            let place = response["$ref"].as_str().unwrap().trim_start_matches('#');
+            let kind = place.trim_start_matches("/components/responses/");
+            let found = possible[&status]
+                .iter()
+                .find(|problem| problem.kind() == kind);
+            assert!(
+                found.is_some(),
+                "{operation} is never answered {status} {kind}"
+            );
+            let details = json!(found.unwrap().details(REQUEST));
+            document.compare(&format!("{place}/description"), &details["title"]);
+            let example = "content/application~1problem+json/example";
+            document.compare(&format!("{place}/{example}"), &details);
+            described.insert(kind.to_owned());
+        }
+    }
+    document.assert_correct();
+    let responses = document.json["components"]["responses"]
+        .as_object()
+        .unwrap();
+    assert!(responses.keys().eq(&described), "{described:?}");
+}
+
+/// All that an operation can be answered with when it fails. Of two of one kind and status, the
+/// document has the first.
+fn problems(operation: &str) -> Vec<Problem> {
+    let mut problems = vec![
+        Problem::malformed_host(),
+        Problem::forbidden_host(),
+        Problem::forbidden_origin(),
+        Problem::unauthenticated(),
+        Problem::overloaded(),
+        Problem::body_too_large(),
+        Problem::body_broken(),
+        Problem::body_too_slow(),
+        Problem::not_acceptable(),
+        Problem::invalid("databaseid: must be a hyphenated UUID"),
+        Problem::internal(),
+    ];
+    if operation == "add" {
+        problems.push(Problem::unsupported_media_type());
+    }
+    let errors = errors().into_iter();
+    let errors = errors.filter(|error| operations_failing_with(error).contains(&operation));
+    problems.extend(errors.map(Problem::from));
+    problems
+}
+
+fn operations_failing_with(error: &Error) -> &'static [&'static str] {
+    match error {
+        Error::Qovery(_) | Error::Cancelled => &["list", "add", "remove"],
+        Error::ReadOnly | Error::Busy { .. } | Error::LimitReached { .. } | Error::Unaudited => {
+            &["add", "remove"]
+        }
+        Error::NotListed { .. }
+        | Error::Protected { .. }
+        | Error::ListIncomplete { .. }
+        | Error::Unconfirmed(_) => &["remove"],
+        // Nobody was asked, whose word could be about other facts.
+        Error::Changed(_) => &[],
+    }
+}
+
+fn errors() -> Vec<Error> {
+    let (database, backup) = (DATABASE.parse().unwrap(), BACKUP.parse().unwrap());
+    let protection = Protection::Newest { keep_latest: 1 };
+    let details = json!({ "id": BACKUP, "created_at": "2026-06-27T03:00:00Z" });
+    let removal = Removal {
+        database,
+        backup: serde_json::from_value(details).unwrap(),
+        remaining: 0,
+        newest_remaining: None,
+    };
+    let own = [
+        Error::ReadOnly,
+        Error::NotListed { database, backup },
+        Error::Protected { backup, protection },
+        Error::ListIncomplete { database },
+        Error::Unconfirmed(Box::new(removal)),
+        Error::Cancelled,
+        Error::Busy { database },
+        Error::LimitReached {
+            an_hour: 60.try_into().unwrap(),
+            pause: Duration::from_secs(60),
+            at: chrono::DateTime::UNIX_EPOCH,
+        },
+        Error::Unaudited,
+    ];
+    let failures = failures().into_iter().map(qovery::Error::harmless);
+    own.into_iter().chain(failures.map(Error::from)).collect()
+}
+
+fn failures() -> Vec<Failure> {
+    let (message, retry_after) = (None, None);
+    let rejected = |status| Failure::Rejected {
+        status,
+        message: None,
+    };
+    let unreachable = |reason| Failure::Unreachable {
+        reason,
+        source: any_error(),
+    };
+    vec![
+        rejected(409),
+        rejected(400),
+        Failure::Forbidden { message: None },
+        Failure::NotFound { message: None },
+        Failure::RateLimited { retry_after },
+        Failure::Unavailable {
+            status: 503,
+            retry_after,
+            message,
+        },
+        Failure::Unauthorized,
+        Failure::Redirected { status: 302 },
+        Failure::Unexpected { status: 202 },
+        Failure::Unreadable(Unreadable::NotJson),
+        Failure::TooLarge,
+        Failure::TimedOut,
+        Failure::Interrupted(any_error()),
+        unreachable(Unreachable::Refused),
+        unreachable(Unreachable::TimedOut),
+        Failure::Overloaded,
+        Failure::Setup(Box::new(any_error())),
+    ]
+}
+
+fn any_error() -> reqwest::Error {
+    let response = axum::http::Response::builder().status(500).body("");
+    let response = reqwest::Response::from(response.unwrap());
+    response.error_for_status().unwrap_err()
+}
