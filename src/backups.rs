@@ -30,8 +30,8 @@ use crate::{
     process::{Process, Shutdown},
     qovery::{Answered, BackupId, BackupPage, Client, DatabaseId, NewBackup, Outcome},
 };
-use addition::{Add, Made};
 pub use addition::Addition;
+use addition::{Add, Made};
 use allowance::Allowance;
 use audit::Audit;
 pub use audit::TARGET as AUDIT_TARGET;

@@ -61,6 +61,7 @@ pub mod limits;
 pub mod mcp;
 pub mod problem;
 pub mod process;
+pub mod program;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;

@@ -283,7 +283,8 @@ impl ServerHandler for Server {
         let context = self.context(&request_context);
         let entry = self.telemetry().begin(&context, "other");
         // What the handshake's revisions had is gone from the one without.
-        let is_gone = is_stateless(&request_context) && ["initialize", "ping"].contains(&method.as_str());
+        let is_gone =
+            is_stateless(&request_context) && ["initialize", "ping"].contains(&method.as_str());
         if is_gone || !METHODS.contains(&method.as_str()) {
             let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None);
             entry.end(kind(&error), None);

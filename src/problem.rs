@@ -215,7 +215,7 @@ fn status(error: &Error) -> StatusCode {
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
         Error::LimitReached { .. } => return StatusCode::TOO_MANY_REQUESTS,
-        Error::Unaudited | Error::Cancelled => return StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
         Error::Qovery(error) => &error.failure,
     };
     match failure {
@@ -227,7 +227,7 @@ fn status(error: &Error) -> StatusCode {
         } => StatusCode::CONFLICT,
         Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
         Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-        Failure::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         Failure::TimedOut
         | Failure::Unreachable {
             reason: Unreachable::TimedOut,

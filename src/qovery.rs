@@ -19,7 +19,7 @@ mod exchange;
 mod model;
 
 pub use base_url::{BaseUrl, BaseUrlError};
-pub use client::{ATTEMPT, Answered, Client, Deadline};
+pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme};
 pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{

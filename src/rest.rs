@@ -1,4 +1,4 @@
-//! The REST face: three operations on the capability's paths, in HTTP's own terms.
+//! The REST interface: three operations on the capability's paths, in HTTP's own terms.
 //!
 //! Success is what Qovery answered, to the byte; a failure is a [`Problem`]. What must never live
 //! here: a rule about backups, or a word of MCP.
@@ -6,8 +6,6 @@
 mod input;
 #[cfg(test)]
 mod openapi;
-
-use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
@@ -26,7 +24,7 @@ use axum::{
 
 use crate::{
     backups::Backups,
-    call::Call,
+    context::Context,
     problem::Problem,
     qovery::{Answered, BackupPage, NewBackup},
     telemetry::Telemetry,
@@ -62,7 +60,6 @@ impl Rest {
             routes = routes.route(path, methods);
         }
         let routes = routes
-            .route_layer(middleware::from_fn(name_operation))
             .route(
                 "/openapi.json",
                 get(async || ([(CONTENT_TYPE, "application/json")], DOCUMENT)),
@@ -109,24 +106,24 @@ pub fn operation(method: &Method, path: &str) -> &'static str {
 /// `listDatabaseBackup`.
 async fn list(
     State(rest): State<Rest>,
-    Extension(call): Extension<Arc<Call>>,
+    Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let (database, start_id) = (path?.databaseid, query?.0.start_id);
-    let page: Answered<BackupPage> = rest.backups.list(&call, database, start_id).await?;
+    let page: Answered<BackupPage> = rest.backups.list(&context, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
 
 /// `addBackupDatabase`.
 async fn add(
     State(rest): State<Rest>,
-    Extension(call): Extension<Arc<Call>>,
+    Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
     backup: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let database = path?.databaseid;
-    let added = rest.backups.add(&call, database, backup?.0).await?;
+    let added = rest.backups.add(&context, database, backup?.0).await?;
     let added = added.answered;
     let location = format!("/v1/database/{database}/backup/{}", added.value.id);
     let mut response = json(StatusCode::CREATED, added);
@@ -139,12 +136,12 @@ async fn add(
 /// `removeDatabaseBackup`.
 async fn remove(
     State(rest): State<Rest>,
-    Extension(call): Extension<Arc<Call>>,
+    Extension(context): Extension<Context>,
     path: Result<Path<BackupPath>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let path = path?;
     rest.backups
-        .remove(&call, path.databaseid, path.backupid, None)
+        .remove(&context, path.databaseid, path.backupid, None)
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -165,15 +162,6 @@ async fn metrics(State(rest): State<Rest>) -> Result<Response, Problem> {
 async fn show(State(rest): State<Rest>) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
     ([(CONTENT_SECURITY_POLICY, policy)], Html(rest.page)).into_response()
-}
-
-async fn name_operation(
-    Extension(call): Extension<Arc<Call>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    call.set_operation(operation(request.method(), request.uri().path()));
-    next.run(request).await
 }
 
 async fn accept_json(request: Request, next: Next) -> Response {

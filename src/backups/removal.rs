@@ -117,7 +117,8 @@ impl Inner {
             return Err(Error::NotListed { database, backup });
         };
         let now = Utc::now();
-        if let Some(protection) = guard::protection(&backups, backup, self.policy.keep_latest, now) {
+        if let Some(protection) = guard::protection(&backups, backup, self.policy.keep_latest, now)
+        {
             return Err(Error::Protected { backup, protection });
         }
         let backup = backups.swap_remove(position);

@@ -234,9 +234,14 @@ fn sealed_for(target: RemoveArguments, context: &Context) -> Vec<u8> {
         database_id,
         backup_id,
     } = target;
-    json!([context.caller.name(), "remove-database-backup", database_id, backup_id])
-        .to_string()
-        .into_bytes()
+    json!([
+        context.caller.name(),
+        "remove-database-backup",
+        database_id,
+        backup_id
+    ])
+    .to_string()
+    .into_bytes()
 }
 
 /// The client broke the protocol.

@@ -165,7 +165,9 @@ impl Refusal {
     /// output schema even on errors.
     pub(super) fn response(self) -> Result<CallToolResponse, ErrorData> {
         match self.reason {
-            Reason::InBand(text) => Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into()),
+            Reason::InBand(text) => {
+                Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into())
+            }
             Reason::Protocol(error) => Err(error),
         }
     }

@@ -119,8 +119,14 @@ mod tests {
     fn a_key_can_be_changed_without_losing_a_question() {
         let (old, both, new) = (seal(OLD), seal(&format!("{NEW}\n{OLD}")), seal(NEW));
         let facts = [7; 32];
-        assert_eq!(both.open(&old.seal(facts, b"a", MINUTE), b"a").ok(), Some(facts));
-        assert_eq!(new.open(&both.seal(facts, b"a", MINUTE), b"a").ok(), Some(facts));
+        assert_eq!(
+            both.open(&old.seal(facts, b"a", MINUTE), b"a").ok(),
+            Some(facts)
+        );
+        assert_eq!(
+            new.open(&both.seal(facts, b"a", MINUTE), b"a").ok(),
+            Some(facts)
+        );
         assert!(new.open(&old.seal(facts, b"a", MINUTE), b"a").is_err());
         assert!(both.open(&old.seal(facts, b"a", MINUTE), b"b").is_err());
     }

@@ -64,9 +64,15 @@ impl Name {
             .idempotent(self != Self::Add)
             .open_world(true);
         match self {
-            Self::List => self.describe::<ListArguments, BackupList>("List database backups", hints),
-            Self::Add => self.describe::<AddArguments, Backup>("Add a backup to the database", hints),
-            Self::Remove => self.describe::<RemoveArguments, Decision>("Remove database backup", hints),
+            Self::List => {
+                self.describe::<ListArguments, BackupList>("List database backups", hints)
+            }
+            Self::Add => {
+                self.describe::<AddArguments, Backup>("Add a backup to the database", hints)
+            }
+            Self::Remove => {
+                self.describe::<RemoveArguments, Decision>("Remove database backup", hints)
+            }
         }
     }
 

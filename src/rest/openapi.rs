@@ -169,7 +169,7 @@ fn problems(operation: &str) -> Vec<Problem> {
 
 fn operations_failing_with(error: &Error) -> &'static [&'static str] {
     match error {
-        Error::Qovery(_) | Error::Cancelled => &["list", "add", "remove"],
+        Error::Qovery(_) => &["list", "add", "remove"],
         Error::ReadOnly | Error::Busy { .. } | Error::LimitReached { .. } | Error::Unaudited => {
             &["add", "remove"]
         }
@@ -198,7 +198,6 @@ fn errors() -> Vec<Error> {
         Error::Protected { backup, protection },
         Error::ListIncomplete { database },
         Error::Unconfirmed(Box::new(removal)),
-        Error::Cancelled,
         Error::Busy { database },
         Error::LimitReached {
             an_hour: 60.try_into().unwrap(),

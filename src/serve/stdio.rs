@@ -1,48 +1,64 @@
 //! MCP over standard input and output, as hosts launch it.
 
+use std::collections::HashSet;
+
 use rmcp::{
     RoleServer, ServiceExt,
-    model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion},
+    model::{
+        ClientJsonRpcMessage, ClientNotification, ClientRequest, GetMeta, JsonRpcMessage,
+        ProtocolVersion, RequestId,
+    },
     service::{RxJsonRpcMessage, ServerInitializeError, TxJsonRpcMessage},
     transport::{IntoTransport, Transport, stdio_pipes},
 };
-use tokio_util::sync::CancellationToken;
 
-use crate::mcp;
+use crate::{mcp, process::Shutdown};
 
-/// Serves until the host closes standard input or `shutdown` is cancelled. Calls in flight are then
-/// answered if they end within about four seconds: hosts kill what has not left after five.
+/// Serves until the host closes standard input or the process is asked to end, and until the calls in
+/// flight are answered or the time for that is over.
 ///
 /// # Errors
 ///
 /// When the session cannot begin. A host that leaves before it began is no error.
 pub async fn stdio(
     server: mcp::Server,
-    shutdown: CancellationToken,
+    shutdown: Shutdown,
 ) -> Result<(), Box<ServerInitializeError>> {
     let transport = Gate {
         inner: stdio_pipes().into_transport(),
-        shutdown,
+        unanswered: HashSet::new(),
+        shutdown: shutdown.clone(),
         open: false,
     };
-    tracing::info!("serving MCP on standard input and output");
-    let session = match server.serve(transport).await {
-        Ok(session) => session,
-        Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
-        Err(error) => return Err(Box::new(error)),
+    let session = async {
+        match server.serve(transport).await {
+            Ok(session) => session,
+            Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
+            Err(error) => return Err(Box::new(error)),
+        }
+        .waiting()
+        .await
+        .map_or_else(
+            |error| tracing::error!(%error, "the session broke"),
+            |reason| tracing::debug!(?reason, "the session ended"),
+        );
+        Ok(())
     };
-    match session.waiting().await {
-        Ok(reason) => tracing::debug!(?reason, "the session ended"),
-        Err(error) => tracing::error!(%error, "the session broke"),
+    tokio::select! {
+        biased;
+        ended = session => ended,
+        // rmcp would wait longer for what it still answers.
+        () = shutdown.over.cancelled() => Ok(()),
     }
-    Ok(())
 }
 
-/// A transport that ends on shutdown, though standard input is still open, and that drops what
-/// arrives before the session and is not a request: rmcp would end the process over it.
+/// A transport that ends once no request is unanswered, after the host has closed standard input or
+/// the process was asked to end though it is still open; rmcp would give both five seconds. And that
+/// drops what arrives before the session and is not a request: rmcp would end the process over it.
 struct Gate<T> {
     inner: T,
-    shutdown: CancellationToken,
+    unanswered: HashSet<RequestId>,
+    shutdown: Shutdown,
     open: bool,
 }
 
@@ -53,21 +69,53 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Gate<T> {
         &mut self,
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = Result<(), T::Error>> + Send + 'static {
+        match &message {
+            JsonRpcMessage::Response(answer) => drop(self.unanswered.remove(&answer.id)),
+            JsonRpcMessage::Error(error) => {
+                error.id.as_ref().map(|id| self.unanswered.remove(id));
+            }
+            _ => {}
+        }
         self.inner.send(message)
     }
 
+    /// Called anew after each message that goes out.
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
-        loop {
+        while !self.shutdown.winding_down.is_cancelled() {
             let message = tokio::select! {
-                () = self.shutdown.cancelled() => return None,
-                message = self.inner.receive() => message?,
+                biased;
+                () = self.shutdown.winding_down.cancelled() => break,
+                message = self.inner.receive() => message,
+            };
+            let Some(message) = message else {
+                self.shutdown.winding_down.cancel();
+                break;
             };
             self.open = self.open || opens_session(&message);
+            match &message {
+                JsonRpcMessage::Request(request) => {
+                    self.unanswered.insert(request.id.clone());
+                }
+                JsonRpcMessage::Notification(notification) => {
+                    // What is cancelled is not answered.
+                    if let ClientNotification::CancelledNotification(cancelled) =
+                        &notification.notification
+                        && let Some(id) = &cancelled.params.request_id
+                    {
+                        self.unanswered.remove(id);
+                    }
+                }
+                _ => {}
+            }
             if self.open || matches!(message, JsonRpcMessage::Request(_)) {
                 return Some(message);
             }
             tracing::debug!("dropped a message that came before the first request");
         }
+        if !self.unanswered.is_empty() {
+            self.shutdown.over.cancelled().await;
+        }
+        None
     }
 
     async fn close(&mut self) -> Result<(), T::Error> {

@@ -1,0 +1,304 @@
+//! The program: parses, logs to standard error, runs, and says how it went in the exit code: 0 for
+//! well, 1 for a failure, 2 for a configuration that was never started.
+
+use std::{io::Write, num::NonZeroU32, process::ExitCode};
+
+use anyhow::Context;
+use tokio::runtime;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{
+    Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+};
+
+use crate::{
+    backups::{AUDIT_TARGET, Backups, Policy},
+    check::check,
+    config::{Command, Config, Error, Log, LogFormat, Upstream},
+    limits::Limits,
+    mcp::{self, Seal},
+    process::Process,
+    qovery::{Client, Credentials},
+    rest::Rest,
+    sandbox::Sandbox,
+    serve::{self, http::Listeners},
+};
+
+/// Runs the program within these limits, as the command line and the environment say.
+#[must_use]
+pub fn run(limits: Limits) -> ExitCode {
+    let config = match Config::load() {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    let _flush_on_exit = start_log(&config.log);
+    match serve(config, limits) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Shows why the program does not start. A call for `--help` comes here too, and is no error.
+fn refuse(error: &Error) -> ExitCode {
+    let printed = match error {
+        Error::Usage(usage) => usage.print(),
+        error => writeln!(std::io::stderr(), "error: {error}"),
+    };
+    match (error, printed) {
+        (Error::Usage(usage), Ok(())) if !usage.use_stderr() => ExitCode::SUCCESS,
+        _ => ExitCode::from(2),
+    }
+}
+
+fn serve(config: Config, limits: Limits) -> anyhow::Result<ExitCode> {
+    // One thread serves one host.
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    let process = Process::new(limits)?;
+    let result = runtime.block_on(async {
+        // Signals are caught before anybody can read that it serves.
+        let mut signals = Signals::catch()?;
+        let pass_on = async {
+            loop {
+                signals.next().await;
+                process.shutdown.request();
+            }
+        };
+        let time = async {
+            process.shutdown.keep_time(&process.limits).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            result = pass_on => result,
+            result = time => result,
+            result = start(config, process.clone()) => result,
+        }
+    });
+    // Where standard input is no pipe, a thread may still wait for it; nobody waits for the thread.
+    runtime.shutdown_background();
+    result
+}
+
+async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
+    let Config {
+        command,
+        http,
+        upstream,
+        policy,
+        seal,
+        settings,
+        ..
+    } = config;
+    let (sandbox, base_url, credentials) = match upstream {
+        Upstream::Qovery {
+            base_url,
+            credentials,
+        } => (None, base_url, credentials),
+        Upstream::Sandbox => {
+            let sandbox = Sandbox::start()
+                .await
+                .context("the sandbox could not be started")?;
+            let base_url = sandbox.base_url().parse()?;
+            (Some(sandbox), base_url, Credentials::parse(Sandbox::KEY)?)
+        }
+    };
+    let sandboxed = sandbox.is_some();
+    let qovery = Client::new(base_url, credentials.clone(), process.clone());
+    if command == Command::Check {
+        let report = tokio::select! {
+            report = check(&settings, &credentials, &qovery) => report,
+            () = process.shutdown.requested.cancelled() => return Ok(ExitCode::FAILURE),
+        };
+        std::io::stdout().write_all(report.text.as_bytes())?;
+        return Ok(exit_code(report.works));
+    }
+    let seal = match seal {
+        Some(seal) => seal,
+        None => Seal::random().context("the system gave no random key")?,
+    };
+    let backups = Backups::new(qovery, policy.clone());
+    let server = mcp::Server::new(backups.clone(), seal, sandboxed);
+    if command == Command::Http {
+        let listeners = Listeners::bind(&http)?;
+        let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
+        let mcp_url = format!("http://{}/mcp", http.reachable(mcp));
+        tracing::info!("MCP is listening on http://{mcp}/mcp");
+        if let Some(rest) = rest {
+            tracing::info!("REST is listening on http://{rest}");
+        }
+        let authenticated = !http.tokens.is_empty();
+        say_mode(sandboxed, Some(authenticated), &policy);
+        let rest_url = rest.map(|rest| format!("http://{}", http.reachable(rest)));
+        say_what_to_paste(sandboxed, authenticated, &mcp_url, rest_url.as_deref());
+        let rest = Rest::new(backups.clone(), process.telemetry.clone(), &mcp_url);
+        listeners.serve(http, server, rest, process.clone()).await;
+    } else {
+        say_mode(sandboxed, None, &policy);
+        serve::stdio(server, process.shutdown.clone()).await?;
+    }
+    let settled = backups.end().await;
+    Ok(exit_code(settled && !process.shutdown.is_hurried()))
+}
+
+fn exit_code(well: bool) -> ExitCode {
+    if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Says how it serves: what an operator wants to see at once.
+fn say_mode(sandboxed: bool, authenticated: Option<bool>, policy: &Policy) {
+    let audit_log = policy.audit_log.as_ref();
+    tracing::info!(
+        upstream = if sandboxed { "sandbox" } else { "Qovery" },
+        authenticated,
+        read_only = policy.read_only,
+        confirm = policy.confirm.name(),
+        keep_latest = policy.keep_latest,
+        changes_per_hour = policy.changes_per_hour.map(NonZeroU32::get),
+        audit_log = audit_log.map(|path| path.display().to_string()),
+        "serving"
+    );
+}
+
+/// Says what to paste to use the HTTP ports.
+fn say_what_to_paste(sandboxed: bool, authenticated: bool, mcp_url: &str, rest_url: Option<&str>) {
+    let header = |flag| {
+        let sent = format!(" {flag} \"Authorization: Bearer $ACCESS_TOKEN\"");
+        if authenticated { sent } else { String::new() }
+    };
+    let token = header("--header");
+    tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{token}");
+    if let Some(url) = rest_url {
+        let database = if sandboxed {
+            Sandbox::ORDERS
+        } else {
+            "$DATABASE_ID"
+        };
+        let token = header("-H");
+        tracing::info!("try: curl{token} {url}/v1/database/{database}/backup");
+    }
+}
+
+/// The signals that ask for an end.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    /// A closed terminal; or the habit of a log rotation.
+    hangup: Option<tokio::signal::unix::Signal>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if may_catch_hangup() {
+                Some(signal(SignalKind::hangup())?)
+            } else {
+                None
+            },
+        })
+    }
+
+    async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = hangup => {}
+        }
+    }
+}
+
+/// Whether a hangup would end the process: `nohup` starts it with the signal ignored, and what catches
+/// it would undo that. Where the system does not say, it is left as it is.
+#[cfg(unix)]
+fn may_catch_hangup() -> bool {
+    const SIGHUP: u64 = 1;
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mut lines = status.lines();
+    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & SIGHUP == 0)
+}
+
+/// Ctrl-C.
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Lines that may wait for a slow reader.
+const WAITING_LINES: usize = 1024;
+
+/// Logs to standard error through threads of their own, which drop lines rather than wait: a host may
+/// never read that pipe, and a call must not hang on a log. The audit trail never waits behind other
+/// lines, of which anybody can cause as many as they like.
+fn start_log(log: &Log) -> [WorkerGuard; 2] {
+    let channel = || {
+        NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(WAITING_LINES)
+            .finish(std::io::stderr())
+    };
+    let (audit, audit_guard) = channel();
+    let (others, guard) = channel();
+    let audit = lines(log.format, audit).with_filter(filter_fn(is_audit));
+    let others = lines(log.format, others)
+        .with_filter(log.filter.clone())
+        .with_filter(filter_fn(|event| !is_audit(event)));
+    tracing_subscriber::registry()
+        .with(audit)
+        .with(others)
+        .init();
+    // The default hook writes to standard error itself, and would wait there.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    [audit_guard, guard]
+}
+
+fn is_audit(event: &tracing::Metadata<'_>) -> bool {
+    event.target() == AUDIT_TARGET
+}
+
+fn lines<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false);
+    match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    }
+}
