@@ -10,10 +10,11 @@
 use anyhow::{Context, bail};
 use qovery_backups_mcp::{
     backups::{Backups, Policy},
+    limits::Limits,
     mcp::{self, Seal},
+    process::Process,
     qovery::{Client, Credentials},
     sandbox::Sandbox,
-    telemetry::Telemetry,
 };
 use rmcp::{
     ClientHandler, ErrorData, RoleClient, ServiceExt,
@@ -31,9 +32,10 @@ async fn main() -> anyhow::Result<()> {
     let qovery = Client::new(
         sandbox.base_url().parse()?,
         Credentials::parse(Sandbox::KEY)?,
+        Process::new(Limits::default())?,
     );
     let backups = Backups::new(qovery, Policy::default());
-    let server = mcp::Server::new(backups, Telemetry::new()?, Seal::random()?, true);
+    let server = mcp::Server::new(backups, Seal::random()?, true);
     let (near, far) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(async move {
         server

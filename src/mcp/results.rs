@@ -133,10 +133,11 @@ impl Reply {
         Self { outcome, ..self }
     }
 
-    /// The same, with a text before it that says what the structure has no field for.
+    /// The same, with a text after it that says what the structure has no field for. Some clients read
+    /// the first text as the structure.
     pub(super) fn remark(mut self, remark: Option<&'static str>) -> Self {
         if let (CallToolResponse::Complete(result), Some(remark)) = (&mut self.response, remark) {
-            result.content.insert(0, ContentBlock::text(remark));
+            result.content.push(ContentBlock::text(remark));
         }
         self
     }
