@@ -5,7 +5,7 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use crate::helpers::{Finished, TestApp};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
-const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:a\nb");
+const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:0123456789abcdef\n0123456789ABCDEF");
 
 /// Refused before it started: exit code 2, nothing on standard output, one line that says all.
 async fn refused(app: &TestApp, arguments: &[&str]) -> String {
@@ -72,11 +72,11 @@ async fn wrong_configuration_names_the_variable_and_the_remedy() {
         (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "")], &["http"]),
         (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a b:c")], &["http"]),
         (
-            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:")],
+            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:0123456789abcdef\nc:")],
             &["http"],
         ),
         (
-            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:b")],
+            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:0123456789abcdef\nc:0123456789abcdef")],
             &["http"],
         ),
         (&[KEY], &["--confirm", "sometimes"]),

@@ -552,9 +552,9 @@ async fn the_document_asks_for_a_token_where_the_server_does() {
     assert_eq!(open["security"], Value::Null);
     assert_eq!(open["components"]["securitySchemes"], Value::Null);
 
-    let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", "secret")]);
+    let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", "secret-of-a-caller")]);
     let server = app.serve(&["--sandbox"]).await;
-    let closed = document(&server, Some("secret")).await;
+    let closed = document(&server, Some("secret-of-a-caller")).await;
     let schemes = closed["components"]["securitySchemes"].as_object().unwrap();
     let (name, scheme) = schemes.iter().next().unwrap();
     assert_eq!(schemes.len(), 1);
@@ -594,9 +594,12 @@ async fn calls_are_counted_by_face_operation_and_outcome() {
     })
     .await;
     let mut app = TestApp::with_upstream(&upstream.url());
-    let token = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:s3cret-t0ken".to_owned());
+    let token = (
+        "QOVERY_BACKUPS_ACCESS_TOKEN",
+        "ada:s3cret-t0ken-of-ada".to_owned(),
+    );
     app.variables.push(token);
-    let token = Some("s3cret-t0ken");
+    let token = Some("s3cret-t0ken-of-ada");
     let server = app.serve(&[]).await;
     let [list, add, remove] = operations();
     for request in [&list, &list, &add, &remove] {
