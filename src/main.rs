@@ -32,6 +32,9 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let _flush_on_exit = start_log(&config.log);
+    if let Some(warning) = &config.warning {
+        tracing::warn!("{warning}");
+    }
     match run(config) {
         Ok(code) => code,
         Err(error) => {
@@ -134,9 +137,11 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
                 .await;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check => {
+        Command::Check { database } => {
+            let key = (!sandboxed).then_some(&credentials);
+            let telemetry = Telemetry::new()?;
             let report = tokio::select! {
-                report = check(&settings, &credentials, &qovery) => report,
+                report = check(&settings, key, &qovery, database, &telemetry) => report,
                 () = shutdown.cancelled() => return Ok(ExitCode::FAILURE),
             };
             std::io::stdout().write_all(report.text.as_bytes())?;
