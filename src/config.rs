@@ -2,7 +2,8 @@
 //!
 //! This is the only module that reads the environment.
 
-mod cli;
+mod env_file;
+mod settings;
 mod sources;
 
 use std::{
@@ -14,17 +15,18 @@ use std::{
     str::FromStr,
 };
 
-use clap::Subcommand;
-use tracing_subscriber::filter::Targets;
+use reqwest::Url;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::{
     backups::{Confirm, Policy},
-    mcp::Seal,
-    qovery::{BaseUrl, Credentials},
-    serve::http::{self, AllowedHost, AllowedOrigin, Tokens},
+    mcp::{Seal, SealError},
+    qovery::{BaseUrl, Credentials, DatabaseId},
+    serve::http::{self, AllowedHost, AllowedOrigin, Tokens, TokensError},
 };
-use sources::{ACCESS_TOKEN, ACCESS_TOKEN_FILE, STATE_KEY, STATE_KEY_FILE, Sources};
-pub use sources::{Setting, Source};
+pub use settings::{Kind, SETTINGS, Setting};
+use sources::Sources;
+pub use sources::{Given, Source};
 
 /// Everything that the program needs to know before it starts.
 #[derive(Debug)]
@@ -41,20 +43,24 @@ pub struct Config {
     pub seal: Option<Seal>,
     /// What to log to standard error, and how.
     pub log: Log,
-    /// Every setting that was given, for `check` to show.
-    pub settings: Vec<Setting>,
+    /// Every setting, for `check` to show.
+    pub settings: Vec<Given>,
+    /// What was skipped on the way here, for the log.
+    pub warning: Option<String>,
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Serve MCP on standard input and output: what a host launches (the default)
-    #[default]
+    /// Serve MCP on standard input and output: what a host launches.
     Stdio,
-    /// Serve MCP over streamable HTTP, and the same operations as a REST API
+    /// Serve MCP over streamable HTTP, and the same operations as a REST API.
     Http,
-    /// Say whether this configuration would work; changes nothing
-    Check,
+    /// Say whether this configuration would work.
+    Check {
+        /// The database whose backups are asked for, instead of the organizations.
+        database: Option<DatabaseId>,
+    },
 }
 
 /// Which Qovery to talk to.
@@ -114,12 +120,12 @@ pub enum Error {
         instead: Option<&'static str>,
     },
     /// A variable that begins like ours and is none of ours.
-    #[error("{name} is not a setting of this program. {}", did_you_mean(.meant.as_deref()))]
+    #[error("{name} is not a setting of this program. {}", did_you_mean(*.meant))]
     UnknownVariable {
         /// The variable.
         name: String,
         /// The setting with the nearest name.
-        meant: Option<String>,
+        meant: Option<&'static str>,
     },
     /// A `.env` that happened to be there says how a key from elsewhere may be used.
     #[error(
@@ -144,15 +150,16 @@ pub enum Error {
         /// The setting, with its source.
         setting: String,
     },
-    /// A `.env` file that cannot be read.
+    /// A line of a `.env` file that cannot be read.
     #[error(
-        "{path} could not be read: {problem}. Correct it, or name another file with --env-file."
+        "Line {line} of {path} is not NAME=VALUE, with quotes around a value that has blanks. \
+         Correct it, or name another file with --env-file."
     )]
-    EnvFile {
+    EnvLine {
         /// The file.
         path: String,
-        /// Why, without a word of its contents.
-        problem: String,
+        /// The line's number, without a word of its text.
+        line: usize,
     },
 }
 
@@ -163,7 +170,20 @@ impl Config {
     ///
     /// Any [`Error`]: a configuration that is wrong anywhere is not used in part.
     pub fn load() -> Result<Self, Error> {
-        let sources = Sources::read()?;
+        let matches = settings::command().try_get_matches()?;
+        let command = match matches.subcommand() {
+            Some(("check", options)) => Command::Check {
+                database: options.get_one("database").copied(),
+            },
+            Some(("http", _)) => Command::Http,
+            _ => Command::Stdio,
+        };
+        let mut sources = Sources::read(&matches)?;
+        let sandbox = sources.parse("QOVERY_BACKUPS_SANDBOX", boolean)?;
+        // Whoever asks for the sandbox has no key to guard; a file that was found may not ask.
+        if !sandbox || sources.get("QOVERY_BACKUPS_SANDBOX")?.source.is_found() {
+            sources.refuse_lent_key()?;
+        }
         let policy = Policy {
             read_only: sources.parse("QOVERY_BACKUPS_READ_ONLY", boolean)?,
             keep_latest: sources.parse("QOVERY_BACKUPS_KEEP_LATEST", whole_number)?,
@@ -171,43 +191,29 @@ impl Config {
             changes_per_hour: NonZeroU32::new(
                 sources.parse("QOVERY_BACKUPS_CHANGES_PER_HOUR", whole_number)?,
             ),
-            audit_log: sources.parse("QOVERY_BACKUPS_AUDIT_LOG", audit_log)?,
+            audit_log: sources.parse("QOVERY_BACKUPS_AUDIT_LOG", |text| {
+                unless_none(text, audit_log)
+            })?,
         };
         let log = Log {
             filter: sources.parse("QOVERY_BACKUPS_LOG", log_filter)?,
             format: sources.parse("QOVERY_BACKUPS_LOG_FORMAT", log_format)?,
         };
         let base_url = sources.parse("QOVERY_API_URL", BaseUrl::from_str)?;
-        let mut key = None;
-        let upstream = if sources.parse("QOVERY_BACKUPS_SANDBOX", boolean)? {
-            if sources.source("QOVERY_API_URL") == Some(&Source::Flag) {
-                return Err(Error::SandboxElsewhere);
-            }
-            Upstream::Sandbox
-        } else {
-            let (credentials, setting) = sources.credentials()?;
-            key = Some(setting);
+        let upstream = if !sandbox {
             Upstream::Qovery {
                 base_url,
-                credentials,
+                credentials: sources.credentials()?,
             }
+        } else if sources.get("QOVERY_API_URL")?.source == Source::Flag {
+            return Err(Error::SandboxElsewhere);
+        } else {
+            Upstream::Sandbox
         };
-        let (http, tokens) = http_settings(&sources)?;
-        let (seal, state_key) = match sources.secret(STATE_KEY, STATE_KEY_FILE)? {
-            Some((mut setting, keys)) => {
-                let seal = Seal::parse(&keys).map_err(|error| setting.invalid(error))?;
-                "a secret".clone_into(&mut setting.value);
-                (Some(seal), Some(setting))
-            }
-            None => (None, None),
-        };
-        let command = sources.command();
-        let settings = key
-            .into_iter()
-            .chain(tokens)
-            .chain(state_key)
-            .chain(sources.into_settings())
-            .collect();
+        let http = http_settings(&mut sources)?;
+        let seal = sources.secret("QOVERY_BACKUPS_STATE_KEY", |keys| {
+            Ok::<_, SealError>((Seal::parse(keys)?, "a secret".to_owned()))
+        })?;
         Ok(Self {
             command,
             http,
@@ -215,27 +221,24 @@ impl Config {
             policy,
             seal,
             log,
-            settings,
+            warning: sources.warning.take(),
+            settings: sources.into_settings(),
         })
     }
 }
 
-/// How to serve over HTTP; and the setting that gave the access tokens, masked.
-fn http_settings(sources: &Sources) -> Result<(http::Settings, Option<Setting>), Error> {
-    let tokens = sources.secret(ACCESS_TOKEN, ACCESS_TOKEN_FILE)?;
-    let (tokens, setting) = match tokens {
-        Some((mut setting, text)) => {
-            let tokens = Tokens::parse(&text).map_err(|error| setting.invalid(error))?;
-            setting.value = tokens.names().collect::<Vec<_>>().join(", ");
-            (tokens, Some(setting))
-        }
-        None => (Tokens::default(), None),
-    };
+fn http_settings(sources: &mut Sources) -> Result<http::Settings, Error> {
+    let tokens = sources.secret("QOVERY_BACKUPS_ACCESS_TOKEN", |text| {
+        let tokens = Tokens::parse(text)?;
+        let names = tokens.names().collect::<Vec<_>>().join(", ");
+        Ok::<_, TokensError>((tokens, names))
+    })?;
+    let tokens = tokens.unwrap_or_default();
     let address = |variable| {
         let address: SocketAddr = sources.parse(variable, address)?;
         if tokens.is_empty() && !address.ip().is_loopback() {
             return Err(Error::OpenDoor {
-                setting: sources.name(variable),
+                setting: sources.get(variable)?.to_string(),
             });
         }
         Ok(address)
@@ -246,18 +249,45 @@ fn http_settings(sources: &Sources) -> Result<(http::Settings, Option<Setting>),
     } else {
         Some(address("QOVERY_BACKUPS_REST_ADDR")?)
     };
-    let settings = http::Settings {
+    Ok(http::Settings {
         mcp,
         rest,
         allowed_hosts: sources.parse("QOVERY_BACKUPS_ALLOWED_HOST", list::<AllowedHost>)?,
-        allowed_origins: match sources.source("QOVERY_BACKUPS_ALLOWED_ORIGIN") {
-            Some(Source::Default) => Vec::new(),
-            _ => sources.parse("QOVERY_BACKUPS_ALLOWED_ORIGIN", list::<AllowedOrigin>)?,
-        },
+        allowed_origins: sources.parse("QOVERY_BACKUPS_ALLOWED_ORIGIN", |text| {
+            unless_none(text, list::<AllowedOrigin>).map(Option::unwrap_or_default)
+        })?,
+        public_url: sources.parse("QOVERY_BACKUPS_PUBLIC_URL", |text| {
+            unless_none(text, public_url)
+        })?,
         tokens,
         sessions: sources.parse("QOVERY_BACKUPS_SESSIONS", boolean)?,
-    };
-    Ok((settings, setting))
+    })
+}
+
+/// The word for a setting that is not used.
+fn unless_none<T, E>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<Option<T>, E> {
+    if text == "none" {
+        return Ok(None);
+    }
+    parse(text).map(Some)
+}
+
+/// Without the slash at its end: paths are added to it.
+fn public_url(text: &str) -> Result<String, &'static str> {
+    let url = Url::parse(text).ok().filter(|url| {
+        ["http", "https"].contains(&url.scheme())
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    });
+    match url {
+        Some(url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        None => Err(
+            "must be a URL such as https://backups.example.com, without a user, a query (?) or a \
+             fragment (#)",
+        ),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -280,10 +310,7 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
 
 /// A file that can be appended to, or that can come to be. It is not created yet: a host may start
 /// the program only to look at it.
-fn audit_log(text: &str) -> Result<Option<PathBuf>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
+fn audit_log(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -292,11 +319,11 @@ fn audit_log(text: &str) -> Result<Option<PathBuf>, String> {
     let problem = match fs::metadata(&path) {
         Ok(metadata) if !metadata.is_file() => "it is no file".to_owned(),
         Ok(_) => match OpenOptions::new().append(true).open(&path) {
-            Ok(_) => return Ok(Some(path)),
+            Ok(_) => return Ok(path),
             Err(error) => error.to_string(),
         },
         Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
-            return Ok(Some(path));
+            return Ok(path);
         }
         Err(error) => error.to_string(),
     };
@@ -310,9 +337,31 @@ fn whole_number<T: FromStr>(text: &str) -> Result<T, &'static str> {
         .map_err(|_| "must be a whole number, such as 1")
 }
 
+/// Levels, and levels by target. A word that is neither would silence everything.
 fn log_filter(text: &str) -> Result<Targets, &'static str> {
-    text.parse()
-        .map_err(|_| "must be a level, or a list such as info,rmcp=debug")
+    const PROBLEM: &str = "must be a level (off, error, warn, info, debug or trace), or a list of \
+                           levels by target, such as info,rmcp=debug";
+    let level = |text: &str| match text.trim() {
+        "" => Err(PROBLEM),
+        name if name.eq_ignore_ascii_case("warning") => Ok(LevelFilter::WARN),
+        name => name.parse().map_err(|_| PROBLEM),
+    };
+    // A target is a path of Rust modules.
+    let is_target = |text: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
+        !text.is_empty() && text.bytes().all(fits) && level(text).is_err()
+    };
+    let mut filter = Targets::new();
+    for directive in text.split(',').map(str::trim) {
+        filter = match directive.split_once('=') {
+            None => filter.with_default(level(directive)?),
+            Some((target, name)) if is_target(target.trim()) => {
+                filter.with_target(target.trim(), level(name)?)
+            }
+            Some(_) => return Err(PROBLEM),
+        };
+    }
+    Ok(filter)
 }
 
 fn log_format(text: &str) -> Result<LogFormat, &'static str> {

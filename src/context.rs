@@ -52,6 +52,19 @@ pub enum Caller {
 pub struct Deadline(Instant);
 
 impl Context {
+    /// A call that nobody has said anything of yet.
+    #[must_use]
+    pub fn new(interface: Interface, time: Duration) -> Self {
+        Self {
+            request_id: RequestId::new(),
+            interface,
+            caller: Caller::Anonymous,
+            deadline: Deadline::after(time),
+            cancellation: CancellationToken::new(),
+            trace: None,
+        }
+    }
+
     /// The same call with more time, or with less.
     #[must_use]
     pub fn until(&self, deadline: Deadline) -> Self {

@@ -26,12 +26,11 @@ use rmcp::{
     service::RequestContext,
 };
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     backups::Backups,
     clean,
-    context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
+    context::{Caller, Context, Deadline, Interface, TraceParent},
     limits::Limits,
     sandbox::Sandbox,
     telemetry::{OK, Telemetry},
@@ -105,17 +104,10 @@ impl Server {
 
     /// What a request's call is to know: what the HTTP server knows of it, and what the protocol says.
     fn context(&self, request: &RequestContext<RoleServer>) -> Context {
-        let deadline = Deadline::after(self.limits().call);
+        let time = self.limits().call;
         let mut context = match at_the_edge(request) {
-            Some(context) => context.until(deadline),
-            None => Context {
-                request_id: RequestId::new(),
-                interface: Interface::Mcp,
-                caller: Caller::Anonymous,
-                deadline,
-                cancellation: CancellationToken::new(),
-                trace: None,
-            },
+            Some(context) => context.until(Deadline::after(time)),
+            None => Context::new(Interface::Mcp, time),
         };
         context.cancellation = request.ct.child_token();
         // Without a session, the transport has only a placeholder for a client of an older revision.

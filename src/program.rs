@@ -31,6 +31,9 @@ pub fn run(limits: Limits) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let _flush_on_exit = start_log(&config.log);
+    if let Some(warning) = &config.warning {
+        tracing::warn!("{warning}");
+    }
     match serve(config, limits) {
         Ok(code) => code,
         Err(error) => {
@@ -109,9 +112,10 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
     };
     let sandboxed = sandbox.is_some();
     let qovery = Client::new(base_url, credentials.clone(), process.clone());
-    if command == Command::Check {
+    if let Command::Check { database } = command {
+        let key = (!sandboxed).then_some(&credentials);
         let report = tokio::select! {
-            report = check(&settings, &credentials, &qovery) => report,
+            report = check(&settings, key, &qovery, database) => report,
             () = process.shutdown.requested.cancelled() => return Ok(ExitCode::FAILURE),
         };
         std::io::stdout().write_all(report.text.as_bytes())?;

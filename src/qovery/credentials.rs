@@ -13,11 +13,14 @@ pub struct Credentials {
     key: SecretString,
 }
 
-/// The two schemes that Qovery's API takes in `Authorization`.
+/// The kinds of key that Qovery's API takes, under two schemes in `Authorization`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// An API token (`qov_...`), made for machines. It does not expire.
     Token,
+    /// A policy token (`sk-qov-01-...`), sent as a token. What its policy does not allow is answered
+    /// 401, as if the key were wrong.
+    Policy,
     /// A person's JWT. It expires.
     Bearer,
 }
@@ -31,13 +34,16 @@ pub enum CredentialsError {
     /// A newline inside the key, usually from pasting or from a file with several lines.
     #[error("contains a line break: give the key alone, on one line")]
     LineBreak,
-    /// A space, a control character or a character outside ASCII.
+    /// A space, a quote or another character that RFC 9110 has in no token (`token68`).
     #[error("contains a space or a character that no key has: paste it again")]
     Character,
 }
 
+/// How policy tokens begin.
+const POLICY: &str = "sk-qov-01-";
+
 impl Credentials {
-    /// Reads a key. `qov_...` is a token; three dot-separated parts that begin with `eyJ` are a
+    /// Reads a key. `qov_...` and `sk-qov-01-...` are tokens; three dot-separated parts that begin with `eyJ` are a
     /// JWT; anything else is a token; a key that begins with `Token ` or `Bearer ` says so itself.
     ///
     /// # Errors
@@ -53,15 +59,21 @@ impl Credentials {
         } else {
             (Scheme::Token, text)
         };
-        if key.trim().is_empty() {
+        let key = key.trim_start_matches(' ');
+        if key.is_empty() {
             return Err(CredentialsError::Empty);
         }
         if key.contains(['\n', '\r']) {
             return Err(CredentialsError::LineBreak);
         }
-        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+        if !key.trim_end_matches('=').bytes().all(is_part) {
             return Err(CredentialsError::Character);
         }
+        let scheme = match scheme {
+            Scheme::Token if key.starts_with(POLICY) => Scheme::Policy,
+            scheme => scheme,
+        };
         Ok(Self {
             scheme,
             key: SecretString::from(key),
@@ -79,13 +91,14 @@ impl Credentials {
     #[must_use]
     pub fn masked(&self) -> String {
         let key = self.key.expose_secret();
-        if key.len() < 16 {
+        let start = ["qov_", POLICY, "eyJ"]
+            .into_iter()
+            .find(|start| key.starts_with(start))
+            .unwrap_or_default();
+        if key.len() < start.len() + 16 {
             return "…".to_owned();
         }
-        let start = ["qov_", "eyJ"]
-            .into_iter()
-            .find(|start| key.starts_with(start));
-        format!("{}…{}", start.unwrap_or_default(), &key[key.len() - 4..])
+        format!("{start}…{}", &key[key.len() - 4..])
     }
 
     /// When a JWT says that it expires; `None` for a token, or a JWT that does not say.
@@ -107,7 +120,7 @@ impl Credentials {
     /// The value of `Authorization`, marked sensitive so that no log prints it.
     pub(super) fn header(&self) -> Result<HeaderValue, reqwest::header::InvalidHeaderValue> {
         let scheme = match self.scheme {
-            Scheme::Token => "Token",
+            Scheme::Token | Scheme::Policy => "Token",
             Scheme::Bearer => "Bearer",
         };
         let mut value = HeaderValue::try_from(format!("{scheme} {}", self.key.expose_secret()))?;
@@ -131,7 +144,10 @@ mod tests {
     fn the_scheme_follows_the_shape() {
         for (key, header) in [
             ("qov_abcdef", "Token qov_abcdef"),
+            ("sk-qov-01-abcdef", "Token sk-qov-01-abcdef"),
             ("something-else", "Token something-else"),
+            (" qov_abcdef", "Token qov_abcdef"),
+            ("Token  qov_abcdef", "Token qov_abcdef"),
             ("eyJ-not-three-parts", "Token eyJ-not-three-parts"),
             ("a.b.c", "Token a.b.c"),
             (JWT, &format!("Bearer {JWT}")),
@@ -153,8 +169,11 @@ mod tests {
             ("qov_a\nX-Other: b", CredentialsError::LineBreak),
             ("qov_a\r", CredentialsError::LineBreak),
             ("qov_a b", CredentialsError::Character),
-            (" qov_a", CredentialsError::Character),
             ("qov_é", CredentialsError::Character),
+            ("\"qov_a", CredentialsError::Character),
+            ("qov_a,", CredentialsError::Character),
+            ("KEY=qov_a", CredentialsError::Character),
+            ("Bearer ${KEY}", CredentialsError::Character),
         ] {
             assert_eq!(Credentials::parse(key).unwrap_err(), error, "{key:?}");
         }
@@ -165,6 +184,8 @@ mod tests {
         let mask = |key| Credentials::parse(key).unwrap().masked();
         assert_eq!(mask("qov_0123456789abcdef"), "qov_…cdef");
         assert_eq!(mask("0123456789abcdefghij"), "…ghij");
+        assert_eq!(mask("sk-qov-01-0123456789abcdef"), "sk-qov-01-…cdef");
+        assert_eq!(mask("sk-qov-01-012345"), "…");
         assert_eq!(mask("qov_short"), "…");
         assert!(!format!("{:?}", Credentials::parse("qov_0123456789").unwrap()).contains("0123"));
     }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub allowed_hosts: Vec<AllowedHost>,
     /// The web origins whose pages may call the ports.
     pub allowed_origins: Vec<AllowedOrigin>,
+    /// Where callers reach the ports, if they say it otherwise: behind a proxy.
+    pub public_url: Option<String>,
     /// What callers must show; none, and nobody is asked.
     pub tokens: Tokens,
     /// Whether MCP clients of the revisions before 2026-07-28 get sessions.

@@ -2,7 +2,7 @@
 
 use qovery_backups_mcp::sandbox::Sandbox;
 
-use crate::helpers::{Reply, TestApp, Upstream, reply};
+use crate::helpers::{Reply, TestApp, Upstream, backup, page, reply};
 
 #[tokio::test]
 async fn a_key_that_is_accepted() {
@@ -21,13 +21,131 @@ async fn a_key_that_is_accepted() {
     line(&["QOVERY_BACKUPS_KEEP_LATEST", "1", "(default)"]);
     assert!(lines.last().unwrap().starts_with("OK: "), "{lines:#?}");
     assert_eq!(sandbox.requests(), 1);
-    assert!(
-        TestApp::new(&[])
-            .run(&["check", "--sandbox"])
-            .await
-            .status
-            .success()
-    );
+}
+
+#[tokio::test]
+async fn the_sandbox_is_not_called_qovery() {
+    let app = TestApp::new(&[]);
+    for (arguments, code, words) in [
+        (&["check", "--sandbox"][..], 0, "OK: the sandbox answers"),
+        (
+            &["check", "--sandbox", "--database", Sandbox::ORDERS],
+            0,
+            "OK: the sandbox answers, and can list 20 backup(s)",
+        ),
+        (
+            &["check", "--sandbox", "--database", UNKNOWN],
+            1,
+            "FAILED: The sandbox knows no database",
+        ),
+    ] {
+        let end = app.run(arguments).await;
+        assert_eq!(end.status.code(), Some(code), "{}", end.stderr);
+        let verdict = end.stdout.lines().last().unwrap();
+        assert!(verdict.starts_with(words), "{verdict}");
+        assert!(!verdict.contains("accepts"), "{verdict}");
+        assert!(!end.stdout.contains("Scheme"), "{}", end.stdout);
+    }
+}
+
+const UNKNOWN: &str = "00000000-0000-4000-8000-000000000000";
+
+#[tokio::test]
+async fn each_failure_wants_its_own_remedy() {
+    let says = |status: &'static str| Upstream::always(reply(status, "Retry-After: 60\r\n", ""));
+    let organizations = &["check"][..];
+    let database = &["check", "--database", UNKNOWN][..];
+    for (status, arguments, key, words, not) in [
+        (
+            "429 Too Many Requests",
+            organizations,
+            TOKEN,
+            "Try again in 60 seconds",
+            "proxy",
+        ),
+        (
+            "404 Not Found",
+            organizations,
+            TOKEN,
+            "Check QOVERY_API_URL",
+            "database",
+        ),
+        ("404 Not Found", database, TOKEN, UNKNOWN, "organizations"),
+        (
+            "403 Forbidden",
+            database,
+            TOKEN,
+            "access to the database",
+            "organizations",
+        ),
+        (
+            "401 Unauthorized",
+            organizations,
+            TOKEN,
+            "Make a new API token",
+            "policy",
+        ),
+        (
+            "401 Unauthorized",
+            organizations,
+            POLICY,
+            "check --database <id>",
+            "new token",
+        ),
+        (
+            "401 Unauthorized",
+            database,
+            POLICY,
+            "Correct the policy",
+            "--database",
+        ),
+    ] {
+        let upstream = says(status).await;
+        let url = upstream.url();
+        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", key)]);
+        let end = app.run(arguments).await;
+        assert_eq!(end.status.code(), Some(1), "{}", end.stdout);
+        let verdict = end.stdout.lines().last().unwrap();
+        assert!(
+            verdict.contains(words) && !verdict.contains(not),
+            "{verdict}"
+        );
+    }
+}
+
+const TOKEN: &str = "qov_0123456789abcdef";
+const POLICY: &str = "sk-qov-01-0123456789abcdef";
+
+#[tokio::test]
+async fn a_policy_token_is_tried_where_its_policy_allows_it() {
+    let upstream = Upstream::start(|_, line| {
+        if line.starts_with("GET /database/") {
+            page(&[backup(1, "READY")])
+        } else {
+            reply("401 Unauthorized", "", "")
+        }
+    })
+    .await;
+    let url = upstream.url();
+    let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", POLICY)]);
+    let end = app.run(&["check", "--database", Sandbox::ORDERS]).await;
+    assert_eq!(end.status.code(), Some(0), "{}", end.stdout);
+    for words in [
+        "sk-qov-01-…cdef",
+        "Token, a policy token",
+        "OK: Qovery accepts the key; it can list 1 backup(s)",
+    ] {
+        assert!(end.stdout.contains(words), "{}", end.stdout);
+    }
+    let requests = upstream.requests();
+    assert_eq!(requests.len(), 1);
+    let line = format!("GET /database/{}/backup HTTP/1.1", Sandbox::ORDERS);
+    assert!(requests[0].starts_with(&line), "{requests:?}");
+    assert!(requests[0].contains(&format!("authorization: Token {POLICY}\r\n")));
+    // It is an option of this command alone.
+    for arguments in [&["--database", UNKNOWN][..], &["check", "--database", "x"]] {
+        assert_eq!(app.run(arguments).await.status.code(), Some(2));
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! Configuration: what wins over what, and what never starts.
 
-use qovery_backups_mcp::sandbox::Sandbox;
+use qovery_backups_mcp::{config::SETTINGS, sandbox::Sandbox};
 
 use crate::helpers::{Finished, TestApp};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
-const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:a\nb");
+const TOKEN: (&str, &str) = (
+    "QOVERY_BACKUPS_ACCESS_TOKEN",
+    "ada:0123456789abcdef\n0123456789ABCDEF",
+);
 
 /// Refused before it started: exit code 2, nothing on standard output, one line that says all.
 async fn refused(app: &TestApp, arguments: &[&str]) -> String {
@@ -19,88 +22,122 @@ async fn refused(app: &TestApp, arguments: &[&str]) -> String {
     stderr
 }
 
+type Given = (
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
+
+/// Variables and arguments, each wrong in one way.
+const REFUSED: &[Given] = &[
+    (&[], &[]),
+    (&[("QOVERY_API_TOKEN", "qov_0123456789abcdef")], &[]),
+    (&[("QOVERY_API_KEY", "")], &[]),
+    (&[("QOVERY_API_KEY", "qov_a\nb")], &[]),
+    (&[("QOVERY_API_KEY", "qov_a b")], &[]),
+    (&[KEY, ("QOVERY_API_KEY_FILE", "key")], &[]),
+    (&[("QOVERY_API_KEY_FILE", "nowhere")], &[]),
+    (&[KEY, ("QOVERY_API_URL", "http://api.qovery.com")], &[]),
+    (
+        &[KEY, ("QOVERY_API_URL", "https://me:pw@api.qovery.com")],
+        &[],
+    ),
+    (
+        &[KEY, ("QOVERY_API_URL", "https://api.qovery.com?x=1")],
+        &[],
+    ),
+    (&[KEY, ("QOVERY_API_URL", "api.qovery.com")], &[]),
+    (&[KEY], &["--api-url", "ftp://127.0.0.1"]),
+    (&[KEY, ("QOVERY_BACKUPS_READONLY", "true")], &[]),
+    (&[KEY, ("QOVERY_BACKUPS_COLOUR", "true")], &[]),
+    (&[KEY, ("QOVERY_BACKUPS_READ_ONLY", "maybe")], &[]),
+    (&[KEY, ("QOVERY_BACKUPS_KEEP_LATEST", "-1")], &[]),
+    (&[KEY], &["--keep-latest", "many"]),
+    (&[KEY, ("QOVERY_API_URL", "https://${HOST}")], &[]),
+    (&[KEY], &["--keep-latest="]),
+    (&[KEY], &["--log", "qovery=loud"]),
+    (&[KEY], &["--log", "inof"]),
+    (&[KEY], &["--log", "info,rmcp"]),
+    (&[KEY], &["--log", "qovery-backups-mcp=debug"]),
+    (&[KEY], &["--log", "debug=info"]),
+    (&[KEY], &["--log-format", "xml"]),
+    (&[KEY], &["--env-file", "nowhere.env"]),
+    (&[], &["--sandbox", "--api-url", "https://api.qovery.com"]),
+    (&[], &["--sandbox", "check", "--read-only=perhaps"]),
+    (&[KEY], &["http", "--mcp-addr", "localhost:9090"]),
+    (&[KEY], &["http", "--rest-addr", "8080"]),
+    (&[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "127.0.0.1")], &["http"]),
+    (&[KEY], &["http", "--no-rest=perhaps"]),
+    (&[KEY], &["http", "--sessions=perhaps"]),
+    (&[KEY], &["http", "--allowed-host", "a.example,*"]),
+    (&[KEY], &["http", "--allowed-origin", "a.example"]),
+    (&[KEY], &["http", "--public-url", "backups.example.com"]),
+    (&[KEY], &["http", "--public-url", "ftp://a.example"]),
+    (&[KEY], &["http", "--public-url", "https://me@a.example"]),
+    (&[KEY], &["http", "--public-url", "https://a.example/?b"]),
+    (
+        &[KEY, TOKEN, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "t")],
+        &["http"],
+    ),
+    (
+        &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "nowhere")],
+        &["http"],
+    ),
+    (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "")], &["http"]),
+    (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a b:c")], &["http"]),
+    (
+        &[
+            KEY,
+            ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:0123456789abcdef\nc:"),
+        ],
+        &["http"],
+    ),
+    (
+        &[
+            KEY,
+            (
+                "QOVERY_BACKUPS_ACCESS_TOKEN",
+                "a:0123456789abcdef\nc:0123456789abcde",
+            ),
+        ],
+        &["http"],
+    ),
+    (
+        &[
+            KEY,
+            (
+                "QOVERY_BACKUPS_ACCESS_TOKEN",
+                "a:0123456789abcdef\nc:0123456789abcdef",
+            ),
+        ],
+        &["http"],
+    ),
+    (&[KEY], &["--confirm", "sometimes"]),
+    (&[KEY], &["--changes-per-hour", "many"]),
+    (&[KEY], &["--audit-log", "no/such/folder/audit.jsonl"]),
+    (&[KEY], &["--audit-log", "."]),
+    (&[KEY, ("QOVERY_BACKUPS_STATE_KEY", "short")], &[]),
+    (
+        &[
+            KEY,
+            (
+                "QOVERY_BACKUPS_STATE_KEY",
+                "0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
+            ),
+        ],
+        &[],
+    ),
+    (&[KEY], &["http", "--mcp-addr", "0.0.0.0:0"]),
+    (&[KEY], &["http", "--rest-addr", "[::]:0"]),
+    (
+        &[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "192.0.2.1:0")],
+        &["http"],
+    ),
+];
+
 #[tokio::test]
 async fn wrong_configuration_names_the_variable_and_the_remedy() {
     let mut texts = Vec::new();
-    for (variables, arguments) in [
-        (&[][..], &[][..]),
-        (&[("QOVERY_API_TOKEN", "qov_0123456789abcdef")], &[]),
-        (&[("QOVERY_API_KEY", "")], &[]),
-        (&[("QOVERY_API_KEY", "qov_a\nb")], &[]),
-        (&[("QOVERY_API_KEY", "qov_a b")], &[]),
-        (&[KEY, ("QOVERY_API_KEY_FILE", "key")], &[]),
-        (&[("QOVERY_API_KEY_FILE", "nowhere")], &[]),
-        (&[KEY, ("QOVERY_API_URL", "http://api.qovery.com")], &[]),
-        (
-            &[KEY, ("QOVERY_API_URL", "https://me:pw@api.qovery.com")],
-            &[],
-        ),
-        (
-            &[KEY, ("QOVERY_API_URL", "https://api.qovery.com?x=1")],
-            &[],
-        ),
-        (&[KEY, ("QOVERY_API_URL", "api.qovery.com")], &[]),
-        (&[KEY, ("QOVERY_API_URL", "")], &[]),
-        (&[KEY], &["--api-url", "ftp://127.0.0.1"]),
-        (&[KEY, ("QOVERY_BACKUPS_READONLY", "true")], &[]),
-        (&[KEY, ("QOVERY_BACKUPS_COLOUR", "true")], &[]),
-        (&[KEY, ("QOVERY_BACKUPS_READ_ONLY", "maybe")], &[]),
-        (&[KEY, ("QOVERY_BACKUPS_READ_ONLY", "")], &[]),
-        (&[KEY, ("QOVERY_BACKUPS_KEEP_LATEST", "-1")], &[]),
-        (&[KEY], &["--keep-latest", "many"]),
-        (&[KEY], &["--log", "qovery=loud"]),
-        (&[KEY], &["--log-format", "xml"]),
-        (&[KEY], &["--env-file", "nowhere.env"]),
-        (&[], &["--sandbox", "--api-url", "https://api.qovery.com"]),
-        (&[], &["--sandbox", "check", "--read-only=perhaps"]),
-        (&[KEY], &["http", "--mcp-addr", "localhost:9090"]),
-        (&[KEY], &["http", "--rest-addr", "8080"]),
-        (&[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "127.0.0.1")], &["http"]),
-        (&[KEY, ("QOVERY_BACKUPS_REST_ADDR", "")], &["http"]),
-        (&[KEY], &["http", "--no-rest=perhaps"]),
-        (&[KEY], &["http", "--sessions=perhaps"]),
-        (&[KEY], &["http", "--allowed-host", "a.example,*"]),
-        (&[KEY], &["http", "--allowed-origin", "a.example"]),
-        (
-            &[KEY, TOKEN, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "t")],
-            &["http"],
-        ),
-        (
-            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "nowhere")],
-            &["http"],
-        ),
-        (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "")], &["http"]),
-        (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a b:c")], &["http"]),
-        (
-            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:")],
-            &["http"],
-        ),
-        (
-            &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:b\nc:b")],
-            &["http"],
-        ),
-        (&[KEY], &["--confirm", "sometimes"]),
-        (&[KEY], &["--changes-per-hour", "many"]),
-        (&[KEY], &["--audit-log", "no/such/folder/audit.jsonl"]),
-        (&[KEY], &["--audit-log", "."]),
-        (&[KEY, ("QOVERY_BACKUPS_STATE_KEY", "short")], &[]),
-        (
-            &[
-                KEY,
-                (
-                    "QOVERY_BACKUPS_STATE_KEY",
-                    "0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
-                ),
-            ],
-            &[],
-        ),
-        (&[KEY], &["http", "--mcp-addr", "0.0.0.0:0"]),
-        (&[KEY], &["http", "--rest-addr", "[::]:0"]),
-        (
-            &[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "192.0.2.1:0")],
-            &["http"],
-        ),
-    ] {
+    for (variables, arguments) in REFUSED {
         let text = refused(&TestApp::new(variables), arguments).await;
         assert_eq!(text.lines().count(), 1, "{text}");
         texts.push(text);
@@ -178,26 +215,34 @@ async fn a_parents_file_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_found_file_does_not_open_the_ports_to_a_key_from_elsewhere() {
+async fn a_found_file_does_not_guard_a_key_from_elsewhere() {
     let app = TestApp::new(&[KEY]);
-    for line in [
-        "QOVERY_BACKUPS_ACCESS_TOKEN=one",
-        "QOVERY_BACKUPS_ACCESS_TOKEN_FILE=tokens",
-        "QOVERY_BACKUPS_ALLOWED_HOST=evil.example",
-        "QOVERY_BACKUPS_ALLOWED_ORIGIN=https://evil.example",
-        "QOVERY_BACKUPS_MCP_ADDR=127.0.0.1:1",
-        "QOVERY_BACKUPS_REST_ADDR=127.0.0.1:1",
-    ] {
-        app.file("tokens", "one");
-        app.file(".env", line);
+    let guards = SETTINGS.iter().filter(|setting| setting.guards);
+    let guards: Vec<_> = guards.map(|setting| setting.variable).collect();
+    assert!(guards.contains(&"QOVERY_BACKUPS_SANDBOX"), "{guards:?}");
+    assert!(guards.contains(&"QOVERY_BACKUPS_PUBLIC_URL"), "{guards:?}");
+    for variable in guards {
+        let value = match variable {
+            "QOVERY_BACKUPS_SANDBOX" => "true",
+            _ => "1",
+        };
+        app.file(".env", &format!("{variable}={value}"));
         let text = refused(&app, &[]).await;
-        let (variable, _) = line.split_once('=').unwrap();
         let named = format!("sets {variable} ");
         assert!(
             text.contains(&named) && text.contains("--env-file .env"),
             "{text}"
         );
     }
+    // Without a key, and where the operator asks for the sandbox, there is nothing to guard.
+    app.file(
+        ".env",
+        "QOVERY_BACKUPS_SANDBOX=true\nQOVERY_BACKUPS_KEEP_LATEST=2",
+    );
+    let no_key = TestApp::new(&[]);
+    no_key.file(".env", "QOVERY_BACKUPS_SANDBOX=true");
+    assert!(no_key.run(&["check"]).await.status.success());
+    assert!(app.run(&["check", "--sandbox"]).await.status.success());
 }
 
 #[tokio::test]
@@ -224,13 +269,6 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
         &format!("{redirect}QOVERY_API_KEY=qov_0123456789abcdef\n"),
     );
     assert_eq!(app.run(&["check"]).await.status.code(), Some(1));
-    // An address must not be built from the rest of the environment.
-    let key = "QOVERY_API_KEY=qov_0123456789abcdef";
-    app.file(
-        ".env",
-        &format!("QOVERY_API_URL=https://${{HOME}}.example\n{key}\n"),
-    );
-    assert!(refused(&app, &["check"]).await.contains("with $"));
     // A file that a found file names may hold anybody's key.
     app.file("key", KEY.1);
     app.file(".env", &format!("{redirect}QOVERY_API_KEY_FILE=key\n"));
@@ -238,16 +276,222 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_key_file_holds_the_key() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let url = sandbox.base_url();
-    let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY_FILE", "key")]);
-    for ending in ["", "\n", "\r\n"] {
-        app.file("key", &format!("{}{ending}", Sandbox::KEY));
-        assert!(app.run(&["check"]).await.status.success(), "{ending:?}");
+async fn nothing_is_expanded_in_a_file() {
+    let app = TestApp::new(&[("HOME", "/tmp")]);
+    let key = "QOVERY_API_KEY=qov_0123456789abcdef";
+    for line in [
+        "QOVERY_API_URL=https://${HOME}.example",
+        "QOVERY_BACKUPS_AUDIT_LOG=${HOME}/audit",
+    ] {
+        app.file(".env", &format!("{key}\n{line}\n"));
+        for arguments in [&["check"][..], &["check", "--env-file", ".env"]] {
+            let text = refused(&app, arguments).await;
+            assert!(text.contains("the host did not fill in"), "{text}");
+        }
     }
-    app.file("key", &format!("{}\n\n", Sandbox::KEY));
-    assert!(refused(&app, &["check"]).await.contains("line break"));
+    app.file(".env", &format!("{key}\nQOVERY_BACKUPS_AUDIT_LOG=$HOME\n"));
+    let log = setting(
+        &app,
+        &["--api-url", "http://127.0.0.1:1"],
+        "QOVERY_BACKUPS_AUDIT_LOG",
+    );
+    assert_eq!(log.await, "$HOME (.env)");
+}
+
+#[tokio::test]
+async fn a_found_file_of_another_program_is_skipped_where_it_cannot_be_read() {
+    let app = TestApp::new(&[KEY, ("QOVERY_API_URL", "http://127.0.0.1:1")]);
+    let path = app.directory.path().join(".env");
+    let log = "QOVERY_BACKUPS_LOG";
+    for line in [
+        &b"APP_NAME=My 5hop"[..],
+        b"CRON=0 2 * * 5",
+        b"FOO5",
+        b"export FOO5",
+        b"name: 5",
+        b"NAME=caf\xe9 5",
+        b"NOTE=\"5 is open",
+        b"-----BEGIN 5",
+    ] {
+        let text = [
+            b"\xef\xbb\xbfA=b\r\n",
+            line,
+            b"\r\nexport QOVERY_BACKUPS_LOG='warn'\r\n",
+        ];
+        std::fs::write(&path, text.concat()).unwrap();
+        assert_eq!(setting(&app, &[], log).await, "warn (.env)");
+        let end = app.run(&["check"]).await;
+        let warnings: Vec<_> = end.stderr.lines().collect();
+        assert!(
+            warnings.len() == 1
+                && warnings[0].contains("the first is line 2")
+                && !warnings[0].contains("5 "),
+            "{warnings:?}"
+        );
+        // A file that was named is read whole.
+        let text = refused(&app, &["check", "--env-file", ".env"]).await;
+        assert!(text.contains("Line 2 of .env"), "{text}");
+        assert!(!text.contains('5'), "{text}");
+    }
+    for text in [vec![b'#'; (64 << 10) + 1], b"\xff\xfeA\0=\0".to_vec()] {
+        std::fs::write(&path, text).unwrap();
+        let end = app.run(&["check"]).await;
+        assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
+        assert_eq!(end.stderr.lines().count(), 1, "{}", end.stderr);
+    }
+    // What it has to say to this program is never skipped.
+    for line in [
+        "QOVERY_BACKUPS_READ_ONLY: true",
+        "export QOVERY_BACKUPS_READ_ONLY=\"true",
+        "QOVERY_BACKUPS_LOG=info, rmcp=warn",
+        "QOVERY_API_KEY \"qov_\"",
+    ] {
+        app.file(".env", &format!("A=b\n{line}\n"));
+        let text = refused(&app, &["check"]).await;
+        assert!(text.contains("Line 2 of .env"), "{text}");
+    }
+    app.file(".env", "QOVERY_BACKUPS_ENV_FILE=other.env");
+    let text = refused(&app, &["check"]).await;
+    assert!(text.contains("only the flag or the environment"), "{text}");
+}
+
+#[tokio::test]
+async fn a_key_is_taken_out_of_what_stands_around_it() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let (url, key) = (sandbox.base_url(), Sandbox::KEY);
+    for text in [
+        format!("{key}\n"),
+        format!("{key}\r\n\r\n"),
+        format!("\u{feff} \t{key} "),
+        format!("\"{key}\""),
+        format!("'{key}'\n"),
+        format!("\"Token {key} \""),
+    ] {
+        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY_FILE", "key")]);
+        app.file("key", &text);
+        assert!(app.run(&["check"]).await.status.success(), "{text:?}");
+        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", &text)]);
+        assert!(app.run(&["check"]).await.status.success(), "{text:?}");
+        // Beside an empty one it stands alone.
+        let app = TestApp::new(&[
+            ("QOVERY_API_URL", &url),
+            ("QOVERY_API_KEY", &text),
+            ("QOVERY_API_KEY_FILE", ""),
+        ]);
+        assert!(app.run(&["check"]).await.status.success(), "{text:?}");
+    }
+    let app = TestApp::new(&[
+        ("QOVERY_API_URL", &url),
+        ("QOVERY_API_KEY", ""),
+        ("QOVERY_API_KEY_FILE", "key"),
+    ]);
+    app.file("key", key);
+    assert!(app.run(&["check"]).await.status.success());
+}
+
+#[tokio::test]
+async fn a_placeholder_is_no_secret() {
+    for placeholder in [
+        "${5ECRE7}",
+        "Bearer ${5ECRE7}",
+        "${env:5ECRE7}",
+        "${input:5ecre7}",
+        "\"${user_config.5ecre7}\"",
+        "$S5ECRE7",
+        "$(5ECRE7)",
+        "%S5ECRE7%",
+        "{{env.5ECRE7}}",
+        "{{ 5ecre7 }}",
+        "<your-5ecre7>",
+        "undefined",
+        "NULL",
+        "op://vault/5ecre7/key",
+        "qov_...",
+        "QOVERY_API_KEY=qov_5ecre7",
+    ] {
+        let app = TestApp::new(&[("QOVERY_API_KEY", placeholder)]);
+        let text = refused(&app, &[]).await;
+        assert!(text.contains("the host did not fill in"), "{text}");
+        assert!(!text.to_lowercase().contains("5ecre7"), "{text}");
+        for (variable, value) in [
+            ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", placeholder.to_owned()),
+            (
+                "QOVERY_BACKUPS_ACCESS_TOKEN_FILE",
+                format!("ada:{placeholder}"),
+            ),
+            ("QOVERY_BACKUPS_STATE_KEY_FILE", placeholder.to_owned()),
+        ] {
+            let app = TestApp::new(&[KEY, (variable, "file")]);
+            app.file("file", &value);
+            let text = refused(&app, &["http"]).await;
+            assert!(text.contains("the host did not fill in"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_empty_variable_is_none() {
+    let mut variables: Vec<_> = SETTINGS
+        .iter()
+        .filter(|setting| setting.flag.is_some())
+        .map(|setting| (setting.variable, ""))
+        .collect();
+    variables.push(KEY);
+    let app = TestApp::new(&variables);
+    app.file(".env", "QOVERY_BACKUPS_LOG=error");
+    let url = ["--api-url", "http://127.0.0.1:1"];
+    for (variable, value) in [
+        ("QOVERY_BACKUPS_READ_ONLY", "false (default)"),
+        ("QOVERY_BACKUPS_REST_ADDR", "127.0.0.1:8080 (default)"),
+        ("QOVERY_BACKUPS_LOG", "error (.env)"),
+    ] {
+        assert_eq!(setting(&app, &url, variable).await, value);
+    }
+}
+
+#[tokio::test]
+async fn what_kubernetes_and_docker_say_of_services_is_ignored() {
+    let app = TestApp::new(&[
+        ("QOVERY_BACKUPS_SERVICE_HOST", "10.0.0.1"),
+        ("QOVERY_BACKUPS_SERVICE_PORT", "9090"),
+        ("QOVERY_BACKUPS_SERVICE_PORT_MCP", "9090"),
+        ("QOVERY_BACKUPS_PORT", "tcp://10.0.0.1:9090"),
+        ("QOVERY_BACKUPS_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
+        ("QOVERY_BACKUPS_MCP_SERVICE_HOST", "10.0.0.1"),
+        ("QOVERY_BACKUPS_MCP_PORT", "tcp://10.0.0.1:9090"),
+        ("QOVERY_BACKUPS_MCP_PORT_9090_TCP_ADDR", "10.0.0.1"),
+        ("QOVERY_BACKUPS_MCP_PORT_9090_TCP_PORT", "9090"),
+        ("QOVERY_BACKUPS_MCP_PORT_9090_UDP_PROTO", "udp"),
+        ("QOVERY_BACKUPS_MCP_NAME", "/agent/qovery-backups-mcp"),
+        ("QOVERY_BACKUPS_MCP_ENV_PATH", "/bin"),
+    ]);
+    assert!(app.run(&["check", "--sandbox"]).await.status.success());
+    for (variable, value) in [
+        ("QOVERY_BACKUPS_PORT", "9090"),
+        ("QOVERY_BACKUPS_MCP_PORT_ADDR", "127.0.0.1"),
+        ("QOVERY_BACKUPS_PORT_9090_HTTP", "1"),
+        ("QOVERY_BACKUPS_NAME", "orders"),
+        ("QOVERY_BACKUPS_ENV_FILES", "x.env"),
+    ] {
+        let app = TestApp::new(&[(variable, value)]);
+        let text = refused(&app, &["check", "--sandbox"]).await;
+        assert!(text.contains(variable), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_level_may_be_called_warning() {
+    let app = TestApp::new(&[KEY, ("QOVERY_API_URL", "http://127.0.0.1:1")]);
+    let log = "QOVERY_BACKUPS_LOG";
+    for filter in [
+        "Warning",
+        "WARN",
+        "rmcp=debug",
+        "info, rmcp::service=warning",
+    ] {
+        let said = setting(&app, &["--log", filter], log).await;
+        assert_eq!(said, format!("{filter} (flag)"));
+    }
 }
 
 #[tokio::test]

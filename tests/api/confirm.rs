@@ -320,7 +320,7 @@ async fn a_state_is_good_for_one_caller_one_backup_and_one_server() {
         let database = three().await;
         let mut app = database.app();
         if way.0 == Wire::Http {
-            let tokens = "ada:token-of-ada\nben:token-of-ben".to_owned();
+            let tokens = "ada:access-token-of-ada\nben:access-token-of-ben".to_owned();
             app.variables.push(("QOVERY_BACKUPS_ACCESS_TOKEN", tokens));
         }
         let mut host = Host::start(&app, way, &[], can_ask()).await;
@@ -329,7 +329,7 @@ async fn a_state_is_good_for_one_caller_one_backup_and_one_server() {
             Some(json!({ "io.modelcontextprotocol/clientInfo": info }))
         };
         host.meta = client("ada");
-        host.set_token("token-of-ada");
+        host.set_token("access-token-of-ada");
         let question = host.ask(1).await;
         let own = question.answered(&yes(), question.state());
 
@@ -339,7 +339,7 @@ async fn a_state_is_good_for_one_caller_one_backup_and_one_server() {
         other_database["arguments"]["databaseId"] = json!(Sandbox::SESSIONS);
         all_refused(&host.calls(&[other_backup, other_database]).await);
 
-        host.set_token("token-of-ben");
+        host.set_token("access-token-of-ben");
         if way.0 == Wire::Stdio {
             host.meta = client("ben");
         }
@@ -347,11 +347,11 @@ async fn a_state_is_good_for_one_caller_one_backup_and_one_server() {
 
         let mut elsewhere = Host::start(&app, way, &[], can_ask()).await;
         elsewhere.meta = client("ada");
-        elsewhere.set_token("token-of-ada");
+        elsewhere.set_token("access-token-of-ada");
         all_refused(&elsewhere.calls(&[own]).await);
 
         // Where there are tokens, the name that a client gives itself does not count.
-        host.set_token("token-of-ada");
+        host.set_token("access-token-of-ada");
         host.meta = client(if way.0 == Wire::Stdio { "ada" } else { "ben" });
         removes_after_all(&database, &mut host, &question).await;
     }

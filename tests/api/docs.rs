@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use qovery_backups_mcp::config::SETTINGS;
 use serde_json::{Value, json};
 
 use crate::helpers::{Era, TestApp};
@@ -34,21 +35,48 @@ async fn the_example_for_hosts_launches_the_server() {
     assert!(session.finish().await.status.success());
 }
 
-#[tokio::test]
-async fn the_readme_names_every_setting_and_tool() {
-    let help = TestApp::new(&[]).run(&["--help"]).await.stdout;
+#[test]
+fn the_readme_lists_every_setting_as_it_is() {
     let readme = read("README.md");
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let names = help
-        .split(|c| !is_part(c))
-        .filter(|word| word.starts_with("--") || word.starts_with("QOVERY_"))
-        .filter(|word| word.len() > 2);
-    let mut count = 0;
-    for name in names {
-        assert!(readme.contains(name), "README.md does not name {name}");
-        count += 1;
+    let rows = readme
+        .lines()
+        .filter(|line| line.starts_with("| `QOVERY_"))
+        .map(|line| line.split('|').skip(1).map(str::trim));
+    let rows = rows.map(Iterator::collect::<Vec<_>>);
+    let mut rows: Vec<_> = rows.filter(|row| row.len() == 5).collect();
+    for setting in SETTINGS {
+        let name = format!("`{}`", setting.variable);
+        let row = rows.iter().position(|row| row[0] == name);
+        let row = rows.remove(row.expect(setting.variable));
+        let flag = setting.flag.map(|flag| format!("`--{flag}`"));
+        assert_eq!(row[1], flag.as_deref().unwrap_or("none"), "{name}");
+        if !setting.default.is_empty() {
+            assert!(
+                row[2].starts_with(&format!("`{}`", setting.default)),
+                "{name}"
+            );
+        }
+        assert!(row[3].len() > 10, "{name}");
     }
-    assert!(count > 10, "{help}");
+    assert_eq!(rows, [[""; 0]; 0]);
+}
+
+#[tokio::test]
+async fn the_help_names_every_setting_and_the_readme_every_flag_and_tool() {
+    let help = TestApp::new(&[]).run(&["check", "--help"]).await.stdout;
+    let whole = TestApp::new(&[]).run(&["--help"]).await.stdout;
+    for setting in SETTINGS {
+        assert!(whole.contains(setting.variable), "{whole}");
+        let words = setting.help.split_whitespace().next().unwrap();
+        assert!(whole.contains(words), "{whole}");
+    }
+    let readme = read("README.md");
+    let flags = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--"));
+    for flag in flags.map(|word| word.split(['[', '=']).next().unwrap()) {
+        assert!(readme.contains(flag), "README.md does not name {flag}");
+    }
     for tool in [
         "list-database-backups",
         "add-backup-database",
@@ -97,7 +125,7 @@ fn every_line_is_in_its_room() {
                 assert!(!has(&["crate::"]), "{room}");
             }
             if !is("config") {
-                assert!(!has(&["env::var", "dotenvy"]), "{room}");
+                assert!(!has(&["env::var"]), "{room}");
             }
             if !is("main") {
                 assert!(!has(&["stdout()"]), "{room}");

@@ -18,7 +18,7 @@ use crate::{
 const LIST: &str = "list-database-backups";
 const TOKENS: (&str, &str) = (
     "QOVERY_BACKUPS_ACCESS_TOKEN",
-    "ada:token-of-ada\ntoken-of-nobody",
+    "ada:access-token-of-ada\naccess-token-of-nobody",
 );
 
 fn list() -> Request {
@@ -208,7 +208,7 @@ async fn pages_of_an_allowed_origin_get_what_browsers_ask_for() {
     let server = app
         .serve(&[&["--sandbox"], &origins[..], &more].concat())
         .await;
-    let token = Some("token-of-ada");
+    let token = Some("access-token-of-ada");
     for (address, request) in requests(&server) {
         for origin in [
             "https://a.example",
@@ -278,14 +278,17 @@ async fn a_call_without_a_right_token_is_refused() {
     for (address, request) in requests(&server) {
         for (authorization, challenge) in [
             (None, realm),
-            (Some("token-of-ada"), realm),
-            (Some("Basic dG9rZW4tb2YtYWRh"), realm),
+            (Some("access-token-of-ada"), realm),
+            (Some("Basic YWNjZXNzLXRva2VuLW9mLWFkYQ=="), realm),
             (Some("Bearer"), realm),
-            (Some("Bearer token-of-ben"), &invalid),
-            (Some("Bearer TOKEN-OF-ADA"), &invalid),
-            (Some("Bearer token-of-ad"), &invalid),
-            (Some("Bearer token-of-ada token-of-ada"), &invalid),
-            (Some("Bearer ada:token-of-ada"), &invalid),
+            (Some("Bearer access-token-of-ben"), &invalid),
+            (Some("Bearer ACCESS-TOKEN-OF-ADA"), &invalid),
+            (Some("Bearer access-token-of-ad"), &invalid),
+            (
+                Some("Bearer access-token-of-ada access-token-of-ada"),
+                &invalid,
+            ),
+            (Some("Bearer ada:access-token-of-ada"), &invalid),
             (Some("Bearer ada"), &invalid),
         ] {
             let request = match authorization {
@@ -304,7 +307,7 @@ async fn a_call_without_a_right_token_is_refused() {
         }
     }
     for path in ["/", "/metrics", "/openapi.json", "/nowhere"] {
-        let query = format!("{path}?access_token=token-of-ada");
+        let query = format!("{path}?access_token=access-token-of-ada");
         for request in [Request::get(path), Request::get(&query)] {
             server.rest(request).await.problem(401, "unauthenticated");
         }
@@ -314,7 +317,10 @@ async fn a_call_without_a_right_token_is_refused() {
 #[tokio::test]
 async fn a_tokens_name_is_the_callers() {
     let server = TestApp::new(&[TOKENS]).serve(&["--sandbox"]).await;
-    for (token, caller) in [("token-of-ada", "ada"), ("token-of-nobody", "caller-2")] {
+    for (token, caller) in [
+        ("access-token-of-ada", "ada"),
+        ("access-token-of-nobody", "caller-2"),
+    ] {
         let mut answers = Vec::new();
         for era in ERAS {
             let mut client = Client::new(&server, era, Some(token));

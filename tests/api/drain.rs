@@ -18,7 +18,7 @@ use crate::{
     helpers_http::{Client, Connection, Request, Server, backups_of, serve_sandbox},
 };
 
-const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:token-of-ada");
+const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:access-token-of-ada");
 
 fn list() -> Request {
     Request::get(&backups_of(Sandbox::ORDERS))
@@ -70,7 +70,7 @@ async fn others_are_let_in_only_with_a_token() {
     let server = TestApp::new(&[TOKEN])
         .serve(&[&["--sandbox"], &all[..]].concat())
         .await;
-    for (token, status) in [(None, 401), (Some("token-of-ada"), 200)] {
+    for (token, status) in [(None, 401), (Some("access-token-of-ada"), 200)] {
         let rest = ([127, 0, 0, 1], server.rest.port()).into();
         let answer = list().token(token).send(rest).await;
         assert_eq!(answer.status, status);

@@ -316,14 +316,14 @@ async fn an_add_whose_caller_goes_away_is_still_made() {
 #[tokio::test]
 async fn a_session_is_its_owners_alone() {
     let mut app = TestApp::new(&[]);
-    let tokens = "ada:token-of-ada\nben:token-of-ben".to_owned();
+    let tokens = "ada:access-token-of-ada\nben:access-token-of-ben".to_owned();
     app.variables.push(("QOVERY_BACKUPS_ACCESS_TOKEN", tokens));
     let server = app.serve(&["--sandbox", "--sessions"]).await;
-    let mut ada = Client::new(&server, Era::Handshake, Some("token-of-ada"));
+    let mut ada = Client::new(&server, Era::Handshake, Some("access-token-of-ada"));
     ada.open().await;
     assert!(ada.session.is_some());
 
-    let mut ben = Client::new(&server, Era::Handshake, Some("token-of-ben"));
+    let mut ben = Client::new(&server, Era::Handshake, Some("access-token-of-ben"));
     for session in [ada.session.clone().unwrap(), backup_id(1), "x".to_owned()] {
         ben.session = Some(session.clone());
         let answer = ben.post("tools/list", json!({})).await;

@@ -508,9 +508,12 @@ async fn calls_are_counted_by_face_operation_and_outcome() {
     })
     .await;
     let mut app = TestApp::with_upstream(&upstream.url());
-    let token = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:s3cret-t0ken".to_owned());
+    let token = (
+        "QOVERY_BACKUPS_ACCESS_TOKEN",
+        "ada:s3cret-t0ken-of-ada".to_owned(),
+    );
     app.variables.push(token);
-    let token = Some("s3cret-t0ken");
+    let token = Some("s3cret-t0ken-of-ada");
     let server = app.serve(&[]).await;
     let [list, add, remove] = operations();
     for request in [&list, &list, &add, &remove] {

@@ -186,10 +186,71 @@ async fn no_refusal_to_start_shows_the_key() {
         assert_eq!(end.status.code(), Some(2));
         assert_hidden("a broken token's error", &end.stderr);
     }
+    // The key in a variable that wants a path.
+    for variable in [
+        "QOVERY_API_KEY_FILE",
+        "QOVERY_BACKUPS_ACCESS_TOKEN_FILE",
+        "QOVERY_BACKUPS_STATE_KEY_FILE",
+        "QOVERY_BACKUPS_ENV_FILE",
+    ] {
+        let key = ("QOVERY_API_KEY", "qov_0123456789abcdef");
+        let mut app = TestApp::new(&[(variable, KEY)]);
+        if variable != "QOVERY_API_KEY_FILE" {
+            app.variables.push((key.0, key.1.to_owned()));
+        }
+        let end = app.run(&[]).await;
+        assert_eq!(end.status.code(), Some(2), "{variable}");
+        assert!(end.stderr.contains(variable), "{}", end.stderr);
+        assert_hidden("a path's error", &end.stderr);
+    }
+    // A found file takes nothing out of the environment.
+    let app = TestApp::new(&[("OTHER", KEY)]);
+    app.file(
+        ".env",
+        "QOVERY_API_KEY=qov_0123456789abcdef\nQOVERY_BACKUPS_AUDIT_LOG=x/${OTHER}\n",
+    );
+    let end = app.run(&[]).await;
+    assert_eq!(end.status.code(), Some(2));
+    assert_hidden("a found file's error", &end.stderr);
     let url = format!("https://me:{KEY}@api.qovery.com");
     let end = TestApp::new(&[("QOVERY_API_KEY", KEY), ("QOVERY_API_URL", &url)])
         .run(&[])
         .await;
     assert_eq!(end.status.code(), Some(2));
     assert_hidden("a URL's error", &end.stderr);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_secret_file_is_a_small_file_or_a_pipe() {
+    let app = TestApp::new(&[("QOVERY_API_KEY_FILE", "key")]);
+    let path = app.directory.path().join("key");
+    std::fs::write(&path, KEY.repeat(4 << 10)).unwrap();
+    let large = app.run(&["check"]).await;
+    assert_eq!(large.status.code(), Some(2));
+    assert!(
+        large.stderr.contains("larger than 64 KiB"),
+        "{}",
+        large.stderr
+    );
+    for path in [".", "/dev/zero"] {
+        let app = TestApp::new(&[("QOVERY_API_KEY_FILE", path)]);
+        let end = app.run(&["check"]).await;
+        assert_eq!(end.status.code(), Some(2));
+        assert!(
+            end.stderr.contains("neither a file nor a pipe"),
+            "{}",
+            end.stderr
+        );
+    }
+    std::fs::remove_file(&path).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let sandbox = Sandbox::start().await.unwrap();
+    let url = sandbox.base_url();
+    let arguments = ["check", "--api-url", &url];
+    let write = tokio::task::spawn_blocking(move || std::fs::write(path, Sandbox::KEY));
+    let end = app.run(&arguments).await;
+    write.await.unwrap().unwrap();
+    assert!(end.status.success(), "{}{}", end.stdout, end.stderr);
 }

@@ -100,12 +100,18 @@ pub enum TokensError {
     /// A line whose token no header could carry.
     #[error("has a token in line {0} that is empty, or has other than visible ASCII characters")]
     Token(usize),
+    /// A line whose token could be guessed.
+    #[error("has a token in line {0} of fewer than 16 characters: make a longer one")]
+    Short(usize),
     /// Two lines with one name or one token.
     #[error("repeats a name or a token in line {0}: callers could not be told apart")]
     Repeated(usize),
 }
 
 impl Tokens {
+    /// Characters of a token: with fewer, whoever reaches a port could try them all.
+    const SHORTEST: usize = 16;
+
     /// Reads tokens, one a line, each after its name and a colon. A line without a name gets one.
     ///
     /// # Errors
@@ -128,6 +134,9 @@ impl Tokens {
             }
             if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(TokensError::Token(number));
+            }
+            if token.len() < Self::SHORTEST {
+                return Err(TokensError::Short(number));
             }
             // A name never has a colon, so it cannot be taken for a token here.
             if !seen.insert(name.to_owned()) || !seen.insert(format!(":{token}")) {
@@ -218,25 +227,34 @@ mod tests {
     #[test]
     fn tokens_tell_callers_apart() {
         let parse = |text: &str| Tokens::parse(&SecretString::from(text));
-        let tokens = parse("ci: one\n\nops:two:with-colon\nthree\n").unwrap();
+        let text = "ci: one-one-one-one-\n\nops:two:with-a-colon\nthree-three-three\n";
+        let tokens = parse(text).unwrap();
         assert_eq!(
             tokens.names().collect::<Vec<_>>(),
             ["ci", "ops", "caller-4"]
         );
-        assert_eq!(tokens.caller("one"), Some("ci"));
-        assert_eq!(tokens.caller("two:with-colon"), Some("ops"));
-        assert_eq!(tokens.caller("three"), Some("caller-4"));
-        for wrong in ["", "on", "one ", "ONE", "ci: one"] {
+        assert_eq!(tokens.caller("one-one-one-one-"), Some("ci"));
+        assert_eq!(tokens.caller("two:with-a-colon"), Some("ops"));
+        assert_eq!(tokens.caller("three-three-three"), Some("caller-4"));
+        for wrong in [
+            "",
+            "one-one-one-one",
+            "one-one-one-one- ",
+            "ONE-ONE-ONE-ONE-",
+            "ci: one-one-one-one-",
+        ] {
             assert_eq!(tokens.caller(wrong), None, "{wrong}");
         }
+        let long = "0123456789abcdef";
         for (text, error) in [
             ("", TokensError::None),
             (" \n", TokensError::None),
-            ("a b:c", TokensError::Name(1)),
+            (&format!("a b:{long}"), TokensError::Name(1)),
             ("a:\n", TokensError::Token(1)),
-            ("a:b\na:c", TokensError::Repeated(2)),
-            ("a:b\nc:b", TokensError::Repeated(2)),
-            ("a:b c", TokensError::Token(1)),
+            (&format!("a:{long} c"), TokensError::Token(1)),
+            (&format!("{long}\n{}", &long[1..]), TokensError::Short(2)),
+            (&format!("a:{long}\na:{long}0"), TokensError::Repeated(2)),
+            (&format!("a:{long}\nc:{long}"), TokensError::Repeated(2)),
         ] {
             assert_eq!(parse(text).unwrap_err(), error, "{text:?}");
         }
