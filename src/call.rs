@@ -11,11 +11,13 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 pub use crate::context::{RequestId, TraceParent};
-use crate::telemetry::{Attempt, Telemetry};
+use crate::{
+    shares::Permit,
+    telemetry::{Attempt, Telemetry},
+};
 
 /// Where a call came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct Call {
     attempts: AtomicU32,
     record: Mutex<Record>,
     telemetry: Telemetry,
-    place: OnceLock<OwnedSemaphorePermit>,
+    held: Mutex<Vec<Permit>>,
     _under_way: TaskTrackerToken,
 }
 
@@ -77,7 +79,7 @@ impl Call {
                 status: None,
             }),
             telemetry: telemetry.clone(),
-            place: OnceLock::new(),
+            held: Mutex::default(),
             _under_way: under_way,
         })
     }
@@ -149,10 +151,10 @@ impl Call {
         self.with_record(|record| record.status = Some(status));
     }
 
-    /// Keeps a place among the calls in flight until the call has ended, even if its caller goes
-    /// away before.
-    pub fn hold(&self, place: OwnedSemaphorePermit) {
-        self.place.get_or_init(|| place);
+    /// Keeps what it takes until the call has ended, even if its caller goes away before.
+    pub fn hold(&self, permit: Permit) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.push(permit);
     }
 
     /// Counts an attempt to get an answer from Qovery.

@@ -256,6 +256,7 @@ fn http_settings(sources: &Sources) -> Result<(http::Settings, Option<Setting>),
         },
         tokens,
         sessions: sources.parse("QOVERY_BACKUPS_SESSIONS", boolean)?,
+        public_url: None,
     };
     Ok((settings, setting))
 }

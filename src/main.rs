@@ -8,6 +8,7 @@ use qovery_backups_mcp::{
     backups::{AUDIT_TARGET, Backups, Policy},
     check::check,
     config::{Command, Config, Error, Log, LogFormat, Upstream},
+    limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
     rest::Rest,
@@ -114,7 +115,7 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
             let telemetry = Telemetry::new()?;
             let listeners = Listeners::bind(&http)?;
             let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
-            let mcp_url = format!("http://{}/mcp", http.reachable(mcp));
+            let mcp_url = format!("{}/mcp", http.reachable(mcp));
             tracing::info!("MCP is listening on http://{mcp}/mcp");
             if let Some(rest) = rest {
                 tracing::info!("REST is listening on http://{rest}");
@@ -125,12 +126,12 @@ async fn start(config: Config, shutdown: CancellationToken) -> anyhow::Result<Ex
                 authenticated,
                 policy,
             };
-            let rest_url = rest.map(|rest| format!("http://{}", http.reachable(rest)));
+            let rest_url = rest.map(|rest| http.reachable(rest));
             mode.greet(&mcp_url, rest_url.as_deref());
             let rest = Rest::new(backups.clone(), telemetry.clone(), authenticated, &mcp_url);
             let server = mcp::Server::new(backups, telemetry.clone(), seal()?, sandboxed);
             listeners
-                .serve(http, server, rest, telemetry, shutdown)
+                .serve(http, Limits::default(), server, rest, telemetry, shutdown)
                 .await;
             Ok(ExitCode::SUCCESS)
         }

@@ -57,6 +57,7 @@ impl Rest {
     pub fn router(self) -> Router {
         let (operations, document) = document::routes(self.authenticated);
         let document = Bytes::from(document);
+        let metrics = get(metrics).with_state(self.telemetry.clone());
         let routes = operations
             .route_layer(middleware::from_fn(name_operation))
             .route(
@@ -65,7 +66,7 @@ impl Rest {
             )
             .route_layer(middleware::from_fn(accept_json))
             .route("/", get(show))
-            .route("/metrics", get(metrics))
+            .route("/metrics", metrics)
             .method_not_allowed_fallback(other_method)
             .fallback(async || Problem::no_such_path())
             .with_state(self);
@@ -124,8 +125,9 @@ fn json<T>(status: StatusCode, answered: Answered<T>) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], answered.json).into_response()
 }
 
-async fn metrics(State(rest): State<Rest>) -> Result<Response, Problem> {
-    let text = rest.telemetry.text().map_err(|error| {
+/// What answers `/metrics`, on whichever port.
+pub(crate) async fn metrics(State(telemetry): State<Telemetry>) -> Result<Response, Problem> {
+    let text = telemetry.text().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");
         Problem::internal()
     })?;
