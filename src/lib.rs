@@ -12,6 +12,7 @@
 //! | [`call`] | one call: who asks, on which face, and what became of it |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
 //! | `clean` | other people's text, made fit to read |
+//! | `json` | what JSON becomes in memory, told before it is read |
 //! | [`backups`] | the rules that hold on every face: what must stay, who must agree, what is on record |
 //! | [`mcp`] | the MCP face: tools, their words, the question to a person, both protocol eras |
 //! | [`rest`] | the REST face: three operations, and their OpenAPI document |
@@ -57,6 +58,7 @@ pub mod check;
 mod clean;
 pub mod config;
 pub mod context;
+mod json;
 pub mod limits;
 pub mod mcp;
 pub mod problem;

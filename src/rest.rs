@@ -59,6 +59,7 @@ impl Rest {
         for (path, methods) in operations() {
             routes = routes.route(path, methods);
         }
+        let metrics = get(metrics).with_state(self.telemetry.clone());
         let routes = routes
             .route(
                 "/openapi.json",
@@ -66,7 +67,7 @@ impl Rest {
             )
             .route_layer(middleware::from_fn(accept_json))
             .route("/", get(show))
-            .route("/metrics", get(metrics))
+            .route("/metrics", metrics)
             .method_not_allowed_fallback(other_method)
             .fallback(async || Problem::no_such_path())
             .with_state(self);
@@ -150,8 +151,9 @@ fn json<T>(status: StatusCode, answered: Answered<T>) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], answered.json).into_response()
 }
 
-async fn metrics(State(rest): State<Rest>) -> Result<Response, Problem> {
-    let text = rest.telemetry.text().map_err(|error| {
+/// What answers `/metrics`, on whichever port.
+pub(crate) async fn metrics(State(telemetry): State<Telemetry>) -> Result<Response, Problem> {
+    let text = telemetry.text().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");
         Problem::internal()
     })?;

@@ -1,27 +1,45 @@
 //! MCP over streamable HTTP on one port, and the REST API on another.
 //!
-//! A connection is watched by `connections`, a request passes the `door`, and only then it
-//! reaches a face. Both ports have the same watch and the same door.
+//! hyper speaks HTTP/1.1 over a [`stream`] that watches the time. A request passes the [`layers`], the
+//! same on both ports, and reaches a router.
 
 mod access;
-mod connections;
-mod door;
 mod endpoint;
+mod layers;
+mod stream;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-use tokio_util::sync::CancellationToken;
 
-use crate::{call::Face, mcp, rest, telemetry::Telemetry};
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderValue, Request, Response, header::CONNECTION},
+    routing::get,
+};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use crate::{context::Interface, limits::Limits, mcp, rest, shares::Shares, telemetry::Telemetry};
 pub use access::{AllowedHost, AllowedOrigin, Tokens, TokensError};
-use connections::Connections;
-use door::Door;
 use endpoint::Endpoint;
+use layers::Layers;
+use stream::{Connections, Phase, Stream};
 
 /// How to serve over HTTP.
 #[derive(Debug)]
@@ -40,6 +58,8 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Whether MCP clients of the revisions before 2026-07-28 get sessions.
     pub sessions: bool,
+    /// Where callers reach both ports, if that is not where they listen.
+    pub public_url: Option<String>,
 }
 
 /// A port that cannot be listened on.
@@ -51,24 +71,11 @@ pub struct PortError {
     problem: io::Error,
 }
 
-/// Calls that may be in flight at once, on both ports. At a second each, Qovery's 64 places serve
-/// them all within eight.
-const CALLS_IN_FLIGHT: usize = 512;
-/// Streams of events that may be open at once, beside the calls.
-const STREAMS: usize = 256;
-/// Bytes of bodies that may be in memory at once.
-const BODIES: usize = 64 << 20;
-/// Open connections, on both ports, where the operating system allows as many.
-const CONNECTIONS: u64 = 2048;
-/// File descriptors for everything else: connections to Qovery, certificates, the log.
-const DESCRIPTORS: u64 = 256;
-/// Longer than a good answer takes, and shorter than what a supervisor allows before it kills.
-const DRAIN: Duration = Duration::from_secs(10);
 /// For the last bytes of the last answers, and for requests that were sent before their sender
 /// could know.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// Two listening sockets, and the rooms behind them.
+/// Two listening sockets.
 #[derive(Debug)]
 pub struct Listeners {
     mcp: TcpListener,
@@ -110,50 +117,73 @@ impl Listeners {
     }
 
     /// Serves until `shutdown` is cancelled. Calls in flight are then answered if they end within
-    /// ten seconds.
+    /// [`Limits::drain`].
     pub async fn serve(
         self,
         settings: Settings,
+        limits: Limits,
         mcp: mcp::Server,
         rest: rest::Rest,
         telemetry: Telemetry,
         shutdown: CancellationToken,
     ) {
-        let connections = Connections::new(most_connections(), telemetry.clone(), shutdown.clone());
-        let endpoint = Endpoint::new(mcp, settings.sessions);
+        let sessions = settings.sessions.then(|| Shares::new(limits.sessions));
+        let endpoint = Endpoint::new(mcp, sessions, limits.session);
         let sessions_end = endpoint.end();
-        let guards = Arc::new(door::Guards {
+        let mut mcp = endpoint.router();
+        if self.rest.is_none() {
+            let metrics = get(rest::metrics).with_state(telemetry.clone());
+            mcp = mcp.route("/metrics", metrics);
+        }
+        let layers = Layers {
+            interface: Interface::Mcp,
             hosts: settings.allowed_hosts,
             origins: settings.allowed_origins,
             tokens: settings.tokens,
-            calls: Arc::new(Semaphore::new(CALLS_IN_FLIGHT)),
-            streams: Arc::new(Semaphore::new(STREAMS)),
-            bodies: Arc::new(Semaphore::new(BODIES)),
+            calls: Shares::new(limits.calls),
+            streams: Shares::new(limits.streams),
+            memory: Shares::new(limits.memory),
             telemetry: telemetry.clone(),
             draining: shutdown.clone(),
-        });
-        let mcp_door = Door::new(Face::Mcp, Arc::clone(&guards), endpoint.router());
-        let rest_door = Door::new(Face::Rest, guards, rest.router());
+            limits: limits.clone(),
+        };
+        let port = Port {
+            connections: Arc::new(Connections {
+                most: most_connections(limits.connections),
+                limits: limits.clone(),
+                gauge: telemetry.connections().clone(),
+                open: Mutex::default(),
+            }),
+            tasks: TaskTracker::new(),
+            shutdown,
+            router: layers.clone().around(mcp),
+        };
+        let rest_port = Port {
+            router: Layers {
+                interface: Interface::Rest,
+                ..layers
+            }
+            .around(rest.router()),
+            ..port.clone()
+        };
         let rest = async {
             if let Some(listener) = self.rest {
-                connections
-                    .accept(listener, |connection| rest_door.service(connection))
-                    .await;
+                rest_port.accept(listener).await;
             }
         };
-        let mcp = connections.accept(self.mcp, |connection| mcp_door.service(connection));
-        tokio::join!(mcp, rest);
+        tokio::join!(port.accept(self.mcp), rest);
 
         tracing::info!("draining: no new connections, calls in flight are answered");
-        let deadline = Instant::now() + DRAIN;
+        port.tasks.close();
+        let deadline = Instant::now() + limits.drain.saturating_sub(CLOSE);
         loop {
             if timeout_at(deadline, telemetry.calls_ended()).await.is_err() {
-                tracing::warn!("calls were still in flight after {} s", DRAIN.as_secs());
+                tracing::warn!("calls were still in flight after {:?}", limits.drain);
             }
             // Streams that wait for events of a session never end by themselves.
             sessions_end.cancel();
             // The last bytes are on their way, and so may be a request on an open connection.
-            let closed = timeout(CLOSE, connections.closed()).await.is_ok();
+            let closed = timeout(CLOSE, port.tasks.wait()).await.is_ok();
             if closed || telemetry.is_quiet() || Instant::now() >= deadline {
                 return;
             }
@@ -162,27 +192,130 @@ impl Listeners {
 }
 
 impl Settings {
-    /// An address as callers can use it: where the socket takes any, the first allowed name.
+    /// The address of a port as a URL that callers can use: the public one, else the address if they
+    /// may call it so, else the first allowed name.
     #[must_use]
     pub fn reachable(&self, address: SocketAddr) -> String {
+        if let Some(url) = &self.public_url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let named = address.to_string();
+        let allowed = |host: &AllowedHost| named.parse().is_ok_and(|name| host.allows(&name));
         match self.allowed_hosts.first() {
-            Some(host) if address.ip().is_unspecified() => host.at(address.port()),
-            _ => address.to_string(),
+            Some(first) if !self.allowed_hosts.iter().any(allowed) => {
+                format!("http://{}", first.at(address.port()))
+            }
+            _ => format!("http://{named}"),
+        }
+    }
+}
+
+/// What answers the connections of one port. The connections are those of both.
+#[derive(Clone)]
+struct Port {
+    connections: Arc<Connections>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    router: Router,
+}
+
+impl Port {
+    /// Accepts connections until the shutdown.
+    async fn accept(&self, listener: TcpListener) {
+        /// After a connection that could not be accepted.
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.shutdown.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => self.admit(stream).await,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    // Most often no descriptor is left, and the next attempt finds one.
+                    self.connections.evict();
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+        // Whoever the kernel has let in already was told nothing, and would lose a call.
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).map(|()| stream);
+            if let Ok(stream) = stream.and_then(TcpStream::from_std) {
+                self.admit(stream).await;
+            }
+        }
+    }
+
+    async fn admit(&self, stream: TcpStream) {
+        // Answers are written whole; waiting to fill a packet only delays them.
+        if stream.set_nodelay(true).is_ok() {
+            let stream = self.connections.admit(stream).await;
+            self.tasks.spawn(self.clone().serve(stream));
+        }
+    }
+
+    /// Serves one connection.
+    async fn serve(self, stream: Stream) {
+        /// Bytes of header, and of answer, that a connection buffers.
+        const BUFFER: usize = 64 << 10;
+
+        let connection = Arc::clone(&stream.connection);
+        let service = service_fn(async |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            let has_body = !request.body().is_end_stream();
+            connection.enter(Phase::Body);
+            request.extensions_mut().insert(Arc::clone(&connection));
+            let mut response: Response<Body> = self.router.clone().oneshot(request).await?;
+            let refused = connection.phase() == Phase::Body;
+            if refused {
+                connection.enter(Phase::Idle);
+            }
+            // The body of a refused request may still be coming, and nobody will read it. At the end
+            // HTTP/1.1 cannot say which requests were not taken: the next one may be here already,
+            // and is answered, as the last.
+            if (refused && has_body) || self.shutdown.is_cancelled() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.connections.limits.idle)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            result = serving => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a connection broke");
+                }
+            }
+            () = connection.close.cancelled() => {}
         }
     }
 }
 
 /// As many connections as the limit on file descriptors leaves room for.
-fn most_connections() -> usize {
+fn most_connections(wanted: usize) -> usize {
+    /// File descriptors for everything else: connections to Qovery, certificates, the log.
+    const OTHERS: u64 = 256;
     /// What POSIX promises, and then some.
     const FEW: u64 = 512;
 
-    let descriptors = rlimit::increase_nofile_limit(CONNECTIONS + DESCRIPTORS).unwrap_or(FEW);
-    let most = CONNECTIONS
-        .min(descriptors.saturating_sub(DESCRIPTORS))
-        .max(1);
+    let enough = u64::try_from(wanted)
+        .unwrap_or(u64::MAX)
+        .saturating_add(OTHERS);
+    let descriptors = rlimit::increase_nofile_limit(enough).unwrap_or(FEW);
+    let room = usize::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(usize::MAX);
+    let most = wanted.min(room).max(1);
     tracing::debug!(most, descriptors, "connections are limited");
-    usize::try_from(most).unwrap_or(usize::MAX)
+    most
 }
 
 fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, PortError> {
@@ -206,4 +339,90 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, PortEr
         flag,
         problem,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[test]
+    fn the_public_url_is_what_is_told() {
+        let settings = |public_url: Option<&str>, host: &str| Settings {
+            mcp: ([0, 0, 0, 0], 0).into(),
+            rest: None,
+            allowed_hosts: vec![host.parse().unwrap()],
+            allowed_origins: Vec::new(),
+            tokens: Tokens::default(),
+            sessions: false,
+            public_url: public_url.map(str::to_owned),
+        };
+        for (public_url, host, told) in [
+            (None, "127.0.0.1", "http://127.0.0.1:9090"),
+            (None, "a.example", "http://a.example:9090"),
+            (None, "a.example:80", "http://a.example:80"),
+            (Some("https://a.example/"), "b.example", "https://a.example"),
+        ] {
+            let address = ([127, 0, 0, 1], 9090).into();
+            assert_eq!(settings(public_url, host).reachable(address), told);
+        }
+    }
+
+    async fn ask(port: u16, path: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_gives_its_place_back() {
+        let panic = async || -> String { std::panic::resume_unwind(Box::new("a test's panic")) };
+        let router = Router::new()
+            .route("/panic", get(panic))
+            .route("/", get(async || "well"));
+        let telemetry = Telemetry::new().unwrap();
+        let limits = Limits::default();
+        let layers = Layers {
+            interface: Interface::Rest,
+            hosts: vec!["localhost".parse().unwrap()],
+            origins: Vec::new(),
+            tokens: Tokens::default(),
+            calls: Shares::new(1),
+            streams: Shares::new(1),
+            memory: Shares::new(limits.memory),
+            telemetry: telemetry.clone(),
+            draining: CancellationToken::new(),
+            limits: limits.clone(),
+        };
+        let port = Port {
+            connections: Arc::new(Connections {
+                most: 8,
+                limits,
+                gauge: telemetry.connections().clone(),
+                open: Mutex::default(),
+            }),
+            tasks: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            router: layers.around(router),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().port();
+        let questions = async {
+            for _ in 0..2 {
+                let answer = ask(address, "/panic").await;
+                assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+                assert!(answer.contains("\"outcome\":\"unknown\""), "{answer}");
+            }
+            assert!(ask(address, "/").await.starts_with("HTTP/1.1 200"));
+        };
+        tokio::select! {
+            () = port.accept(listener) => unreachable!(),
+            () = questions => {}
+        }
+    }
 }

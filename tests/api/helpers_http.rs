@@ -2,14 +2,26 @@
 
 use std::{future::pending, io, net::SocketAddr, process::Stdio, time::Duration};
 
+use qovery_backups_mcp::{
+    backups::{Backups, Policy},
+    limits::Limits,
+    mcp::{self, Seal},
+    qovery::{self, Credentials},
+    rest::Rest,
+    sandbox::Sandbox,
+    serve::http::{Listeners, Settings, Tokens},
+    telemetry::Telemetry,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpStream, tcp},
     process::{Child, ChildStderr},
     sync::watch,
+    task::JoinHandle,
     time::{interval, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{Era, PATIENCE, TestApp, add_stateless_meta, initialize_params};
 #[cfg(unix)]
@@ -48,6 +60,63 @@ impl TestApp {
             mcp,
             rest,
         }
+    }
+}
+
+/// A server in the process of the test, whose limits can be short.
+pub(crate) struct Local {
+    pub(crate) mcp: SocketAddr,
+    pub(crate) rest: SocketAddr,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) served: JoinHandle<()>,
+}
+
+impl Local {
+    pub(crate) const ADA: Option<&str> = Some("an-access-token-of-ada");
+    pub(crate) const BEN: Option<&str> = Some("an-access-token-of-ben");
+
+    /// Serves what is upstream to two callers, in sessions if they like.
+    pub(crate) fn serve(upstream: &str, limits: Limits) -> Self {
+        let tokens = [("ada", Self::ADA), ("ben", Self::BEN)];
+        let tokens = tokens.map(|(name, token)| format!("{name}:{}", token.unwrap()));
+        let any = ([127, 0, 0, 1], 0).into();
+        let settings = Settings {
+            mcp: any,
+            rest: Some(any),
+            allowed_hosts: vec!["127.0.0.1".parse().unwrap()],
+            allowed_origins: Vec::new(),
+            tokens: Tokens::parse(&tokens.join("\n").into()).unwrap(),
+            sessions: true,
+            public_url: None,
+        };
+        let credentials = Credentials::parse(Sandbox::KEY).unwrap();
+        let qovery = qovery::Client::new(upstream.parse().unwrap(), credentials);
+        let backups = Backups::new(qovery, Policy::default());
+        let telemetry = Telemetry::new().unwrap();
+        let rest = Rest::new(backups.clone(), telemetry.clone(), true, "");
+        let seal = Seal::random().unwrap();
+        let server = mcp::Server::new(backups, telemetry.clone(), seal, false);
+        let listeners = Listeners::bind(&settings).unwrap();
+        let ports = (listeners.mcp().unwrap(), listeners.rest().unwrap().unwrap());
+        let shutdown = CancellationToken::new();
+        let end = shutdown.clone();
+        let serving = listeners.serve(settings, limits, server, rest, telemetry, end);
+        Self {
+            mcp: ports.0,
+            rest: ports.1,
+            shutdown,
+            served: tokio::spawn(serving),
+        }
+    }
+
+    /// Waits until so many connections are open, the one that asks included.
+    pub(crate) async fn connections(&self, number: usize) {
+        let line = format!("qovery_backups_connections {number}");
+        let mut connection = Connection::open(self.rest).await;
+        let request = Request::get("/metrics").token(Self::ADA);
+        let until = async { while !connection.exchange(&request).await.text().contains(&line) {} };
+        let counted = timeout(PATIENCE, until).await;
+        counted.unwrap_or_else(|_| panic!("there are never {number} connections"));
     }
 }
 
@@ -308,13 +377,6 @@ impl Connection {
         timeout(PATIENCE, event).await.expect("an event in time")
     }
 
-    pub(crate) async fn read(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        let read = timeout(PATIENCE, self.reader.read_exact(&mut bytes)).await;
-        read.expect("bytes in time").expect("so many bytes");
-        bytes
-    }
-
     /// Everything until the peer closes the connection, while these bytes go to it once a second.
     pub(crate) async fn until_closed(&mut self, drip: &[u8]) -> String {
         let Self { reader, writer, .. } = self;
@@ -477,8 +539,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(server: &Server, era: Era, token: Option<&'static str>) -> Self {
+        Self::at(server.mcp, era, token)
+    }
+
+    pub(crate) fn at(address: SocketAddr, era: Era, token: Option<&'static str>) -> Self {
         Self {
-            address: server.mcp,
+            address,
             era,
             token,
             session: None,

@@ -1,11 +1,15 @@
 //! MCP over streamable HTTP, in both eras, with and without sessions.
 
-use qovery_backups_mcp::sandbox::Sandbox;
+use futures_util::future::join_all;
+use qovery_backups_mcp::{limits::Limits, sandbox::Sandbox};
 use serde_json::{Value, json};
 
 use crate::{
-    helpers::{ERAS, Era, TestApp, Upstream, backup, backup_id, held_reply, json_reply, reply},
-    helpers_http::{Client, Connection, Request, Server, serve_sandbox},
+    helpers::{
+        ERAS, Era, TestApp, Upstream, backup, backup_id, held_reply, initialize_params, json_reply,
+        reply,
+    },
+    helpers_http::{Client, Connection, Local, Request, Server, backups_of, serve_sandbox},
 };
 
 const LIST: &str = "list-database-backups";
@@ -188,11 +192,11 @@ async fn what_is_no_message_is_refused_in_terms_of_json_rpc() {
 }
 
 #[tokio::test]
-async fn a_body_of_two_megabytes_is_refused_announced_or_not() {
+async fn a_body_over_128_kib_is_refused_announced_or_not() {
     let server = serve_sandbox(&[]).await;
     for era in ERAS {
         let client = client(&server, era).await;
-        let spaces = vec![b' '; 2 << 20];
+        let spaces = vec![b' '; (128 << 10) + 1];
         let answer = client.raw(spaces.clone()).send(server.mcp).await;
         answer.problem(413, "body_too_large");
 
@@ -205,9 +209,28 @@ async fn a_body_of_two_megabytes_is_refused_announced_or_not() {
     }
     // Just under the limit it is a message like any other.
     let mut client = client(&server, Era::Handshake).await;
-    let long = json!({ "databaseId": "x".repeat((1 << 20) - 1000) });
+    let long = json!({ "databaseId": "x".repeat((128 << 10) - 1000) });
     let text = client.refused(LIST, long).await;
     assert!(text.contains("databaseId") && text.len() < 700, "{text}");
+}
+
+#[tokio::test]
+async fn a_body_of_more_values_than_any_message_has_is_refused_unread() {
+    let server = serve_sandbox(&[]).await;
+    let many = format!("[{}0]", r#"{"":0},"#.repeat(1400));
+    let fewer = format!("[{}0]", r#"{"":0},"#.repeat(1300));
+    let add = Request::post(&backups_of(Sandbox::ORDERS), &Value::Null);
+    let answer = server.rest(add.clone().body(many.clone())).await;
+    answer.problem(413, "body_too_large");
+    let answer = server.rest(add.body(fewer.clone())).await;
+    answer.problem(400, "invalid_request");
+    for era in ERAS {
+        let client = client(&server, era).await;
+        let answer = client.raw(many.clone()).send(server.mcp).await;
+        answer.problem(413, "body_too_large");
+        let answer = client.raw(fewer.clone()).send(server.mcp).await;
+        assert_eq!(answer.json()["error"]["code"], -32600, "{answer:?}");
+    }
 }
 
 #[tokio::test]
@@ -362,4 +385,50 @@ async fn a_session_has_a_stream_of_events() {
     let head = connection.head().await;
     assert_eq!(head.status, 200, "{head:?}");
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
+}
+
+#[tokio::test]
+async fn one_callers_sessions_and_streams_leave_half_to_others() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let limits = Limits {
+        sessions: 8,
+        streams: 4,
+        ..Limits::default()
+    };
+    let server = Local::serve(&sandbox.base_url(), limits);
+    let begin = async |token| {
+        let mut client = Client::at(server.mcp, Era::Handshake, token);
+        let answer = client.post("initialize", initialize_params()).await;
+        if answer.status != 200 {
+            answer.problem(503, "overloaded");
+            return None;
+        }
+        client.session = answer.header("mcp-session-id").map(str::to_owned);
+        Some(client)
+    };
+    let mut ada = Vec::new();
+    for client in join_all((0..12).map(|_| begin(Local::ADA))).await {
+        ada.extend(client);
+    }
+    assert_eq!(ada.len(), 4);
+    let ben = begin(Local::BEN).await.unwrap();
+
+    let listen = async |client: &Client| {
+        let mut connection = Connection::open(server.mcp).await;
+        connection.write(&client.stream().bytes(server.mcp)).await;
+        (connection.head().await.status, connection)
+    };
+    let first = listen(&ada[0]).await;
+    let second = listen(&ada[1]).await;
+    let third = listen(&ada[2]).await;
+    assert_eq!([first.0, second.0, third.0], [200, 200, 503]);
+    assert_eq!(listen(&ben).await.0, 200);
+
+    // What has ended leaves its place.
+    let end = Request::delete("/mcp")
+        .header("Mcp-Session-Id", ada[3].session.as_ref().unwrap())
+        .token(Local::ADA);
+    assert_eq!(end.send(server.mcp).await.status, 204);
+    assert!(begin(Local::ADA).await.is_some());
+    assert!(begin(Local::ADA).await.is_none());
 }

@@ -3,54 +3,74 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use axum::{
-    Router,
+    Extension, Json, Router,
     body::{Body, to_bytes},
     extract::{Request, State},
     http::{HeaderName, Method, StatusCode, header::CONTENT_TYPE},
-    middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::any_service,
+    routing::any,
 };
-use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+use rmcp::{
+    model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage},
+    transport::streamable_http_server::{
+        StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+    },
 };
-use serde::{Deserialize, de::IgnoredAny};
+use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::{call::Call, mcp, problem::Problem};
-
-/// Sessions at once. Each takes about 50 kB until it ends, or was idle for five minutes.
-const MOST_SESSIONS: usize = 256;
-
-/// Sessions of one caller, so that it leaves some for others.
-const MOST_OF_ONE: usize = MOST_SESSIONS / 2;
+use crate::{
+    context::Context,
+    mcp,
+    problem::Problem,
+    shares::{Permit, Shares},
+};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// The endpoint.
 pub(super) struct Endpoint {
-    server: mcp::Server,
-    sessions: bool,
+    service: StreamableHttpService<mcp::Server, LocalSessionManager>,
+    sessions: Option<Sessions>,
     end: CancellationToken,
 }
 
-/// The sessions there are, and whose.
+/// The sessions there are, and whose. rmcp knows only the former.
 struct Sessions {
+    shares: Shares,
     manager: Arc<LocalSessionManager>,
-    owners: Mutex<HashMap<String, String>>,
+    owners: Mutex<HashMap<String, (Option<String>, Permit)>>,
 }
 
 impl Endpoint {
-    pub(super) fn new(server: mcp::Server, sessions: bool) -> Self {
+    /// With shares of them, there are sessions; each ends when it was not used for so long.
+    pub(super) fn new(server: mcp::Server, sessions: Option<Shares>, life: Duration) -> Self {
+        let end = CancellationToken::new();
+        // The layers have checked the names, the origin and the size of the body already.
+        let config = StreamableHttpServerConfig::default()
+            .disable_allowed_hosts()
+            .disable_allowed_origins()
+            .with_legacy_session_mode(sessions.is_some())
+            .with_json_response(true)
+            .with_cancellation_token(end.clone());
+        let mut manager = LocalSessionManager::default();
+        manager.session_config.keep_alive = Some(life);
+        let manager = Arc::new(manager);
+        let factory = move || Ok(server.clone());
         Self {
-            server,
-            sessions,
-            end: CancellationToken::new(),
+            service: StreamableHttpService::new(factory, Arc::clone(&manager), config),
+            sessions: sessions.map(|shares| Sessions {
+                shares,
+                manager,
+                owners: Mutex::default(),
+            }),
+            end,
         }
     }
 
@@ -60,135 +80,124 @@ impl Endpoint {
     }
 
     pub(super) fn router(self) -> Router {
-        let server = self.server;
-        let factory = move || Ok(server.clone());
-        // The door has checked the names, the origin and the size of the body already.
-        let config = StreamableHttpServerConfig::default()
-            .disable_allowed_hosts()
-            .disable_allowed_origins()
-            .with_legacy_session_mode(self.sessions)
-            .with_json_response(true)
-            .with_cancellation_token(self.end);
-        // Without the legacy mode it never makes a session.
-        let manager = Arc::new(LocalSessionManager::default());
-        let service = StreamableHttpService::new(factory, Arc::clone(&manager), config);
-        let mut router = Router::new().route("/mcp", any_service(service));
-        if self.sessions {
-            let sessions = Arc::new(Sessions {
-                manager,
-                owners: Mutex::default(),
-            });
-            router = router.layer(middleware::from_fn_with_state(sessions, keep_apart));
-        }
-        router
-            .layer(middleware::from_fn(speak_json_rpc))
+        Router::new()
+            .route("/mcp", any(answer))
             .fallback(async || Problem::no_such_path())
+            .with_state(Arc::new(self))
+    }
+
+    async fn pass(&self, request: Request) -> Response {
+        self.service.handle(request).await.map(Body::new)
     }
 }
 
-/// Answers what is no message in JSON-RPC's own terms (JSON-RPC 2.0, section 5.1). The transport
-/// calls it an unsupported media type.
-async fn speak_json_rpc(request: Request, next: Next) -> Response {
-    if request.method() != Method::POST || !is_json(&request) {
-        return next.run(request).await;
-    }
+async fn answer(
+    State(endpoint): State<Arc<Endpoint>>,
+    Extension(context): Extension<Context>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    // The door holds the body in memory already.
-    let Ok(body) = to_bytes(body, usize::MAX).await else {
-        return StatusCode::BAD_REQUEST.into_response();
-    };
+    // The layers hold the body in memory already.
+    let body = to_bytes(body, usize::MAX).await;
+    let body = body.map_err(|_| Problem::body_broken())?;
+    let posts = parts.method == Method::POST && is_json(&parts.headers);
+    let ends = parts.method == Method::DELETE;
+    let owner = context.caller.account();
+    let session = parts
+        .headers
+        .get(SESSION)
+        .map(|id| id.to_str().unwrap_or_default().to_owned());
     let request = Request::from_parts(parts, Body::from(body.clone()));
-    let response = next.run(request).await;
-    if response.status() != StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        return response;
-    }
-    let (code, message) = match serde_json::from_slice::<IgnoredAny>(&body) {
+    let response = match (&endpoint.sessions, session) {
+        (Some(sessions), Some(id)) if !sessions.is_of(&id, owner).await => {
+            // As for a session that does not exist, so that nobody learns which do.
+            return Err(Problem::no_such_session());
+        }
+        (Some(sessions), None) if posts && begins_session(&body) => {
+            let permit = sessions
+                .reserve(owner)
+                .await
+                .ok_or_else(Problem::overloaded)?;
+            let owner = owner.map(str::to_owned);
+            let endpoint = Arc::clone(&endpoint);
+            // If the caller goes away meanwhile, there is a session all the same.
+            let begun = tokio::spawn(async move { endpoint.begin(request, owner, permit).await });
+            begun.await.map_err(|_| Problem::internal())?
+        }
+        _ => endpoint.pass(request).await,
+    };
+    Ok(match response.status() {
+        // The session has ended, which some clients tell from an end that was merely accepted.
+        StatusCode::ACCEPTED if ends => StatusCode::NO_CONTENT.into_response(),
+        // So the transport calls what is no message.
+        StatusCode::UNSUPPORTED_MEDIA_TYPE if posts => refuse(&body),
+        _ => response,
+    })
+}
+
+/// Answers what is no message in JSON-RPC's own terms (JSON-RPC 2.0, section 5.1).
+fn refuse(body: &[u8]) -> Response {
+    let (code, message) = match serde_json::from_slice::<IgnoredAny>(body) {
         Err(_) => (-32700, "Parse error: the body is not JSON."),
         Ok(_) => (
             -32600,
             "Invalid request: the body is not one JSON-RPC message.",
         ),
     };
-    let error =
-        json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
-    (StatusCode::BAD_REQUEST, axum::Json(error)).into_response()
+    let error = json!({ "code": code, "message": message });
+    let error = json!({ "jsonrpc": "2.0", "id": null, "error": error });
+    (StatusCode::BAD_REQUEST, Json(error)).into_response()
 }
 
-fn is_json(request: &Request) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE);
-    content_type
+fn is_json(headers: &axum::http::HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok()?.split(';').next())
         .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// Lets nobody use another caller's session, nor anybody open too many.
-async fn keep_apart(
-    State(sessions): State<Arc<Sessions>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let caller = request
-        .extensions()
-        .get::<Arc<Call>>()
-        .map_or_else(String::new, |call| call.caller().to_owned());
-    if let Some(id) = request.headers().get(SESSION) {
-        let id = id.to_str().unwrap_or_default();
-        if !sessions.is_of(id, &caller).await {
-            // As for a session that does not exist, so that nobody learns which do.
-            return Problem::no_such_session().into_response();
-        }
-        let ends = request.method() == Method::DELETE;
-        let mut response = next.run(request).await;
-        if ends && response.status() == StatusCode::ACCEPTED {
-            // It is done, not merely accepted, and some clients tell the difference.
-            *response.status_mut() = StatusCode::NO_CONTENT;
-        }
-        return response;
-    }
-    let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, usize::MAX).await else {
-        return StatusCode::BAD_REQUEST.into_response();
+/// Whether the transport will take this message for the beginning of a session.
+fn begins_session(body: &[u8]) -> bool {
+    let message = serde_json::from_slice::<ClientJsonRpcMessage>(body);
+    let Ok(JsonRpcMessage::Request(request)) = message else {
+        return false;
     };
-    let begins = begins_session(&body);
-    let request = Request::from_parts(parts, Body::from(body));
-    if begins && !sessions.has_room_for(&caller).await {
-        return Problem::overloaded().into_response();
+    matches!(request.request, ClientRequest::InitializeRequest(_))
+}
+
+impl Endpoint {
+    /// Begins a session that has a place already.
+    async fn begin(&self, request: Request, owner: Option<String>, permit: Permit) -> Response {
+        let response = self.pass(request).await;
+        let id = response
+            .headers()
+            .get(SESSION)
+            .and_then(|id| id.to_str().ok());
+        if let (Some(sessions), Some(id)) = (&self.sessions, id) {
+            sessions.owners().insert(id.to_owned(), (owner, permit));
+        }
+        response
     }
-    let response = next.run(request).await;
-    if let Some(id) = response
-        .headers()
-        .get(SESSION)
-        .and_then(|id| id.to_str().ok())
-    {
-        sessions.owners().insert(id.to_owned(), caller);
-    }
-    response
 }
 
 impl Sessions {
-    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+    fn owners(&self) -> MutexGuard<'_, HashMap<String, (Option<String>, Permit)>> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn has_room_for(&self, caller: &str) -> bool {
+    /// Takes a place for one more, of those that have ended too.
+    async fn reserve(&self, owner: Option<&str>) -> Option<Permit> {
         let open = self.manager.sessions.read().await;
-        let mut owners = self.owners();
-        owners.retain(|id, _| open.contains_key(id.as_str()));
-        let own = owners.values().filter(|owner| *owner == caller).count();
-        open.len() < MOST_SESSIONS && own < MOST_OF_ONE
+        self.owners().retain(|id, _| open.contains_key(id.as_str()));
+        self.shares.reserve(owner, 1)
     }
 
-    async fn is_of(&self, id: &str, caller: &str) -> bool {
+    async fn is_of(&self, id: &str, owner: Option<&str>) -> bool {
         let is_open = self.manager.sessions.read().await.contains_key(id);
-        is_open && self.owners().get(id).is_some_and(|owner| owner == caller)
+        is_open
+            && self
+                .owners()
+                .get(id)
+                .is_some_and(|(of, _)| of.as_deref() == owner)
     }
-}
-
-fn begins_session(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Message<'a> {
-        #[serde(borrow)]
-        method: std::borrow::Cow<'a, str>,
-    }
-    serde_json::from_slice::<Message<'_>>(body).is_ok_and(|message| message.method == "initialize")
 }

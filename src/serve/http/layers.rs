@@ -1,0 +1,363 @@
+//! What a request must get past before it reaches a router, the same on both ports. [`Layers::around`]
+//! is the list, from the outside in.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+        header::{
+            ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, HOST, LOCATION, ORIGIN,
+            RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+        },
+        uri::Authority,
+    },
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
+
+use super::{
+    access::{AllowedHost, AllowedOrigin, Tokens},
+    stream::Connection,
+};
+use crate::{
+    call::{Call, Face},
+    clean,
+    context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
+    json,
+    limits::Limits,
+    rest::Problem,
+    shares::Shares,
+    telemetry::Telemetry,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+type Port = State<Arc<Layers>>;
+type Passed = Result<Response, Problem>;
+
+/// What tells no secret: it needs no token, and any page may link to it.
+const PUBLIC: [&str; 2] = ["/", "/openapi.json"];
+
+/// What the layers of one port go by. The shares are those of both.
+#[derive(Clone)]
+pub(super) struct Layers {
+    pub(super) interface: Interface,
+    pub(super) limits: Limits,
+    pub(super) hosts: Vec<AllowedHost>,
+    pub(super) origins: Vec<AllowedOrigin>,
+    pub(super) tokens: Tokens,
+    pub(super) calls: Shares,
+    pub(super) streams: Shares,
+    pub(super) memory: Shares,
+    pub(super) telemetry: Telemetry,
+    pub(super) draining: CancellationToken,
+}
+
+impl Layers {
+    /// The router behind all layers.
+    pub(super) fn around(self, router: Router) -> Router {
+        let layers = Arc::new(self);
+        router.layer(
+            ServiceBuilder::new()
+                .layer(from_fn_with_state(Arc::clone(&layers), answer_probe))
+                .layer(from_fn_with_state(Arc::clone(&layers), keep_account))
+                .layer(from_fn_with_state(Arc::clone(&layers), answer_pages))
+                .layer(from_fn_with_state(Arc::clone(&layers), check_host))
+                .layer(from_fn_with_state(Arc::clone(&layers), check_origin))
+                .layer(from_fn_with_state(Arc::clone(&layers), check_token))
+                .layer(from_fn_with_state(Arc::clone(&layers), read_body))
+                .layer(from_fn_with_state(layers, take_place))
+                .layer(CatchPanicLayer::custom(|_| {
+                    Problem::internal().into_response()
+                })),
+        )
+    }
+
+    /// What is known of a call from its header.
+    fn context(&self, headers: &HeaderMap) -> Context {
+        let token = bearer(headers).and_then(|token| self.tokens.caller(token));
+        let agent = || {
+            let agent = String::from_utf8_lossy(headers.get(USER_AGENT)?.as_bytes());
+            Some(clean::excerpt(&agent)).filter(|agent| !agent.is_empty())
+        };
+        let caller = match token {
+            Some(name) => Caller::Token(name.into()),
+            None => agent().map_or(Caller::Anonymous, |agent| Caller::Client(agent.into())),
+        };
+        let id = text(headers, &REQUEST_ID).and_then(RequestId::sane);
+        Context {
+            request_id: id.unwrap_or_default(),
+            interface: self.interface,
+            caller,
+            deadline: Deadline::after(self.limits.call),
+            cancellation: CancellationToken::new(),
+            trace: text(headers, &TRACE_PARENT).and_then(TraceParent::parse),
+        }
+    }
+
+    fn allows_origin(&self, headers: &HeaderMap) -> bool {
+        text(headers, &ORIGIN)
+            .is_some_and(|origin| self.origins.iter().any(|allowed| allowed.allows(origin)))
+    }
+}
+
+/// Answers the operator's machinery, which knows neither names nor tokens.
+async fn answer_probe(State(layers): Port, request: Request, next: Next) -> Response {
+    let (status, text) = if reads(&request, &["/healthz"]) {
+        (StatusCode::OK, "alive\n")
+    } else if !reads(&request, &["/readyz"]) {
+        return next.run(request).await;
+    } else if layers.draining.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    };
+    (status, [(CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// Gives a request its context, and writes down what became of it: once, from the answer. Whatever
+/// that is, it carries the request's id.
+async fn keep_account(State(layers): Port, mut request: Request, next: Next) -> Response {
+    let context = layers.context(request.headers());
+    let call = legacy_call(&context, &layers.telemetry);
+    request.extensions_mut().insert(Arc::clone(&call));
+    request.extensions_mut().insert(context.clone());
+    // Where the caller goes away before there is an answer, nobody polls this any more.
+    let left = context.cancellation.clone().drop_guard();
+    let mut response = next.run(request).await;
+    left.disarm();
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        call.set_outcome(problem.kind());
+        problem.write(&context.request_id, &mut response);
+    }
+    if let Ok(id) = HeaderValue::from_str(&context.request_id.to_string()) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    if context.caller != Caller::Anonymous {
+        call.set_caller(context.caller.name());
+    }
+    call.set_status(response.status().as_u16());
+    response
+}
+
+/// The call that belongs to a context, for those who still keep their accounts in it.
+fn legacy_call(context: &Context, telemetry: &Telemetry) -> Arc<Call> {
+    let face = match context.interface {
+        Interface::Mcp => Face::Mcp,
+        Interface::Rest => Face::Rest,
+    };
+    let call = Call::begin(context.request_id.clone(), face, telemetry);
+    if let Caller::Token(name) = &context.caller {
+        call.set_caller(&**name);
+    }
+    if let Some(trace) = &context.trace {
+        call.set_trace(trace.clone());
+    }
+    call
+}
+
+/// Tells browsers what pages of allowed origins may do. Others learn nothing: what they ask is refused
+/// further in. The layer itself would answer every OPTIONS, and add to every answer.
+async fn answer_pages(State(layers): Port, request: Request, next: Next) -> Response {
+    let asks = request
+        .headers()
+        .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let other_options = request.method() == Method::OPTIONS && !asks;
+    if other_options || !layers.allows_origin(request.headers()) {
+        return next.run(request).await;
+    }
+    let names = ["mcp-protocol-version", "mcp-session-id"];
+    let [version, session] = names.map(HeaderName::from_static);
+    let read = [
+        LOCATION,
+        version,
+        session,
+        RETRY_AFTER,
+        WWW_AUTHENTICATE,
+        REQUEST_ID,
+    ];
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_methods([Method::DELETE, Method::GET, Method::POST])
+        .expose_headers(read)
+        .max_age(Duration::from_secs(600))
+        .vary([ORIGIN]);
+    let answer = cors.layer(next).oneshot(request).await;
+    answer.unwrap_or_else(|never| match never {})
+}
+
+/// A page that reaches this machine by a name of its own choosing could otherwise call it (DNS
+/// rebinding). Prometheus scrapes a pod by its address.
+async fn check_host(State(layers): Port, request: Request, next: Next) -> Passed {
+    if !reads(&request, &["/metrics"]) {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let (Some(host), None) = (hosts.next().and_then(host), hosts.next()) else {
+            return Err(Problem::malformed_host());
+        };
+        let allowed = |name: &Authority| layers.hosts.iter().any(|host| host.allows(name));
+        if !allowed(&host) || !request.uri().authority().is_none_or(allowed) {
+            return Err(Problem::forbidden_host());
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+/// A browser names the origin of a page that asks, but for images and the like, of which it says only
+/// that another site's page asks.
+async fn check_origin(State(layers): Port, request: Request, next: Next) -> Passed {
+    let headers = request.headers();
+    let foreign = match headers.get(FETCH_SITE) {
+        _ if headers.contains_key(ORIGIN) => !layers.allows_origin(headers),
+        Some(site) => site == "cross-site" && !reads(&request, &PUBLIC),
+        None => false,
+    };
+    if foreign {
+        return Err(Problem::forbidden_origin());
+    }
+    Ok(next.run(request).await)
+}
+
+async fn check_token(
+    State(layers): Port,
+    Extension(context): Extension<Context>,
+    mut request: Request,
+    next: Next,
+) -> Passed {
+    if !layers.tokens.is_empty() && !matches!(context.caller, Caller::Token(_)) {
+        if !reads(&request, &PUBLIC) {
+            // RFC 6750, section 3: an error is named only if a token was sent.
+            let challenge = HeaderValue::from_static(match bearer(request.headers()) {
+                Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
+                None => r#"Bearer realm="qovery-backups-mcp""#,
+            });
+            return Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge));
+        }
+        // Who needs no token gets no memory either.
+        *request.body_mut() = Body::empty();
+    }
+    // It was for this layer, and nothing further in needs it.
+    request.headers_mut().remove(AUTHORIZATION);
+    Ok(next.run(request).await)
+}
+
+/// Reads the body, once there is room in memory for it. tower-http's layer for the size answers in
+/// plain text, and the one for the time begins anew with each byte.
+async fn read_body(
+    State(layers): Port,
+    Extension(context): Extension<Context>,
+    Extension(call): Extension<Arc<Call>>,
+    request: Request,
+    next: Next,
+) -> Passed {
+    let limits = &layers.limits;
+    let (parts, body) = request.into_parts();
+    let announced = body
+        .size_hint()
+        .upper()
+        .map_or(Ok(limits.body), usize::try_from);
+    let announced = announced.unwrap_or(usize::MAX);
+    if announced > limits.body {
+        return Err(Problem::body_too_large());
+    }
+    let memory = layers.memory.reserve(context.caller.account(), announced);
+    let mut memory = memory.ok_or_else(Problem::overloaded)?;
+    let body = timeout(limits.body_time, Limited::new(body, limits.body).collect())
+        .await
+        .map_err(|_| Problem::body_too_slow())?;
+    let body = body.map_err(|error| {
+        tracing::debug!(error, "a body could not be read");
+        if error.is::<LengthLimitError>() {
+            Problem::body_too_large()
+        } else {
+            Problem::body_broken()
+        }
+    })?;
+    let body = body.to_bytes();
+    let values = json::values(&body);
+    if values > limits.values {
+        return Err(Problem::body_too_large());
+    }
+    if !memory.grow(json::weight(body.len(), values).saturating_sub(announced)) {
+        return Err(Problem::overloaded());
+    }
+    call.hold(memory);
+    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
+}
+
+/// Takes a place among the calls, which a call keeps until it has ended, even if its caller goes away
+/// before; or among the streams, which a stream of events keeps.
+async fn take_place(
+    State(layers): Port,
+    Extension(context): Extension<Context>,
+    Extension(call): Extension<Arc<Call>>,
+    Extension(connection): Extension<Arc<Connection>>,
+    request: Request,
+    next: Next,
+) -> Passed {
+    // A GET of MCP waits for events, for as long as the caller likes.
+    let waits = layers.interface == Interface::Mcp
+        && request.method() == Method::GET
+        && request.uri().path() == "/mcp";
+    let places = if waits {
+        &layers.streams
+    } else {
+        &layers.calls
+    };
+    let place = places.reserve(context.caller.account(), 1);
+    let place = place.ok_or_else(Problem::overloaded)?;
+    let place = if waits {
+        Some(place)
+    } else {
+        call.hold(place);
+        None
+    };
+    let busy = connection.busy();
+    let response = next.run(request).await;
+    if response.body().size_hint().exact().is_some() {
+        return Ok(response);
+    }
+    let kept = (busy, place);
+    let keep = move |frame| {
+        let _kept = &kept;
+        frame
+    };
+    Ok(response.map(|body| Body::new(body.map_frame(keep))))
+}
+
+/// Whether a request reads one of these paths.
+fn reads(request: &Request, paths: &[&str]) -> bool {
+    [Method::GET, Method::HEAD].contains(request.method()) && paths.contains(&request.uri().path())
+}
+
+/// A `Host` header's value (RFC 9110, section 7.2): no user, and a port that is one.
+fn host(value: &HeaderValue) -> Option<Authority> {
+    let authority = Authority::try_from(value.as_bytes()).ok()?;
+    let port = authority.as_str().strip_prefix(authority.host())?;
+    let fits = |port: &str| port.parse::<u16>().is_ok();
+    (port.is_empty() || port.strip_prefix(':').is_some_and(fits)).then_some(authority)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = text(headers, &AUTHORIZATION)?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
