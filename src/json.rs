@@ -1,36 +1,57 @@
 //! What JSON becomes in memory, told before it is read into a tree: a body of 128 KiB can become
 //! 40 MiB.
 
-/// At least as many values as the text has, keys included: each but the first follows one of these
-/// characters. Text that is no JSON has none to speak of.
-pub(crate) fn values(text: &[u8]) -> usize {
-    let mut values = 1;
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'[' | b'{' | b',' | b':' => values += 1,
-            b'"' => {
-                while let Some(byte) = bytes.next() {
-                    match byte {
-                        b'"' => break,
-                        b'\\' => _ = bytes.next(),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    values
+/// How large a text is, and what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    bytes: usize,
+    /// At least as many values as the text has, keys included: each but the first follows one of a few
+    /// characters. Text that is no JSON has none to speak of.
+    pub(crate) values: usize,
+    /// At least as many objects as it has.
+    objects: usize,
 }
 
-/// Bytes of memory that a text with so many values takes, together with what is read from it.
-pub(crate) fn weight(bytes: usize, values: usize) -> usize {
-    /// The text, its parts while it is received, and the strings of two trees.
-    const COPIES: usize = 4;
-    /// An object of one field is the dearest: its node alone has room for eleven.
-    const VALUE: usize = 700;
-    bytes * COPIES + values * VALUE
+impl Size {
+    pub(crate) fn of(text: &[u8]) -> Self {
+        let (mut values, mut objects) = (1, 0);
+        let mut bytes = text.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'{' => {
+                    values += 1;
+                    objects += 1;
+                }
+                b'[' | b',' | b':' => values += 1,
+                b'"' => {
+                    while let Some(byte) = bytes.next() {
+                        match byte {
+                            b'"' => break,
+                            b'\\' => _ = bytes.next(),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Self {
+            bytes: text.len(),
+            values,
+            objects,
+        }
+    }
+
+    /// Bytes of memory that the text takes, together with what is read from it and written again.
+    pub(crate) fn in_memory(self) -> usize {
+        /// The text, its parts while it is received, and the strings of two trees.
+        const COPIES: usize = 4;
+        /// A key or a value beside others, in a node of a map that is half full.
+        const VALUE: usize = 96;
+        /// The first node of a map has room for eleven.
+        const OBJECT: usize = 640;
+        self.bytes * COPIES + self.values * VALUE + self.objects * OBJECT
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +74,7 @@ mod tests {
             (r#"[{"":0},{"":0}]"#, 7),
             (r#""unfinished, [ \"#, 1),
         ] {
-            assert_eq!(values(text.as_bytes()), expected, "{text}");
+            assert_eq!(Size::of(text.as_bytes()).values, expected, "{text}");
         }
     }
 
@@ -92,7 +113,7 @@ mod tests {
         #[test]
         fn no_value_is_missed(value in any_json()) {
             let text = serde_json::to_vec(&value).unwrap();
-            prop_assert!(values(&text) >= count(&value));
+            prop_assert!(Size::of(&text).values >= count(&value));
         }
     }
 }

@@ -130,14 +130,14 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
     if command == Command::Http {
         let listeners = Listeners::bind(&http)?;
         let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
-        let mcp_url = format!("http://{}/mcp", http.reachable(mcp));
+        let mcp_url = format!("{}/mcp", http.reachable(mcp));
         tracing::info!("MCP is listening on http://{mcp}/mcp");
         if let Some(rest) = rest {
             tracing::info!("REST is listening on http://{rest}");
         }
         let authenticated = !http.tokens.is_empty();
         say_mode(sandboxed, Some(authenticated), &policy);
-        let rest_url = rest.map(|rest| format!("http://{}", http.reachable(rest)));
+        let rest_url = rest.map(|rest| http.reachable(rest));
         say_what_to_paste(sandboxed, authenticated, &mcp_url, rest_url.as_deref());
         let rest = Rest::new(backups.clone(), process.telemetry.clone(), &mcp_url);
         listeners.serve(http, server, rest, process.clone()).await;

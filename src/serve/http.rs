@@ -8,13 +8,7 @@ mod endpoint;
 mod layers;
 mod stream;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -30,12 +24,12 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::{context::Interface, limits::Limits, mcp, rest, shares::Shares, telemetry::Telemetry};
+use crate::{context::Interface, mcp, process::Process, rest, shares::Shares};
 pub use access::{AllowedHost, AllowedOrigin, Tokens, TokensError};
 use endpoint::Endpoint;
 use layers::Layers;
@@ -58,8 +52,6 @@ pub struct Settings {
     pub tokens: Tokens,
     /// Whether MCP clients of the revisions before 2026-07-28 get sessions.
     pub sessions: bool,
-    /// Where callers reach both ports, if that is not where they listen.
-    pub public_url: Option<String>,
 }
 
 /// A port that cannot be listened on.
@@ -116,23 +108,22 @@ impl Listeners {
         self.rest.as_ref().map(TcpListener::local_addr).transpose()
     }
 
-    /// Serves until `shutdown` is cancelled. Calls in flight are then answered if they end within
-    /// [`Limits::drain`].
+    /// Serves until the process is asked to end. Calls in flight are then answered, as far as its time
+    /// allows.
     pub async fn serve(
         self,
         settings: Settings,
-        limits: Limits,
         mcp: mcp::Server,
         rest: rest::Rest,
-        telemetry: Telemetry,
-        shutdown: CancellationToken,
+        process: Process,
     ) {
+        let (limits, shutdown) = (&process.limits, &process.shutdown);
         let sessions = settings.sessions.then(|| Shares::new(limits.sessions));
-        let endpoint = Endpoint::new(mcp, sessions, limits.session);
+        let endpoint = Endpoint::new(mcp, sessions, limits);
         let sessions_end = endpoint.end();
         let mut mcp = endpoint.router();
         if self.rest.is_none() {
-            let metrics = get(rest::metrics).with_state(telemetry.clone());
+            let metrics = get(rest::metrics).with_state(process.telemetry.clone());
             mcp = mcp.route("/metrics", metrics);
         }
         let layers = Layers {
@@ -142,20 +133,17 @@ impl Listeners {
             tokens: settings.tokens,
             calls: Shares::new(limits.calls),
             streams: Shares::new(limits.streams),
-            memory: Shares::new(limits.memory),
-            telemetry: telemetry.clone(),
-            draining: shutdown.clone(),
-            limits: limits.clone(),
+            in_flight: TaskTracker::new(),
+            process: process.clone(),
         };
+        let in_flight = layers.in_flight.clone();
         let port = Port {
-            connections: Arc::new(Connections {
-                most: most_connections(limits.connections),
-                limits: limits.clone(),
-                gauge: telemetry.connections().clone(),
-                open: Mutex::default(),
-            }),
+            connections: Arc::new(Connections::new(
+                most_connections(limits.connections),
+                &process,
+            )),
             tasks: TaskTracker::new(),
-            shutdown,
+            process: process.clone(),
             router: layers.clone().around(mcp),
         };
         let rest_port = Port {
@@ -174,18 +162,25 @@ impl Listeners {
         tokio::join!(port.accept(self.mcp), rest);
 
         tracing::info!("draining: no new connections, calls in flight are answered");
+        in_flight.close();
         port.tasks.close();
-        let deadline = Instant::now() + limits.drain.saturating_sub(CLOSE);
-        loop {
-            if timeout_at(deadline, telemetry.calls_ended()).await.is_err() {
-                tracing::warn!("calls were still in flight after {:?}", limits.drain);
+        let ended = async {
+            loop {
+                in_flight.wait().await;
+                // Streams that wait for events of a session never end by themselves.
+                sessions_end.cancel();
+                // The last bytes are on their way, and so may be a request on an open connection.
+                let closed = timeout(CLOSE, port.tasks.wait()).await.is_ok();
+                if closed || in_flight.is_empty() {
+                    return;
+                }
             }
-            // Streams that wait for events of a session never end by themselves.
-            sessions_end.cancel();
-            // The last bytes are on their way, and so may be a request on an open connection.
-            let closed = timeout(CLOSE, port.tasks.wait()).await.is_ok();
-            if closed || telemetry.is_quiet() || Instant::now() >= deadline {
-                return;
+        };
+        tokio::select! {
+            biased;
+            () = ended => {}
+            () = shutdown.over.cancelled() => {
+                tracing::warn!("calls were still in flight when the time to end was over");
             }
         }
     }
@@ -215,7 +210,7 @@ impl Settings {
 struct Port {
     connections: Arc<Connections>,
     tasks: TaskTracker,
-    shutdown: CancellationToken,
+    process: Process,
     router: Router,
 }
 
@@ -228,7 +223,7 @@ impl Port {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.shutdown.cancelled() => break,
+                () = self.process.shutdown.requested.cancelled() => break,
             };
             match accepted {
                 Ok((stream, _)) => self.admit(stream).await,
@@ -279,7 +274,7 @@ impl Port {
             // The body of a refused request may still be coming, and nobody will read it. At the end
             // HTTP/1.1 cannot say which requests were not taken: the next one may be here already,
             // and is answered, as the last.
-            if (refused && has_body) || self.shutdown.is_cancelled() {
+            if (refused && has_body) || self.process.shutdown.requested.is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }
@@ -287,7 +282,7 @@ impl Port {
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.connections.limits.idle)
+            .header_read_timeout(self.process.limits.idle)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
@@ -346,6 +341,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::limits::Limits;
 
     #[test]
     fn the_public_url_is_what_is_told() {
@@ -385,8 +381,7 @@ mod tests {
         let router = Router::new()
             .route("/panic", get(panic))
             .route("/", get(async || "well"));
-        let telemetry = Telemetry::new().unwrap();
-        let limits = Limits::default();
+        let process = Process::new(Limits::default()).unwrap();
         let layers = Layers {
             interface: Interface::Rest,
             hosts: vec!["localhost".parse().unwrap()],
@@ -394,20 +389,13 @@ mod tests {
             tokens: Tokens::default(),
             calls: Shares::new(1),
             streams: Shares::new(1),
-            memory: Shares::new(limits.memory),
-            telemetry: telemetry.clone(),
-            draining: CancellationToken::new(),
-            limits: limits.clone(),
+            in_flight: TaskTracker::new(),
+            process: process.clone(),
         };
         let port = Port {
-            connections: Arc::new(Connections {
-                most: 8,
-                limits,
-                gauge: telemetry.connections().clone(),
-                open: Mutex::default(),
-            }),
+            connections: Arc::new(Connections::new(8, &process)),
             tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
+            process,
             router: layers.around(router),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

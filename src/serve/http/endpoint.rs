@@ -11,10 +11,12 @@ use axum::{
     Extension, Json, Router,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderName, Method, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::any,
 };
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use rmcp::{
     model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage},
     transport::streamable_http_server::{
@@ -23,10 +25,12 @@ use rmcp::{
 };
 use serde::de::IgnoredAny;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     context::Context,
+    limits::Limits,
     mcp,
     problem::Problem,
     shares::{Permit, Shares},
@@ -41,16 +45,33 @@ pub(super) struct Endpoint {
     end: CancellationToken,
 }
 
-/// The sessions there are, and whose. rmcp knows only the former.
+/// The sessions there are, and what rmcp does not know of them.
 struct Sessions {
     shares: Shares,
     manager: Arc<LocalSessionManager>,
-    owners: Mutex<HashMap<String, (Option<String>, Permit)>>,
+    open: Mutex<HashMap<String, Session>>,
+    unheard: Duration,
+}
+
+/// Whose a session is, and whether its client can still be told anything.
+struct Session {
+    owner: Option<String>,
+    _permit: Permit,
+    listeners: Listeners,
+}
+
+/// The streams of events that are open to the client of one session. The calls of a client that has
+/// none for a while are called off: it has gone.
+#[derive(Clone)]
+struct Listeners {
+    open: watch::Sender<usize>,
+    /// Cancelled for the calls of now.
+    calls: Arc<Mutex<DropGuard>>,
 }
 
 impl Endpoint {
-    /// With shares of them, there are sessions; each ends when it was not used for so long.
-    pub(super) fn new(server: mcp::Server, sessions: Option<Shares>, life: Duration) -> Self {
+    /// With shares of them, there are sessions.
+    pub(super) fn new(server: mcp::Server, sessions: Option<Shares>, limits: &Limits) -> Self {
         let end = CancellationToken::new();
         // The layers have checked the names, the origin and the size of the body already.
         let config = StreamableHttpServerConfig::default()
@@ -60,7 +81,7 @@ impl Endpoint {
             .with_json_response(true)
             .with_cancellation_token(end.clone());
         let mut manager = LocalSessionManager::default();
-        manager.session_config.keep_alive = Some(life);
+        manager.session_config.keep_alive = Some(limits.session);
         let manager = Arc::new(manager);
         let factory = move || Ok(server.clone());
         Self {
@@ -68,7 +89,8 @@ impl Endpoint {
             sessions: sessions.map(|shares| Sessions {
                 shares,
                 manager,
-                owners: Mutex::default(),
+                open: Mutex::default(),
+                unheard: limits.unheard,
             }),
             end,
         }
@@ -102,16 +124,28 @@ async fn answer(
     let body = body.map_err(|_| Problem::body_broken())?;
     let posts = parts.method == Method::POST && is_json(&parts.headers);
     let ends = parts.method == Method::DELETE;
-    let owner = context.caller.account();
+    let account = context.caller.clone();
+    let owner = account.account();
     let session = parts
         .headers
         .get(SESSION)
         .map(|id| id.to_str().unwrap_or_default().to_owned());
-    let request = Request::from_parts(parts, Body::from(body.clone()));
+    let mut request = Request::from_parts(parts, Body::from(body.clone()));
     let response = match (&endpoint.sessions, session) {
-        (Some(sessions), Some(id)) if !sessions.is_of(&id, owner).await => {
+        (Some(sessions), Some(id)) => {
             // As for a session that does not exist, so that nobody learns which do.
-            return Err(Problem::no_such_session());
+            let listeners = sessions.listeners(&id, owner).await;
+            let listeners = listeners.ok_or_else(Problem::no_such_session)?;
+            let cancellation = listeners.calls();
+            request.extensions_mut().insert(Context {
+                cancellation,
+                ..context
+            });
+            let response = endpoint.pass(request).await;
+            if ends {
+                sessions.open().remove(&id);
+            }
+            listeners.listen(response)
         }
         (Some(sessions), None) if posts && begins_session(&body) => {
             let permit = sessions
@@ -169,35 +203,92 @@ impl Endpoint {
     /// Begins a session that has a place already.
     async fn begin(&self, request: Request, owner: Option<String>, permit: Permit) -> Response {
         let response = self.pass(request).await;
-        let id = response
-            .headers()
-            .get(SESSION)
-            .and_then(|id| id.to_str().ok());
-        if let (Some(sessions), Some(id)) = (&self.sessions, id) {
-            sessions.owners().insert(id.to_owned(), (owner, permit));
+        let id = response.headers().get(SESSION);
+        if let (Some(sessions), Some(Ok(id))) = (&self.sessions, id.map(HeaderValue::to_str)) {
+            let session = Session {
+                owner,
+                _permit: permit,
+                listeners: Listeners::new(sessions.unheard),
+            };
+            sessions.open().insert(id.to_owned(), session);
         }
         response
     }
 }
 
 impl Sessions {
-    fn owners(&self) -> MutexGuard<'_, HashMap<String, (Option<String>, Permit)>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        lock(&self.open)
     }
 
     /// Takes a place for one more, of those that have ended too.
     async fn reserve(&self, owner: Option<&str>) -> Option<Permit> {
-        let open = self.manager.sessions.read().await;
-        self.owners().retain(|id, _| open.contains_key(id.as_str()));
+        let known = self.manager.sessions.read().await;
+        self.open().retain(|id, _| known.contains_key(id.as_str()));
         self.shares.reserve(owner, 1)
     }
 
-    async fn is_of(&self, id: &str, owner: Option<&str>) -> bool {
-        let is_open = self.manager.sessions.read().await.contains_key(id);
-        is_open
-            && self
-                .owners()
-                .get(id)
-                .is_some_and(|(of, _)| of.as_deref() == owner)
+    /// Who listens to the session, if there is one and it is this owner's.
+    async fn listeners(&self, id: &str, owner: Option<&str>) -> Option<Listeners> {
+        let is_known = self.manager.sessions.read().await.contains_key(id);
+        let open = self.open();
+        let session = open.get(id).filter(|_| is_known)?;
+        (session.owner.as_deref() == owner).then(|| session.listeners.clone())
     }
+}
+
+impl Listeners {
+    fn new(unheard: Duration) -> Self {
+        let listeners = Self {
+            open: watch::Sender::new(0),
+            calls: Arc::new(Mutex::new(CancellationToken::new().drop_guard())),
+        };
+        let mut open = listeners.open.subscribe();
+        let calls = Arc::clone(&listeners.calls);
+        // Ends with the session.
+        tokio::spawn(async move {
+            while open.wait_for(|open| *open == 0).await.is_ok() {
+                let heard = timeout(unheard, open.wait_for(|open| *open > 0));
+                if heard.await.is_err() {
+                    *lock(&calls) = CancellationToken::new().drop_guard();
+                    if open.wait_for(|open| *open > 0).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        listeners
+    }
+
+    /// What calls off a call that begins now: the end of the session, or that nobody listens.
+    fn calls(&self) -> CancellationToken {
+        lock(&self.calls).token().child_token()
+    }
+
+    /// Counts an answer that is a stream of events, until it ends or its client goes away.
+    fn listen(self, response: Response) -> Response {
+        if response.body().size_hint().exact().is_some() {
+            return response;
+        }
+        self.open.send_modify(|open| *open += 1);
+        let listener = Listener(self.open);
+        let keep = move |frame| {
+            let _listener = &listener;
+            frame
+        };
+        response.map(|body| Body::new(body.map_frame(keep)))
+    }
+}
+
+/// A stream of events, until this is dropped.
+struct Listener(watch::Sender<usize>);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

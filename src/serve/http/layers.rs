@@ -19,9 +19,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Bytes};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -33,14 +36,14 @@ use super::{
     stream::Connection,
 };
 use crate::{
-    call::{Call, Face},
     clean,
     context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
     json,
-    limits::Limits,
-    rest::Problem,
-    shares::Shares,
-    telemetry::Telemetry,
+    problem::Problem,
+    process::Process,
+    rest,
+    shares::{Permit, Shares},
+    telemetry::OK,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,15 +60,21 @@ const PUBLIC: [&str; 2] = ["/", "/openapi.json"];
 #[derive(Clone)]
 pub(super) struct Layers {
     pub(super) interface: Interface,
-    pub(super) limits: Limits,
+    pub(super) process: Process,
     pub(super) hosts: Vec<AllowedHost>,
     pub(super) origins: Vec<AllowedOrigin>,
     pub(super) tokens: Tokens,
     pub(super) calls: Shares,
     pub(super) streams: Shares,
-    pub(super) memory: Shares,
-    pub(super) telemetry: Telemetry,
-    pub(super) draining: CancellationToken,
+    /// The requests that are being answered.
+    pub(super) in_flight: TaskTracker,
+}
+
+/// What a request has of what there is only so much of, until the last one who knows it is done.
+struct Reserved {
+    _memory: Permit,
+    _place: Permit,
+    _in_flight: Option<TaskTrackerToken>,
 }
 
 impl Layers {
@@ -80,7 +89,6 @@ impl Layers {
                 .layer(from_fn_with_state(Arc::clone(&layers), check_host))
                 .layer(from_fn_with_state(Arc::clone(&layers), check_origin))
                 .layer(from_fn_with_state(Arc::clone(&layers), check_token))
-                .layer(from_fn_with_state(Arc::clone(&layers), read_body))
                 .layer(from_fn_with_state(layers, take_place))
                 .layer(CatchPanicLayer::custom(|_| {
                     Problem::internal().into_response()
@@ -104,7 +112,7 @@ impl Layers {
             request_id: id.unwrap_or_default(),
             interface: self.interface,
             caller,
-            deadline: Deadline::after(self.limits.call),
+            deadline: Deadline::after(self.process.limits.call),
             cancellation: CancellationToken::new(),
             trace: text(headers, &TRACE_PARENT).and_then(TraceParent::parse),
         }
@@ -122,7 +130,7 @@ async fn answer_probe(State(layers): Port, request: Request, next: Next) -> Resp
         (StatusCode::OK, "alive\n")
     } else if !reads(&request, &["/readyz"]) {
         return next.run(request).await;
-    } else if layers.draining.is_cancelled() {
+    } else if layers.process.shutdown.requested.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ready\n")
@@ -131,44 +139,31 @@ async fn answer_probe(State(layers): Port, request: Request, next: Next) -> Resp
 }
 
 /// Gives a request its context, and writes down what became of it: once, from the answer. Whatever
-/// that is, it carries the request's id.
+/// that is, it carries the request's id. The calls of MCP are written down further in.
 async fn keep_account(State(layers): Port, mut request: Request, next: Next) -> Response {
     let context = layers.context(request.headers());
-    let call = legacy_call(&context, &layers.telemetry);
-    request.extensions_mut().insert(Arc::clone(&call));
     request.extensions_mut().insert(context.clone());
+    let operation = rest::operation(request.method(), request.uri().path());
+    let begin = |operation| layers.process.telemetry.begin(&context, operation);
+    let mut entry = (layers.interface == Interface::Rest).then(|| begin(operation));
     // Where the caller goes away before there is an answer, nobody polls this any more.
     let left = context.cancellation.clone().drop_guard();
     let mut response = next.run(request).await;
     left.disarm();
+    let status = response.status();
+    let mut outcome = if status.as_u16() < 400 { OK } else { "refused" };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        call.set_outcome(problem.kind());
+        outcome = problem.kind();
         problem.write(&context.request_id, &mut response);
+        entry = entry.or_else(|| Some(begin("other")));
     }
     if let Ok(id) = HeaderValue::from_str(&context.request_id.to_string()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    if context.caller != Caller::Anonymous {
-        call.set_caller(context.caller.name());
+    if let Some(entry) = entry {
+        entry.end(outcome, Some(status.as_u16()));
     }
-    call.set_status(response.status().as_u16());
     response
-}
-
-/// The call that belongs to a context, for those who still keep their accounts in it.
-fn legacy_call(context: &Context, telemetry: &Telemetry) -> Arc<Call> {
-    let face = match context.interface {
-        Interface::Mcp => Face::Mcp,
-        Interface::Rest => Face::Rest,
-    };
-    let call = Call::begin(context.request_id.clone(), face, telemetry);
-    if let Caller::Token(name) = &context.caller {
-        call.set_caller(&**name);
-    }
-    if let Some(trace) = &context.trace {
-        call.set_trace(trace.clone());
-    }
-    call
 }
 
 /// Tells browsers what pages of allowed origins may do. Others learn nothing: what they ask is refused
@@ -256,26 +251,61 @@ async fn check_token(
     Ok(next.run(request).await)
 }
 
-/// Reads the body, once there is room in memory for it. tower-http's layer for the size answers in
-/// plain text, and the one for the time begins anew with each byte.
-async fn read_body(
+/// Reads the body, once there is room in memory for it, and takes a place for the request: among the
+/// streams for one that waits for events, for as long as the caller likes; else among the calls. What
+/// it takes it keeps until its answer is gone and its call is over, whichever is later.
+async fn take_place(
     State(layers): Port,
     Extension(context): Extension<Context>,
-    Extension(call): Extension<Arc<Call>>,
+    Extension(connection): Extension<Arc<Connection>>,
     request: Request,
     next: Next,
 ) -> Passed {
-    let limits = &layers.limits;
-    let (parts, body) = request.into_parts();
-    let announced = body
-        .size_hint()
-        .upper()
-        .map_or(Ok(limits.body), usize::try_from);
+    let (mut parts, body) = request.into_parts();
+    let (body, memory) = read(body, &layers.process, &context).await?;
+    let waits = layers.interface == Interface::Mcp
+        && parts.method == Method::GET
+        && parts.uri.path() == "/mcp";
+    let places = if waits {
+        &layers.streams
+    } else {
+        &layers.calls
+    };
+    let place = places.reserve(context.caller.account(), 1);
+    let reserved = Arc::new(Reserved {
+        _memory: memory,
+        _place: place.ok_or_else(Problem::overloaded)?,
+        _in_flight: (!waits).then(|| layers.in_flight.token()),
+    });
+    parts.extensions.insert(Arc::clone(&reserved));
+    let busy = connection.busy();
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if response.body().size_hint().exact().is_some() {
+        return Ok(response);
+    }
+    let kept = (busy, reserved);
+    let keep = move |frame| {
+        let _kept = &kept;
+        frame
+    };
+    Ok(response.map(|body| Body::new(body.map_frame(keep))))
+}
+
+/// Reads a body into memory that is reserved for it. tower-http's layer for the size answers in plain
+/// text, and the one for the time begins anew with each byte.
+async fn read(
+    body: Body,
+    process: &Process,
+    context: &Context,
+) -> Result<(Bytes, Permit), Problem> {
+    let limits = &process.limits;
+    let announced = body.size_hint().upper();
+    let announced = announced.map_or(Ok(limits.body), usize::try_from);
     let announced = announced.unwrap_or(usize::MAX);
     if announced > limits.body {
         return Err(Problem::body_too_large());
     }
-    let memory = layers.memory.reserve(context.caller.account(), announced);
+    let memory = process.memory.reserve(context.caller.account(), announced);
     let mut memory = memory.ok_or_else(Problem::overloaded)?;
     let body = timeout(limits.body_time, Limited::new(body, limits.body).collect())
         .await
@@ -289,55 +319,14 @@ async fn read_body(
         }
     })?;
     let body = body.to_bytes();
-    let values = json::values(&body);
-    if values > limits.values {
+    let size = json::Size::of(&body);
+    if size.values > limits.values {
         return Err(Problem::body_too_large());
     }
-    if !memory.grow(json::weight(body.len(), values).saturating_sub(announced)) {
+    if !memory.grow(size.in_memory().saturating_sub(announced)) {
         return Err(Problem::overloaded());
     }
-    call.hold(memory);
-    Ok(next.run(Request::from_parts(parts, Body::from(body))).await)
-}
-
-/// Takes a place among the calls, which a call keeps until it has ended, even if its caller goes away
-/// before; or among the streams, which a stream of events keeps.
-async fn take_place(
-    State(layers): Port,
-    Extension(context): Extension<Context>,
-    Extension(call): Extension<Arc<Call>>,
-    Extension(connection): Extension<Arc<Connection>>,
-    request: Request,
-    next: Next,
-) -> Passed {
-    // A GET of MCP waits for events, for as long as the caller likes.
-    let waits = layers.interface == Interface::Mcp
-        && request.method() == Method::GET
-        && request.uri().path() == "/mcp";
-    let places = if waits {
-        &layers.streams
-    } else {
-        &layers.calls
-    };
-    let place = places.reserve(context.caller.account(), 1);
-    let place = place.ok_or_else(Problem::overloaded)?;
-    let place = if waits {
-        Some(place)
-    } else {
-        call.hold(place);
-        None
-    };
-    let busy = connection.busy();
-    let response = next.run(request).await;
-    if response.body().size_hint().exact().is_some() {
-        return Ok(response);
-    }
-    let kept = (busy, place);
-    let keep = move |frame| {
-        let _kept = &kept;
-        frame
-    };
-    Ok(response.map(|body| Body::new(body.map_frame(keep))))
+    Ok((body, memory))
 }
 
 /// Whether a request reads one of these paths.

@@ -18,16 +18,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::Limits;
+use crate::{limits::Limits, process::Process};
 
 type Io<T> = Poll<io::Result<T>>;
 
 /// The open connections of both ports.
 pub(super) struct Connections {
-    pub(super) most: usize,
-    pub(super) limits: Limits,
-    pub(super) gauge: IntGauge,
-    pub(super) open: Mutex<Vec<Arc<Connection>>>,
+    most: usize,
+    limits: Arc<Limits>,
+    gauge: IntGauge,
+    open: Mutex<Vec<Arc<Connection>>>,
 }
 
 /// One connection, and since when it is in its phase.
@@ -51,6 +51,16 @@ pub(super) enum Phase {
 }
 
 impl Connections {
+    /// So many at most.
+    pub(super) fn new(most: usize, process: &Process) -> Self {
+        Self {
+            most,
+            limits: Arc::clone(&process.limits),
+            gauge: process.telemetry.connections().clone(),
+            open: Mutex::default(),
+        }
+    }
+
     /// Takes a connection in, once there is a place for it.
     pub(super) async fn admit(self: &Arc<Self>, tcp: TcpStream) -> Stream {
         while self.lock().len() >= self.most && !self.evict() {
