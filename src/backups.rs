@@ -13,12 +13,11 @@ mod turns;
 
 use std::{num::NonZeroU32, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use serde::de::DeserializeOwned;
 use tokio::{task::JoinError, time::timeout};
 
 use crate::{
     call::{self, Call, Face},
-    qovery::{ATTEMPT, Answered, BackupId, Client, DatabaseId, Deadline, NewBackup},
+    qovery::{ATTEMPT, Answered, BackupId, BackupPage, Client, DatabaseId, Deadline, NewBackup},
 };
 pub use addition::Addition;
 use addition::Made;
@@ -135,19 +134,17 @@ impl Backups {
         self.inner.policy.confirm != Confirm::Never
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
-    /// as a [`BackupPage`](crate::qovery::BackupPage), or where only its JSON matters as a
-    /// [`PageOutline`](crate::qovery::PageOutline).
+    /// A page of a database's backups: the first, or the one after the backup `start_id`.
     ///
     /// # Errors
     ///
     /// [`Error::Qovery`], [`Error::Cancelled`].
-    pub async fn list<Page: DeserializeOwned>(
+    pub async fn list(
         &self,
         call: &Call,
         database: DatabaseId,
         start_id: Option<BackupId>,
-    ) -> Result<Answered<Page>, Error> {
+    ) -> Result<Answered<BackupPage>, Error> {
         let qovery = &self.inner.qovery;
         let page = unless_cancelled(call, async {
             let page = qovery.list_backups(database, start_id, call, Deadline::start());

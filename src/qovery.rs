@@ -23,5 +23,5 @@ pub use credentials::{Credentials, CredentialsError, Scheme};
 pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, DatabaseId, IdError, NewBackup,
-    PageOutline, Status, Text, TextError,
+    Status, Text, TextError,
 };

@@ -25,7 +25,7 @@ use axum::{
 use crate::{
     backups::Backups,
     call::Call,
-    qovery::{Answered, NewBackup, PageOutline},
+    qovery::{Answered, NewBackup},
     telemetry::Telemetry,
 };
 use input::{BackupPath, DatabasePath, Input, ListQuery, accepts_json};
@@ -83,7 +83,7 @@ async fn list(
     Input(path): Input<Path<DatabasePath>>,
     Input(query): Input<Query<ListQuery>>,
 ) -> Result<Response, Problem> {
-    let page: Answered<PageOutline> = rest
+    let page = rest
         .backups
         .list(&call, path.databaseid, query.start_id)
         .await?;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Error, Inner, TO_SETTLE, Turn, audit::Record};
 use crate::{
     call::Call,
-    qovery::{Answered, Backup, BackupId, BackupPage, DatabaseId, Deadline, NewBackup, Outcome},
+    qovery::{Answered, Backup, BackupId, DatabaseId, Deadline, NewBackup, Outcome},
 };
 
 /// A backup that is being made.
@@ -85,8 +85,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Option<Addition> {
         let page = self.qovery.list_backups(database, None, call, deadline);
-        let mut page: Answered<BackupPage> = page.await.ok()?;
-        page.value.read_details(&page.json).ok()?;
+        let page = page.await.ok()?;
         // Never after the true moment: what was made by this call is not missed.
         let (date, answered) = page.date?;
         let began = date - answered.duration_since(began);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     backups::Removal,
     clean,
-    qovery::{Answered, Backup, BackupId, BackupPage},
+    qovery::{Backup, BackupId, BackupPage},
 };
 
 /// A page of backups, and where the next one starts.
@@ -75,29 +75,22 @@ pub(super) enum Refusal {
 }
 
 impl BackupList {
-    /// The page as a model sees it: cleaned, and with the details of each status only if `verbose`.
-    pub(super) fn new(answered: Answered<BackupPage>, verbose: bool) -> Result<Self, InBandError> {
-        let Answered {
-            value: mut page,
-            json,
-            ..
-        } = answered;
-        if verbose {
-            page.read_details(&json)?;
+    /// The page as a model sees it, with the details of each status only if `verbose`.
+    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Self {
+        if !verbose {
+            page.results.iter_mut().for_each(Backup::forget_details);
         }
         let next_start_id = page.next_start_id();
-        page.results.iter_mut().for_each(clean::backup);
-        clean::object(&mut page.other);
-        Ok(Self {
+        Self {
             page,
             next_start_id,
-        })
+        }
     }
 }
 
 impl From<Removal> for RemovalResult {
     fn from(mut removal: Removal) -> Self {
-        clean::backup(&mut removal.backup);
+        removal.backup.forget_details();
         Self::Decided(Box::new(Decision {
             outcome: "removed",
             reason: None,
@@ -129,8 +122,10 @@ impl IntoCallToolResult for RemovalResult {
 }
 
 impl Structured {
+    /// Cleaned as a whole, so that no field is forgotten: names and messages are other people's text.
     pub(super) fn new(result: &impl Serialize) -> Result<Self, InBandError> {
-        let value = serde_json::to_value(result)?;
+        let mut value = serde_json::to_value(result)?;
+        clean::value(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
         let text = serde_json::to_string(&value)?;
         Ok(Self {

@@ -18,11 +18,7 @@ use super::{
     arguments::{self, AddArguments, ListArguments, RemoveArguments, parse},
     results::{BackupList, Decision, InBandError, Refusal, RemovalResult, Structured},
 };
-use crate::{
-    call::Call,
-    clean,
-    qovery::{Answered, Backup, BackupPage},
-};
+use crate::{call::Call, qovery::Backup};
 
 #[tool_router(vis = "pub(super)")]
 impl Server {
@@ -52,8 +48,8 @@ impl Server {
             start_id,
             verbose,
         } = parse(arguments)?;
-        let page: Answered<BackupPage> = self.backups.list(&call, database_id, start_id).await?;
-        Structured::new(&BackupList::new(page, verbose.unwrap_or(false))?)
+        let page = self.backups.list(&call, database_id, start_id).await?;
+        Structured::new(&BackupList::new(page.value, verbose.unwrap_or(false)))
     }
 
     /// Make a new backup of a database. Answers as soon as Qovery has accepted it; the backup is then
@@ -82,13 +78,11 @@ impl Server {
             .backups
             .add(&call, database, arguments.backup()?)
             .await?;
-        let mut backup = added.answered.value;
-        clean::backup(&mut backup);
         let remark = added.recovered.then_some(
             "Qovery's answer was lost, but the backup was found by listing: it is being made. \
              Do not repeat the call.",
         );
-        Ok(Structured::new(&backup)?.with_remark(remark))
+        Ok(Structured::new(&added.answered.value)?.with_remark(remark))
     }
 
     /// Remove one backup of a database for good. This cannot be undone. List the backups first, and

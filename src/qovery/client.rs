@@ -10,7 +10,7 @@ use backon::Retryable;
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::{Method, StatusCode};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -18,7 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Backup, BackupId, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup, Outcome,
+    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup,
+    Outcome,
     exchange::{Answer, innermost},
 };
 use crate::{call::Call, telemetry::Attempt};
@@ -105,20 +106,18 @@ impl Client {
         }
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`. It is read
-    /// as a [`BackupPage`](super::BackupPage), or where only its JSON matters as a
-    /// [`PageOutline`](super::PageOutline).
+    /// A page of a database's backups: the first, or the one after the backup `start_id`.
     ///
     /// # Errors
     ///
     /// Any [`Failure`]; nothing is ever changed.
-    pub async fn list_backups<Page: DeserializeOwned>(
+    pub async fn list_backups(
         &self,
         database: DatabaseId,
         start_id: Option<BackupId>,
         call: &Call,
         deadline: Deadline,
-    ) -> Result<Answered<Page>, Error> {
+    ) -> Result<Answered<BackupPage>, Error> {
         let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
         let request = Request {
             method: Method::GET,
