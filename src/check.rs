@@ -66,7 +66,7 @@ fn scheme(credentials: &Credentials) -> String {
 /// remedies.
 fn explain(error: &Error) -> String {
     match &error.failure {
-        Failure::Unauthorized => {
+        Failure::Unauthorized(_) => {
             "Qovery refused the key (401). Make a new API token in the Qovery console and set \
              QOVERY_API_KEY to it."
                 .to_owned()

@@ -19,8 +19,8 @@ mod model;
 
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{ATTEMPT, Answered, Client, Deadline};
-pub use credentials::{Credentials, CredentialsError, Scheme};
-pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
+pub use credentials::{Credentials, CredentialsError, KeyKind, Scheme};
+pub use error::{Error, Facts, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, DatabaseId, IdError, NewBackup,
     Status, Text, TextError,

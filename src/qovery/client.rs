@@ -1,7 +1,6 @@
 //! The client: one request after another to one address, with limits on everything.
 
 use std::{
-    error::Error as _,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -18,9 +17,9 @@ use tokio::{
 };
 
 use super::{
-    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup,
-    Outcome,
-    exchange::{Answer, innermost},
+    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Facts, Failure,
+    NewBackup, Outcome,
+    exchange::{Answer, causes},
 };
 use crate::{call::Call, telemetry::Attempt};
 
@@ -36,8 +35,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const IN_FLIGHT: usize = 64;
 /// A page of 20 backups is about 13 kB.
 pub(super) const LARGEST_ANSWER: usize = 8 << 20;
-/// An upstream message longer than this is not a message.
-pub(super) const LONGEST_MESSAGE: usize = 300;
 
 /// A client of Qovery's API. It holds the key, and sends it to its base URL only.
 #[derive(Debug)]
@@ -250,9 +247,9 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if request.is_change() && failure.outcome_of_change() == Outcome::Unknown {
+            if request.is_change() && failure.facts().outcome == Outcome::Unknown {
                 in_doubt.store(true, Ordering::Relaxed);
-                pending.fetch_or(failure.leaves_pending(), Ordering::Relaxed);
+                pending.fetch_or(failure.facts().pending, Ordering::Relaxed);
             }
             Err(failure)
         };
@@ -284,9 +281,10 @@ impl Client {
             call.attempted(match &result {
                 Ok(answer) => Attempt::Answered(answer.status.as_u16()),
                 Err(Failure::Unreachable { .. }) => Attempt::Unreachable,
-                Err(failure) => failure
-                    .status()
-                    .map_or(Attempt::Broken(failure.kind()), Attempt::Answered),
+                Err(failure) => {
+                    let Facts { status, kind, .. } = failure.facts();
+                    status.map_or(Attempt::Broken(kind), Attempt::Answered)
+                }
             });
         }
         let milliseconds = started.elapsed().as_millis();
@@ -297,7 +295,7 @@ impl Client {
                 tracing::debug!(%method, path, status, milliseconds, "Qovery answered");
             }
             Err(failure) => {
-                let source = failure.source().map(innermost).map(ToString::to_string);
+                let source = causes(failure).last().map(ToString::to_string);
                 tracing::debug!(%method, path, milliseconds, source, "{failure}");
             }
         }
@@ -317,7 +315,7 @@ impl Request<'_> {
                 failure,
                 Failure::Unreachable { .. } | Failure::RateLimited { .. }
             );
-        harmless && failure.is_transient()
+        harmless && failure.facts().transient
     }
 }
 

@@ -22,6 +22,17 @@ pub enum Scheme {
     Bearer,
 }
 
+/// The kinds of key, by what a 401 means for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// An API token (`qov_...`), or a token of no known form. Qovery does not accept it.
+    ApiToken,
+    /// A token with a policy (`sk-qov-01-...`). First of all, the policy does not allow the request.
+    PolicyToken,
+    /// A person's JWT. First of all, it has expired.
+    Jwt,
+}
+
 /// Why a key was refused. No message repeats any part of it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CredentialsError {
@@ -72,6 +83,18 @@ impl Credentials {
     #[must_use]
     pub fn scheme(&self) -> Scheme {
         self.scheme
+    }
+
+    /// The kind of the key, recognised like its scheme.
+    #[must_use]
+    pub fn kind(&self) -> KeyKind {
+        match self.scheme {
+            Scheme::Bearer => KeyKind::Jwt,
+            Scheme::Token if self.key.expose_secret().starts_with("sk-qov-") => {
+                KeyKind::PolicyToken
+            }
+            Scheme::Token => KeyKind::ApiToken,
+        }
     }
 
     /// The key for people's eyes: how it begins and its last four characters. A key that is too

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::{Problem, Rest, add, list, problem::Details, remove};
 use crate::{
     backups::{Error, Protection},
-    qovery::{self, Backup, BackupPage, Failure},
+    qovery::{self, Backup, BackupPage, Failure, KeyKind},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -234,7 +234,7 @@ fn failing<'op>(
         }),
         failed(Failure::RateLimited { retry_after: None }),
         Problem::internal(),
-        failed(Failure::Unauthorized),
+        failed(Failure::Unauthorized(KeyKind::ApiToken)),
         Problem::overloaded(),
         failed(Failure::TimedOut),
     ];

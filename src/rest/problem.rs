@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::{
     backups::Error,
     call::RequestId,
-    qovery::{Failure, Outcome, Unreachable},
+    qovery::{Failure, KeyKind, Outcome, Unreachable},
 };
 
 /// Why a request was not carried out.
@@ -232,9 +232,14 @@ fn status(error: &Error) -> StatusCode {
         Error::Qovery(error) => &error.failure,
     };
     match failure {
-        Failure::Forbidden { .. } => StatusCode::FORBIDDEN,
+        Failure::Forbidden { .. } | Failure::Unauthorized(KeyKind::PolicyToken) => {
+            StatusCode::FORBIDDEN
+        }
         Failure::NotFound { .. } => StatusCode::NOT_FOUND,
-        Failure::Rejected { status: 409, .. } => StatusCode::CONFLICT,
+        Failure::Rejected {
+            status: 409 | 423 | 425,
+            ..
+        } => StatusCode::CONFLICT,
         Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
         Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Failure::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -243,8 +248,8 @@ fn status(error: &Error) -> StatusCode {
             reason: Unreachable::TimedOut,
             ..
         } => StatusCode::GATEWAY_TIMEOUT,
-        Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Failure::Unauthorized
+        Failure::Setup(_) | Failure::Cancelled => StatusCode::INTERNAL_SERVER_ERROR,
+        Failure::Unauthorized(_)
         | Failure::Unavailable { .. }
         | Failure::Redirected { .. }
         | Failure::Unexpected { .. }

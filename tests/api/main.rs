@@ -24,6 +24,7 @@ mod helpers_http;
 mod helpers_ledger;
 mod http;
 mod lifecycle;
+mod network;
 mod outcome;
 mod protocol;
 mod rest;

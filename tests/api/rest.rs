@@ -258,7 +258,7 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
         (says(401), 502, "key_rejected", not, false, None),
         (says(403), 403, "forbidden", not, false, None),
         (says(404), 404, "not_found", not, false, None),
-        (says(409), 409, "rejected", not, false, None),
+        (says(409), 409, "rejected", not, true, None),
         (says(422), 400, "rejected", not, false, None),
         (says(429), 429, "rate_limited", not, true, Some("60")),
         (busy, 429, "rate_limited", not, true, Some("60")),
