@@ -84,23 +84,23 @@ fn explain(error: &Error, key: Option<&Credentials>, database: Option<DatabaseId
         "The sandbox"
     };
     match (&error.failure, key.map(Credentials::scheme), database) {
-        (Failure::Unauthorized, Some(Scheme::Policy), None) => {
+        (Failure::Unauthorized(_), Some(Scheme::Policy), None) => {
             "Qovery answered 401: the policy of this token does not allow the list of \
              organizations, or the token is not valid. Ask for what the policy is there for: \
              check --database <id>."
                 .to_owned()
         }
-        (Failure::Unauthorized, Some(Scheme::Policy), Some(database)) => format!(
+        (Failure::Unauthorized(_), Some(Scheme::Policy), Some(database)) => format!(
             "Qovery answered 401: the policy of this token does not allow GET \
              /database/{database}/backup, or the token is revoked or has expired. Correct the \
              policy in the Qovery console, or make a new token and set QOVERY_API_KEY to it."
         ),
-        (Failure::Unauthorized, Some(Scheme::Bearer), _) => {
+        (Failure::Unauthorized(_), Some(Scheme::Bearer), _) => {
             "Qovery refused the key (401): a JWT expires. Log in again for a new one, or make an \
              API token in the Qovery console, and set QOVERY_API_KEY to it."
                 .to_owned()
         }
-        (Failure::Unauthorized, _, _) => {
+        (Failure::Unauthorized(_), _, _) => {
             "Qovery refused the key (401). Make a new API token in the Qovery console and set \
              QOVERY_API_KEY to it."
                 .to_owned()

@@ -81,7 +81,12 @@ mod tests {
     #[test]
     fn the_dearest_body_costs_at_most_8_mib() {
         let limits = Limits::default();
-        assert!(weight(limits.body, limits.values) <= 8 << 20);
+        let dearest = Size {
+            bytes: limits.body,
+            values: limits.values,
+            objects: limits.values,
+        };
+        assert!(dearest.in_memory() <= 8 << 20);
     }
 
     fn count(value: &Value) -> usize {

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     backups::Error,
     context::RequestId,
-    qovery::{Failure, Outcome, Unreachable},
+    qovery::{Failure, Outcome, Scheme, Unreachable},
 };
 
 /// Why a request was not carried out.
@@ -219,7 +219,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Qovery(error) => &error.failure,
     };
     match failure {
-        Failure::Forbidden { .. } => StatusCode::FORBIDDEN,
+        Failure::Forbidden { .. } | Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
         Failure::NotFound { .. } => StatusCode::NOT_FOUND,
         Failure::Rejected {
             status: 409 | 423 | 425,
@@ -234,7 +234,7 @@ fn status(error: &Error) -> StatusCode {
             ..
         } => StatusCode::GATEWAY_TIMEOUT,
         Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Failure::Unauthorized
+        Failure::Unauthorized(_)
         | Failure::Unavailable { .. }
         | Failure::Redirected { .. }
         | Failure::Unexpected { .. }

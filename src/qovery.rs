@@ -21,8 +21,8 @@ mod model;
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme};
-pub use error::{Error, Failure, Outcome, Unreachable, Unreadable};
+pub use error::{Error, Facts, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, DatabaseId, IdError, NewBackup,
-    PageOutline, Status, Text, TextError,
+    Status, Text, TextError,
 };

@@ -107,6 +107,7 @@ impl Add {
                 json: serde_json::to_vec(&backup).ok()?.into(),
                 value: backup,
                 date: page.date,
+                memory: page.memory,
             },
             recovered: true,
         })

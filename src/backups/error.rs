@@ -113,7 +113,7 @@ impl Error {
             Self::Busy { .. } => "busy",
             Self::LimitReached { .. } => "limit_reached",
             Self::Unaudited => "unaudited",
-            Self::Qovery(error) => error.failure.kind(),
+            Self::Qovery(error) => error.failure.facts().kind,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Removing a backup: on complete and fresh facts, and never in doubt about the outcome where the
 //! list can tell.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use chrono::Utc;
 use serde_json::json;
@@ -12,6 +12,7 @@ use super::{Confirm, Error, Inner, audit::Record, change::Change, guard};
 use crate::{
     context::Context,
     qovery::{self, Backup, BackupId, DatabaseId},
+    shares::Permit,
 };
 
 /// A removal, proposed or made: what goes, and what stays.
@@ -88,7 +89,7 @@ impl Change for Remove {
         _: Instant,
         context: &Context,
     ) -> Result<Removal, qovery::Error> {
-        let Ok(backups) = inner.complete_list(context, self.database).await else {
+        let Ok((backups, _memory)) = inner.complete_list(context, self.database).await else {
             return Err(error);
         };
         let listed = |wanted: &Backup| backups.iter().find(|backup| backup.id == wanted.id);
@@ -112,7 +113,7 @@ impl Inner {
         database: DatabaseId,
         backup: BackupId,
     ) -> Result<Removal, Error> {
-        let mut backups = self.complete_list(context, database).await?;
+        let (mut backups, _memory) = self.complete_list(context, database).await?;
         let Some(position) = backups.iter().position(|listed| listed.id == backup) else {
             return Err(Error::NotListed { database, backup });
         };
@@ -130,19 +131,23 @@ impl Inner {
         })
     }
 
-    /// Every backup of the database. Part of a list cannot tell which backup is the newest.
+    /// Every backup of the database, and the memory that they take. Part of a list cannot tell which
+    /// backup is the newest.
     async fn complete_list(
         &self,
         context: &Context,
         database: DatabaseId,
-    ) -> Result<Vec<Backup>, Error> {
+    ) -> Result<(Vec<Backup>, Vec<Arc<Permit>>), Error> {
         let limits = self.limits();
         let mut backups: Vec<Backup> = Vec::new();
+        let mut memory = Vec::new();
         let mut seen = HashSet::new();
         let mut start_id = None;
         for _ in 0..limits.pages {
             let page = self.qovery.list_backups(database, start_id, context);
-            let page = page.await?.value;
+            let page = page.await?;
+            memory.push(page.memory);
+            let page = page.value;
             let next = page.next_start_id();
             if backups.len() + page.results.len() > limits.backups
                 || !page.results.iter().all(|backup| seen.insert(backup.id))
@@ -152,7 +157,7 @@ impl Inner {
             backups.extend(page.results);
             match next {
                 Some(next) => start_id = Some(next),
-                None => return Ok(backups),
+                None => return Ok((backups, memory)),
             }
         }
         Err(Error::ListIncomplete { database })

@@ -75,8 +75,7 @@ impl BackupList {
     /// The page as a model sees it, with the details of each status only if `verbose`.
     pub(super) fn new(mut page: BackupPage, verbose: bool) -> Self {
         if !verbose {
-            let statuses = page.results.iter_mut().filter_map(|b| b.status.as_mut());
-            statuses.for_each(|status| status.details.clear());
+            page.results.iter_mut().for_each(Backup::forget_details);
         }
         Self {
             next_start_id: page.next_start_id(),
@@ -87,7 +86,8 @@ impl BackupList {
 
 impl Decision {
     /// The backup was removed.
-    pub(super) fn removed(removal: Removal) -> Self {
+    pub(super) fn removed(mut removal: Removal) -> Self {
+        removal.backup.forget_details();
         Self {
             outcome: "removed",
             reason: None,

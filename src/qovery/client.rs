@@ -1,6 +1,6 @@
 //! The client: one request after another to one address, with limits on everything.
 
-use std::{error::Error as _, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
@@ -13,11 +13,11 @@ use tokio::{
 };
 
 use super::{
-    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Failure, NewBackup,
-    Outcome,
-    exchange::{Answer, innermost},
+    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Facts, Failure,
+    NewBackup, Outcome,
+    exchange::{Answer, causes},
 };
-use crate::{context::Context, process::Process, telemetry::Attempt};
+use crate::{context::Context, process::Process, shares::Permit, telemetry::Attempt};
 
 /// A client of Qovery's API. It holds the key, and sends it to its base URL only.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Answered<T> {
     /// The time by Qovery's own clock when it answered, in whole seconds; and ours when the answer
     /// began to arrive.
     pub date: Option<(DateTime<Utc>, Instant)>,
+    /// The memory that all of it takes.
+    pub memory: Arc<Permit>,
 }
 
 pub(super) struct Request {
@@ -202,9 +204,10 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if request.is_change() && failure.outcome_of_change() == Outcome::Unknown {
+            let facts = failure.facts();
+            if request.is_change() && facts.outcome == Outcome::Unknown {
                 outcome = Outcome::Unknown;
-                pending |= failure.leaves_pending();
+                pending |= facts.pending;
             }
             let pause = pauses
                 .next()
@@ -249,9 +252,10 @@ impl Client {
         };
         let attempt = match &result {
             Ok(answer) => Attempt::Answered(answer.status.as_u16()),
-            Err(failure) => failure
-                .status()
-                .map_or(Attempt::Failed(failure.kind()), Attempt::Answered),
+            Err(failure) => {
+                let Facts { status, kind, .. } = failure.facts();
+                status.map_or(Attempt::Failed(kind), Attempt::Answered)
+            }
         };
         self.process.telemetry.attempted(attempt);
         let milliseconds = started.elapsed().as_millis();
@@ -262,7 +266,7 @@ impl Client {
                 tracing::debug!(%method, path, status, milliseconds, "Qovery answered");
             }
             Err(failure) => {
-                let source = failure.source().map(innermost).map(ToString::to_string);
+                let source = causes(failure).last().map(ToString::to_string);
                 tracing::debug!(%method, path, milliseconds, source, "{failure}");
             }
         }
@@ -282,7 +286,7 @@ impl Request {
                 failure,
                 Failure::Unreachable { .. } | Failure::RateLimited { .. }
             );
-        harmless && failure.is_transient()
+        harmless && failure.facts().transient
     }
 }
 

@@ -1,9 +1,11 @@
 //! What can go wrong upstream: what happened, whether anything was changed, what to do next.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
+
+use super::Scheme;
 
 /// A call that failed, and what became of the change that it asked for.
 ///
@@ -35,8 +37,8 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// 401.
-    #[error("Qovery refused the API key (401)")]
-    Unauthorized,
+    #[error("Qovery refused {}", refused(*.0))]
+    Unauthorized(Scheme),
     /// 403, for instance a viewer's key that adds or removes.
     #[error("Qovery does not allow this API key to do that (403){}", quote(.message.as_deref()))]
     Forbidden {
@@ -117,31 +119,73 @@ pub enum Failure {
 }
 
 /// What is wrong with an answer's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// No body.
+    #[error("it is empty")]
     Empty,
     /// HTML, plain text or anything else that is not JSON.
+    #[error("it is not JSON")]
     NotJson,
     /// JSON that ends early.
+    #[error("its JSON breaks off")]
     Truncated,
     /// JSON of another shape.
+    #[error("its JSON is not what this operation answers")]
     Shape,
 }
 
 /// Why there is no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
     /// The name does not resolve.
+    #[error("its name does not resolve")]
     Name,
     /// Nothing listens there.
+    #[error("the connection was refused")]
     Refused,
-    /// The other side's certificate is not trusted, or TLS failed otherwise.
+    /// Nobody whom this machine trusts vouches for the certificate.
+    #[error("its certificate is not trusted")]
+    Untrusted,
+    /// The certificate is for another time or another name.
+    #[error("its certificate is not valid now, or not for this name")]
+    Certificate,
+    /// TLS failed otherwise, for instance because the other side does not speak it.
+    #[error("the TLS handshake failed")]
     Tls,
+    /// The proxy wants credentials (407).
+    #[error("the proxy wants a user name and a password (407)")]
+    ProxyCredentials,
+    /// The proxy answered, and opened no connection to Qovery.
+    #[error("the proxy refused to connect to it")]
+    ProxyRefused,
+    /// There is no connection to the proxy.
+    #[error("the proxy itself could not be reached")]
+    ProxyUnreachable,
     /// No connection within three seconds.
+    #[error("no connection within 3 seconds")]
     TimedOut,
     /// Anything else.
+    #[error("the connection failed")]
     Other,
+}
+
+/// What a failure means.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The cause as one word, the same for every call that fails so.
+    pub kind: &'static str,
+    /// The HTTP status, where Qovery answered with a failure.
+    pub status: Option<u16>,
+    /// What an attempt that ended so tells of the change that it asked for.
+    pub outcome: Outcome,
+    /// Whether Qovery may still be at work on the change: nobody answered, or only a gateway that
+    /// had lost sight of it, or the answer does not say that it is done.
+    pub pending: bool,
+    /// Whether the cause may pass by itself.
+    pub transient: bool,
+    /// What to do next, where nothing was changed and Qovery does not say how long to wait.
+    pub advice: &'static str,
 }
 
 impl Error {
@@ -158,29 +202,30 @@ impl Error {
     /// Whether the same call may succeed later, and is safe to repeat.
     #[must_use]
     pub fn retryable(&self) -> bool {
-        self.outcome == Outcome::NotApplied && self.failure.is_transient()
+        self.outcome == Outcome::NotApplied && self.failure.facts().transient
     }
 
-    fn advice(&self) -> String {
-        match (self.outcome, &self.failure) {
+    fn advice(&self) -> Cow<'static, str> {
+        match (self.outcome, self.failure.retry_after()) {
             (Outcome::Unknown, _) if self.pending => {
-                "Do not repeat the call: list the backups in a minute, to see what holds."
-                    .to_owned()
+                "Do not repeat the call: list the backups in a minute, to see what holds.".into()
             }
             (Outcome::Unknown, _) => {
-                "Do not repeat the call: list the backups first, to see what holds.".to_owned()
+                "Do not repeat the call: list the backups first, to see what holds.".into()
             }
-            (Outcome::Applied, _) => {
-                "Do not repeat the call: list the backups to see it.".to_owned()
+            (Outcome::Applied, _) => "Do not repeat the call: list the backups to see it.".into(),
+            (Outcome::NotApplied, Some(pause)) => {
+                format!("Try again in {} seconds.", pause.as_secs().max(1)).into()
             }
-            (Outcome::NotApplied, failure) => failure.advice(),
+            (Outcome::NotApplied, None) => self.failure.facts().advice.into(),
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}. {} {}", self.failure, self.outcome, self.advice())
+        let text = format!("{}. {} {}", self.failure, self.outcome, self.advice());
+        f.write_str(text.trim_end())
     }
 }
 
@@ -191,90 +236,80 @@ impl std::error::Error for Error {
 }
 
 impl Failure {
-    /// Whether Qovery may still be at work on a request that failed so: nobody answered, or only a
-    /// gateway that had lost sight of it, or the answer does not say that it is done.
-    pub(super) fn leaves_pending(&self) -> bool {
-        match self {
-            Self::TimedOut | Self::Interrupted(_) | Self::TooLarge | Self::Unexpected { .. } => {
-                true
+    /// What it means: one row a cause.
+    #[must_use]
+    pub fn facts(&self) -> Facts {
+        // What became of the change, and whether it is pending.
+        const NOTHING: (Outcome, bool) = (Outcome::NotApplied, false);
+        const DOUBT: (Outcome, bool) = (Outcome::Unknown, false);
+        const PENDING: (Outcome, bool) = (Outcome::Unknown, true);
+
+        let (kind, status, (outcome, pending), transient, advice) = match *self {
+            Self::Unauthorized(Scheme::Token) => {
+                ("key_rejected", Some(401), NOTHING, false, advice::TOKEN)
             }
-            Self::Unavailable { status, .. } => ![500, 501].contains(status),
-            _ => false,
-        }
-    }
-
-    /// What one attempt that ended so tells of the change that it asked for.
-    pub(super) fn outcome_of_change(&self) -> Outcome {
-        match self {
-            Self::Unauthorized
-            | Self::Forbidden { .. }
-            | Self::NotFound { .. }
-            | Self::Rejected { .. }
-            | Self::RateLimited { .. }
-            | Self::Unreachable { .. }
-            | Self::Cancelled
-            | Self::Overloaded
-            | Self::Setup(_) => Outcome::NotApplied,
-            Self::Unavailable { .. }
-            | Self::Redirected { .. }
-            | Self::Unexpected { .. }
-            | Self::Unreadable(_)
-            | Self::TooLarge
-            | Self::TimedOut
-            | Self::Interrupted(_) => Outcome::Unknown,
-        }
-    }
-
-    /// The cause as one word, the same for every call that fails so.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Unauthorized => "key_rejected",
-            Self::Forbidden { .. } => "forbidden",
-            Self::NotFound { .. } => "not_found",
-            Self::Rejected { .. } => "rejected",
-            Self::RateLimited { .. } => "rate_limited",
-            Self::Unavailable { .. } => "unavailable",
-            Self::Redirected { .. } => "redirected",
-            Self::Unexpected { .. } => "unexpected",
-            Self::Unreadable(_) => "unreadable",
-            Self::TooLarge => "too_large",
-            Self::TimedOut => "timed_out",
-            Self::Interrupted(_) => "interrupted",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Cancelled => "cancelled",
-            Self::Overloaded => "overloaded",
-            Self::Setup(_) => "setup",
-        }
-    }
-
-    /// The HTTP status that Qovery answered with, where it answered with a failure.
-    #[must_use]
-    pub fn status(&self) -> Option<u16> {
-        match self {
-            Self::Unauthorized => Some(401),
-            Self::Forbidden { .. } => Some(403),
-            Self::NotFound { .. } => Some(404),
-            Self::RateLimited { .. } => Some(429),
-            Self::Rejected { status, .. }
-            | Self::Unavailable { status, .. }
-            | Self::Redirected { status }
-            | Self::Unexpected { status } => Some(*status),
-            _ => None,
-        }
-    }
-
-    /// Whether the cause may pass by itself.
-    pub(super) fn is_transient(&self) -> bool {
-        match self {
-            Self::RateLimited { .. }
-            | Self::Unavailable { .. }
-            | Self::TimedOut
-            | Self::Interrupted(_)
-            | Self::Cancelled
-            | Self::Overloaded => true,
-            Self::Unreachable { reason, .. } => *reason != Unreachable::Tls,
-            _ => false,
+            Self::Unauthorized(Scheme::Bearer) => {
+                ("key_rejected", Some(401), NOTHING, false, advice::JWT)
+            }
+            // Most likely the key is as it should be.
+            Self::Unauthorized(Scheme::Policy) => {
+                ("forbidden", Some(401), NOTHING, false, advice::POLICY)
+            }
+            Self::Forbidden { .. } => ("forbidden", Some(403), NOTHING, false, advice::ROLE),
+            Self::NotFound { .. } => ("not_found", Some(404), NOTHING, false, advice::IDS),
+            // A conflict, a lock and "too early": something else is under way.
+            Self::Rejected {
+                status: s @ (409 | 423 | 425),
+                ..
+            } => ("rejected", Some(s), NOTHING, true, advice::LATER),
+            Self::Rejected { status: s, .. } => {
+                ("rejected", Some(s), NOTHING, false, advice::ARGUMENTS)
+            }
+            Self::RateLimited { .. } => ("rate_limited", Some(429), NOTHING, true, advice::LATER),
+            // These two are Qovery's own, not a gateway's.
+            Self::Unavailable {
+                status: s @ (500 | 501),
+                ..
+            } => ("unavailable", Some(s), DOUBT, true, advice::LATER),
+            Self::Unavailable { status: s, .. } => {
+                ("unavailable", Some(s), PENDING, true, advice::LATER)
+            }
+            Self::Redirected { status: s } => {
+                ("redirected", Some(s), DOUBT, false, advice::ADDRESS)
+            }
+            Self::Unexpected { status: s } => {
+                ("unexpected", Some(s), PENDING, false, advice::ADDRESS)
+            }
+            Self::Unreadable(_) => ("unreadable", None, DOUBT, false, advice::ADDRESS),
+            Self::TooLarge => ("too_large", None, PENDING, false, advice::ADDRESS),
+            Self::TimedOut => ("timed_out", None, PENDING, true, advice::LATER),
+            Self::Interrupted(_) => ("interrupted", None, PENDING, true, advice::LATER),
+            Self::Unreachable { reason, .. } => {
+                let (transient, advice) = match reason {
+                    Unreachable::Untrusted => (false, advice::AUTHORITY),
+                    Unreachable::Certificate | Unreachable::Tls => (false, advice::ADDRESS),
+                    Unreachable::ProxyCredentials => (false, advice::PROXY),
+                    Unreachable::ProxyRefused | Unreachable::ProxyUnreachable => {
+                        (true, advice::PROXY)
+                    }
+                    Unreachable::Name
+                    | Unreachable::Refused
+                    | Unreachable::TimedOut
+                    | Unreachable::Other => (true, advice::ADDRESS),
+                };
+                ("unreachable", None, NOTHING, transient, advice)
+            }
+            Self::Overloaded => ("overloaded", None, NOTHING, true, advice::LATER),
+            Self::Cancelled => ("cancelled", None, NOTHING, true, advice::WANTED),
+            Self::Setup(_) => ("setup", None, NOTHING, false, advice::TRUST),
+        };
+        Facts {
+            kind,
+            status,
+            outcome,
+            pending,
+            transient,
+            advice,
         }
     }
 
@@ -288,43 +323,31 @@ impl Failure {
             _ => None,
         }
     }
+}
 
-    fn advice(&self) -> String {
-        let advice = match self {
-            Self::Unauthorized => {
-                "Ask the operator to replace QOVERY_API_KEY; `qovery-backups-mcp check` tests it."
-            }
-            Self::Forbidden { .. } => {
-                "Ask the operator for a key whose role may do this: a viewer's key can only list."
-            }
-            Self::NotFound { .. } => "Check the ids with the person who gave them.",
-            Self::Rejected { .. } => "Correct the arguments before you call again.",
-            Self::RateLimited { .. } | Self::Unavailable { .. } => {
-                return match self.retry_after() {
-                    Some(pause) => format!("Try again in {} seconds.", pause.as_secs().max(1)),
-                    None => "Try again in a minute.".to_owned(),
-                };
-            }
-            Self::Cancelled => "Call again if it is still wanted.",
-            Self::TimedOut | Self::Interrupted(_) | Self::Overloaded => "Try again in a minute.",
-            Self::Unreachable {
-                reason: Unreachable::Tls,
-                ..
-            }
-            | Self::Setup(_) => {
-                "Ask the operator to check the certificates that this machine trusts."
-            }
-            Self::Unreachable { .. }
-            | Self::Redirected { .. }
-            | Self::Unexpected { .. }
-            | Self::Unreadable(_)
-            | Self::TooLarge => {
-                "Ask the operator to check QOVERY_API_URL and the network; \
-                 `qovery-backups-mcp check` tests both."
-            }
-        };
-        advice.to_owned()
-    }
+/// What to do next.
+mod advice {
+    pub(super) const LATER: &str = "Try again in a minute.";
+    pub(super) const WANTED: &str = "Call again if it is still wanted.";
+    pub(super) const IDS: &str = "Check the ids with the person who gave them.";
+    pub(super) const ARGUMENTS: &str = "Correct the arguments before you call again.";
+    pub(super) const TOKEN: &str =
+        "Ask the operator to replace QOVERY_API_KEY; `qovery-backups-mcp check` tests it.";
+    pub(super) const POLICY: &str =
+        "Ask the operator to allow it in the key's policy, or else to replace QOVERY_API_KEY.";
+    pub(super) const JWT: &str = "Ask the operator to replace QOVERY_API_KEY by a token; \
+         `qovery-backups-mcp check` says when this JWT expires.";
+    pub(super) const ROLE: &str = "Ask the operator for a key that has access to this database, \
+         and to add or remove more than a viewer's role.";
+    pub(super) const ADDRESS: &str = "Ask the operator to check QOVERY_API_URL and the network; \
+         `qovery-backups-mcp check` tests both.";
+    pub(super) const PROXY: &str = "Ask the operator to check HTTPS_PROXY, ALL_PROXY and NO_PROXY; \
+         `qovery-backups-mcp check` tests them.";
+    pub(super) const AUTHORITY: &str = "Ask the operator: if their own authority or proxy \
+         signed it, SSL_CERT_FILE can name a file with that authority's certificate (or with a \
+         self-signed one that is CA:FALSE); if not, this may not be Qovery.";
+    pub(super) const TRUST: &str = "Ask the operator to check the certificates that this machine \
+         trusts, and SSL_CERT_FILE if it is set.";
 }
 
 impl Outcome {
@@ -349,29 +372,17 @@ impl fmt::Display for Outcome {
     }
 }
 
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "it is empty",
-            Self::NotJson => "it is not JSON",
-            Self::Truncated => "its JSON breaks off",
-            Self::Shape => "its JSON is not what this operation answers",
-        })
-    }
-}
-
-impl fmt::Display for Unreachable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Name => "its name does not resolve",
-            Self::Refused => "the connection was refused",
-            Self::Tls => "a trusted TLS connection failed",
-            Self::TimedOut => "no connection within 3 seconds",
-            Self::Other => "the connection failed",
-        })
-    }
-}
-
 fn quote(message: Option<&str>) -> String {
     message.map_or_else(String::new, |message| format!(", saying \"{message}\""))
+}
+
+/// A policy token is answered 401 for what its policy does not allow.
+fn refused(key: Scheme) -> &'static str {
+    match key {
+        Scheme::Token => "the API key (401)",
+        Scheme::Policy => {
+            "this (401): the key's policy does not allow it, or the key is not accepted"
+        }
+        Scheme::Bearer => "the API key (401): it is a JWT, and may have expired",
+    }
 }

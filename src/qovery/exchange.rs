@@ -1,6 +1,6 @@
 //! One attempt: a request, its answer, and what it is when there is none.
 
-use std::{error::Error as _, io, time::Duration};
+use std::{error::Error, io, iter, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Limited};
@@ -9,23 +9,25 @@ use reqwest::{
     StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use rustls::{CertificateError, pki_types::InvalidDnsNameError};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
     Failure, Unreachable, Unreadable,
     client::{Answered, Client, Request},
 };
-use crate::context::Context;
+use crate::{clean, context::Context, json, shares::Permit};
 
-/// An upstream message longer than this is not a message.
-const LONGEST_MESSAGE: usize = 300;
+/// An error body longer than this says nothing that anybody would read.
+const LARGEST_ERROR: usize = 64 << 10;
 
 /// An answer with a status of success.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// An error only where the status alone already tells what became of the change.
-    pub(super) body: Result<Bytes, Failure>,
+    pub(super) body: Result<(Bytes, Arc<Permit>), Failure>,
     pub(super) date: Option<(DateTime<Utc>, Instant)>,
 }
 
@@ -53,22 +55,25 @@ impl Client {
         let status = response.status();
         let date = date(response.headers()).map(|date| (date, Instant::now()));
         if status.is_success() {
-            let body = match read_body(response, limits.answer).await {
+            let body = match self.read_body(response, limits.answer, context).await {
+                // There was an answer, though there is no room for it.
+                Err(Failure::Overloaded) if request.is_change() => Err(Failure::TooLarge),
+                body => body,
+            };
+            let body = match body {
                 Err(failure) if status != StatusCode::CREATED => return Err(failure),
                 body => body,
             };
             return Ok(Answer { status, body, date });
         }
         let retry_after = retry_after(response.headers());
-        let message = match read_body(response, limits.answer).await {
-            Ok(body) => own_message(&body).map(|message| self.credentials.redact(&message)),
-            // The status alone says enough.
-            Err(_) => None,
-        };
+        // Without a message, the status alone says enough.
+        let message = self.read_body(response, LARGEST_ERROR, context).await.ok();
+        let message = message.and_then(|(body, _memory)| self.own_message(&body));
         let code = status.as_u16();
         Err(match code {
             300..400 => Failure::Redirected { status: code },
-            401 => Failure::Unauthorized,
+            401 => Failure::Unauthorized(self.credentials.scheme()),
             403 => Failure::Forbidden { message },
             404 => Failure::NotFound { message },
             429 => Failure::RateLimited { retry_after },
@@ -85,6 +90,47 @@ impl Client {
         })
     }
 
+    /// What Qovery, or whoever answers in its stead, says of a failure. Hidden characters could
+    /// hide the key, which could stand where the text is cut: hence the order.
+    fn own_message(&self, body: &[u8]) -> Option<String> {
+        let mut message = message_in(body)?;
+        clean::text(&mut message);
+        Some(clean::excerpt(&self.credentials.redact(&message)))
+    }
+
+    /// Reads a body into memory that is reserved for it, and for what is read from it.
+    async fn read_body(
+        &self,
+        response: reqwest::Response,
+        largest: usize,
+        context: &Context,
+    ) -> Result<(Bytes, Arc<Permit>), Failure> {
+        let memory = self.process.memory.reserve(context.caller.account(), 0);
+        let mut memory = memory.ok_or(Failure::Overloaded)?;
+        let mut body = Limited::new(reqwest::Body::from(response), largest);
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.downcast() {
+                Ok(error) => unsent_or_unanswered(*error),
+                Err(_) => Failure::TooLarge,
+            })?;
+            if let Ok(data) = frame.into_data() {
+                if !memory.grow(data.len()) {
+                    return Err(Failure::Overloaded);
+                }
+                bytes.extend_from_slice(&data);
+            }
+        }
+        let size = json::Size::of(&bytes).in_memory();
+        if size > self.process.limits.memory / 2 {
+            return Err(Failure::TooLarge);
+        }
+        if !memory.grow(size.saturating_sub(bytes.len())) {
+            return Err(Failure::Overloaded);
+        }
+        Ok((bytes.into(), Arc::new(memory)))
+    }
+
     async fn http(&self) -> Result<&reqwest::Client, Failure> {
         self.http
             .get_or_try_init(async || self.build_http())
@@ -92,7 +138,7 @@ impl Client {
             .map_err(Failure::Setup)
     }
 
-    fn build_http(&self) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
+    fn build_http(&self) -> Result<reqwest::Client, Box<dyn Error + Send + Sync>> {
         // Fails where another provider is installed already, which then serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
@@ -121,12 +167,13 @@ impl Client {
 
 impl Answer {
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
-        let json = self.body?;
+        let (json, memory) = self.body?;
         match serde_json::from_slice(&json) {
             Ok(value) => Ok(Answered {
                 value,
                 json,
                 date: self.date,
+                memory,
             }),
             Err(error) => {
                 use serde_json::error::Category;
@@ -138,18 +185,6 @@ impl Answer {
                 }))
             }
         }
-    }
-}
-
-/// Most bodies come in one piece, which is not copied.
-async fn read_body(response: reqwest::Response, most: usize) -> Result<Bytes, Failure> {
-    let body = Limited::new(reqwest::Body::from(response), most);
-    match body.collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(match error.downcast() {
-            Ok(error) => unsent_or_unanswered(*error),
-            Err(_) => Failure::TooLarge,
-        }),
     }
 }
 
@@ -169,14 +204,22 @@ fn date(headers: &HeaderMap) -> Option<DateTime<Utc>> {
     Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc())
 }
 
-/// The message of Qovery's error body, `{status, error, message}`, if it is one and short.
-fn own_message(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Body {
-        message: String,
-    }
-    let Body { message } = serde_json::from_slice(body).ok()?;
-    (!message.is_empty() && message.len() <= LONGEST_MESSAGE).then_some(message)
+/// The message of an error body: Qovery's own `{status, error, message}`, problem details, or what
+/// gateways send; what is most of a sentence first.
+fn message_in(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    [
+        "/message",
+        "/detail",
+        "/errors/0/message",
+        "/error/message",
+        "/title",
+        "/error",
+    ]
+    .into_iter()
+    .filter_map(|place| body.pointer(place)?.as_str())
+    .find(|text| !text.trim().is_empty())
+    .map(str::to_owned)
 }
 
 fn unsent_or_unanswered(error: reqwest::Error) -> Failure {
@@ -196,35 +239,113 @@ fn unreachable_reason(error: &reqwest::Error) -> Unreachable {
     if error.is_timeout() {
         return Unreachable::TimedOut;
     }
-    let mut source = error.source();
-    while let Some(cause) = source {
-        // The resolver's step has no type of its own, only this text.
-        if cause.to_string() == "dns error" {
-            return Unreachable::Name;
-        }
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            if error.kind() == io::ErrorKind::ConnectionRefused {
-                return Unreachable::Refused;
-            }
-            if error
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                .is_some()
-            {
-                return Unreachable::Tls;
-            }
-        }
-        source = cause.source();
-    }
-    Unreachable::Other
+    let reason = causes(error).find_map(reason_of);
+    reason.unwrap_or(Unreachable::Other)
 }
 
-pub(super) fn innermost<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+/// What one of the errors behind an error tells. The steps of the resolver and of the proxy have no
+/// type that can be named, only texts.
+fn reason_of(cause: &(dyn Error + 'static)) -> Option<Unreachable> {
+    let text = cause.to_string();
+    if text == "dns error" || cause.is::<InvalidDnsNameError>() {
+        return Some(Unreachable::Name);
     }
-    error
+    if let Some(step) = text.strip_prefix("tunnel error: ") {
+        return Some(match step {
+            "proxy authorization required" => Unreachable::ProxyCredentials,
+            "failed to create underlying connection" => Unreachable::ProxyUnreachable,
+            _ => Unreachable::ProxyRefused,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        return refused.then_some(Unreachable::Refused);
+    }
+    Some(match cause.downcast_ref()? {
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+            | CertificateError::NotValidForName
+            | CertificateError::NotValidForNameContext { .. },
+        ) => Unreachable::Certificate,
+        rustls::Error::InvalidCertificate(_) => Unreachable::Untrusted,
+        _ => Unreachable::Tls,
+    })
+}
+
+/// What is behind an error, from the outside in. `source` passes over what an I/O error was made of.
+pub(super) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(error.source(), |&cause| {
+        match cause.downcast_ref().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::dns::{Name, Resolve, Resolving};
+    use serde_json::json;
+
+    use super::*;
+
+    /// Knows no name.
+    struct Ignorant;
+
+    impl Resolve for Ignorant {
+        fn resolve(&self, _: Name) -> Resolving {
+            Box::pin(async { Err("no such name".into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_known_by_its_text() {
+        let provider = rustls::crypto::ring::default_provider();
+        let _ = provider.install_default();
+        let client = reqwest::Client::builder().no_proxy().dns_resolver(Ignorant);
+        let request = client.build().unwrap().get("http://nowhere.invalid");
+        let error = request.send().await.unwrap_err();
+        assert_eq!(unreachable_reason(&error), Unreachable::Name);
+    }
+
+    #[test]
+    fn a_message_is_found_wherever_it_stands() {
+        for (body, message) in [
+            (
+                json!({ "status": 400, "error": "x", "message": "m" }),
+                Some("m"),
+            ),
+            (
+                json!({ "title": "t", "detail": "d", "status": 400 }),
+                Some("d"),
+            ),
+            (
+                json!({ "errors": [{ "message": "first" }, { "message": "second" }] }),
+                Some("first"),
+            ),
+            (
+                json!({ "error": { "code": 1, "message": "nested" } }),
+                Some("nested"),
+            ),
+            (
+                json!({ "message": " ", "detail": null, "title": "t" }),
+                Some("t"),
+            ),
+            (json!({ "error": "e" }), Some("e")),
+            (json!({ "message": 1 }), None),
+            (json!(["message"]), None),
+        ] {
+            assert_eq!(
+                message_in(body.to_string().as_bytes()).as_deref(),
+                message,
+                "{body}"
+            );
+        }
+        assert_eq!(message_in(b"<html>"), None);
+    }
 }

@@ -117,49 +117,6 @@ impl BackupPage {
             None
         }
     }
-
-    /// Reads what Qovery says of each status, from this page's `json`.
-    ///
-    /// # Errors
-    ///
-    /// When the JSON is not this page's.
-    pub fn read_details(&mut self, json: &[u8]) -> Result<(), serde_json::Error> {
-        #[derive(Deserialize)]
-        struct Page {
-            #[serde(default, deserialize_with = "null_is_default")]
-            results: Vec<Detailed>,
-        }
-        #[derive(Deserialize)]
-        struct Detailed {
-            status: Option<Map<String, Value>>,
-        }
-        let page: Page = serde_json::from_slice(json)?;
-        for (backup, detailed) in self.results.iter_mut().zip(page.results) {
-            if let (Some(status), Some(mut details)) = (&mut backup.status, detailed.status) {
-                details.remove("state");
-                details.remove("last_deployment_date");
-                status.details = details;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A page of backups, read no further than it takes to know that it is one.
-#[derive(Clone, Debug, Deserialize)]
-pub struct PageOutline {
-    #[serde(default, rename = "results", deserialize_with = "null_is_default")]
-    _results: Vec<BackupOutline>,
-    #[serde(rename = "page")]
-    _page: Number,
-    #[serde(rename = "page_size")]
-    _page_size: Number,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct BackupOutline {
-    #[serde(rename = "id")]
-    _id: BackupId,
 }
 
 /// A backup of a database (`Backup`).
@@ -208,10 +165,17 @@ impl Backup {
     pub fn made_at(&self) -> Option<DateTime<Utc>> {
         date::read(&self.created_at)
     }
+
+    /// Forgets what its status says beyond the state and its date.
+    pub fn forget_details(&mut self) {
+        if let Some(status) = &mut self.status {
+            status.details = Map::new();
+        }
+    }
 }
 
 /// How far a backup is (`Status`). It makes up most of an answer, and hardly anybody wants more of it
-/// than the state; the rest is skipped, until [`BackupPage::read_details`] reads it.
+/// than the state.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub struct Status {
@@ -227,8 +191,8 @@ pub struct Status {
     )]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
-    /// Everything else that Qovery says of the status, once it is read.
-    #[serde(flatten, skip_deserializing)]
+    /// Everything else that Qovery says of the status.
+    #[serde(flatten)]
     pub details: Map<String, Value>,
 }
 
@@ -373,9 +337,8 @@ mod tests {
             "status": { "state": "SOMETHING_NEW", "steps": { "details": [] } }
         });
         let sent = json!({ "results": [sent], "page": 1, "page_size": 20, "total": 1 });
-        let mut page: BackupPage = serde_json::from_value(sent.clone()).unwrap();
+        let page: BackupPage = serde_json::from_value(sent.clone()).unwrap();
         assert_eq!(page.results[0].state(), Some("SOMETHING_NEW"));
-        page.read_details(sent.to_string().as_bytes()).unwrap();
         assert_eq!(serde_json::to_value(page).unwrap(), sent);
     }
 

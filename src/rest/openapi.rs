@@ -12,7 +12,7 @@ use super::{BackupPage, DOCUMENT, NewBackup, Problem, operation, operations};
 use crate::{
     backups::{Error, Protection, Removal},
     problem::Details,
-    qovery::{self, Failure, Unreachable, Unreadable},
+    qovery::{self, Failure, Scheme, Unreachable, Unreadable},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -231,7 +231,9 @@ fn failures() -> Vec<Failure> {
             retry_after,
             message,
         },
-        Failure::Unauthorized,
+        Failure::Unauthorized(Scheme::Token),
+        Failure::Unauthorized(Scheme::Policy),
+        Failure::Cancelled,
         Failure::Redirected { status: 302 },
         Failure::Unexpected { status: 202 },
         Failure::Unreadable(Unreadable::NotJson),

@@ -25,6 +25,7 @@ mod helpers_http;
 mod helpers_ledger;
 mod http;
 mod lifecycle;
+mod network;
 mod openapi;
 mod outcome;
 mod protocol;

@@ -1,0 +1,252 @@
+//! What stands between this server and Qovery: certificates and proxies.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use qovery_backups_mcp::sandbox::Sandbox;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, rustls};
+
+use crate::helpers::{Era, TestApp, Upstream, page, reply};
+
+const LIST: &str = "list-database-backups";
+
+fn orders() -> Value {
+    json!({ "databaseId": Sandbox::ORDERS })
+}
+
+/// TLS in front of an upstream.
+struct Tls {
+    port: u16,
+    /// The certificate that vouches for its own.
+    authority: String,
+    connections: Arc<AtomicUsize>,
+    /// What answers behind it.
+    _upstream: Upstream,
+}
+
+impl Tls {
+    /// With a certificate that is signed by an authority, once `change` has made of it what the test
+    /// wants.
+    async fn signed(change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let authority = CertifiedIssuer::self_signed(authority, key).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut certificate = certificate();
+        change(&mut certificate);
+        let certificate = certificate.signed_by(&key, &authority).unwrap();
+        Self::start(&certificate, key, authority.pem()).await
+    }
+
+    /// With a certificate that vouches for itself.
+    async fn self_signed(is_ca: IsCa) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut certificate = certificate();
+        certificate.is_ca = is_ca;
+        let certificate = certificate.self_signed(&key).unwrap();
+        Self::start(&certificate, key, certificate.pem()).await
+    }
+
+    async fn start(certificate: &Certificate, key: KeyPair, authority: String) -> Self {
+        let provider = rustls::crypto::ring::default_provider();
+        let config = rustls::ServerConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .unwrap();
+
+        let upstream = Upstream::always(page(&[])).await;
+        let behind = upstream.url().replace("http://", "");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let mut behind = TcpStream::connect(behind).await.unwrap();
+                    let _ = copy_bidirectional(&mut stream, &mut behind).await;
+                });
+            }
+        });
+        Self {
+            port,
+            authority,
+            connections,
+            _upstream: upstream,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A certificate for this machine's own address.
+fn certificate() -> CertificateParams {
+    CertificateParams::new(["127.0.0.1".to_owned()]).unwrap()
+}
+
+/// An app whose upstream is at `url`, and that trusts this authority and nobody else.
+fn trusting(authority: &str, url: &str) -> TestApp {
+    let mut app = TestApp::with_upstream(url);
+    app.file("authority.pem", authority);
+    let file = app.directory.path().join("authority.pem");
+    let file = file.to_str().unwrap().to_owned();
+    app.variables.push(("SSL_CERT_FILE", file));
+    app
+}
+
+#[tokio::test]
+async fn a_private_certificate_is_trusted_only_where_its_authority_is_named() {
+    let [tls, other] = [Tls::signed(|_| {}).await, Tls::signed(|_| {}).await];
+    let app = trusting(&other.authority, &tls.url());
+    let mut session = app.session(Era::Handshake, &[]).await;
+    for calls in 1..=2 {
+        let text = session.refused(LIST, orders()).await;
+        assert!(text.contains("its certificate is not trusted"), "{text}");
+        assert!(text.contains("SSL_CERT_FILE"), "{text}");
+        let connections = tls.connections.load(Ordering::Relaxed);
+        assert_eq!(connections, calls, "one for each call");
+    }
+    let check = app.run(&["check"]).await.stdout;
+    assert!(check.contains("its certificate is not trusted"), "{check}");
+
+    for tls in [tls, Tls::self_signed(IsCa::ExplicitNoCa).await] {
+        let app = trusting(&tls.authority, &tls.url());
+        let mut session = app.session(Era::Handshake, &[]).await;
+        session.ok(LIST, orders()).await;
+    }
+}
+
+/// What `openssl req -x509` makes if it is not told otherwise.
+#[tokio::test]
+async fn an_authority_that_serves_its_own_certificate_is_never_trusted() {
+    let tls = Tls::self_signed(IsCa::Ca(BasicConstraints::Unconstrained)).await;
+    let app = trusting(&tls.authority, &tls.url());
+    let mut session = app.session(Era::Handshake, &[]).await;
+    let text = session.refused(LIST, orders()).await;
+    assert!(text.contains("its certificate is not trusted"), "{text}");
+    assert!(text.contains("CA:FALSE"), "{text}");
+    assert_eq!(tls.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn other_faults_of_tls_are_told_from_an_untrusted_certificate() {
+    let late = Tls::signed(|certificate| certificate.not_after = date_time_ymd(2020, 1, 1)).await;
+    let elsewhere = Tls::signed(|certificate| {
+        *certificate = CertificateParams::new(["elsewhere.example".to_owned()]).unwrap();
+    })
+    .await;
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let without_tls = format!("https://{}", plain.local_addr().unwrap());
+    let answer_in_plain_http = async {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream
+    };
+    let refused = async |app: TestApp| {
+        let mut session = app.session(Era::Handshake, &[]).await;
+        session.refused(LIST, orders()).await
+    };
+    let invalid = "its certificate is not valid now, or not for this name";
+    for tls in [&late, &elsewhere] {
+        let text = refused(trusting(&tls.authority, &tls.url())).await;
+        assert!(text.contains(invalid), "{text}");
+        assert_eq!(tls.connections.load(Ordering::Relaxed), 1);
+    }
+    let app = trusting(&late.authority, &without_tls);
+    let (text, _stream) = tokio::join!(refused(app), answer_in_plain_http);
+    assert!(text.contains("the TLS handshake failed"), "{text}");
+}
+
+/// An app whose way to Qovery is the proxy at `url`. The name of Qovery is the proxy's to resolve.
+fn through(proxies: &[(&'static str, &str)]) -> TestApp {
+    let mut app = TestApp::with_upstream("https://qovery.invalid");
+    let proxies = proxies.iter().map(|(name, url)| (*name, (*url).to_owned()));
+    app.variables.extend(proxies);
+    app
+}
+
+#[tokio::test]
+async fn what_a_proxy_refuses_is_said_to_be_the_proxys() {
+    for (status, words, attempts) in [
+        (
+            "407 X",
+            "the proxy wants a user name and a password (407)",
+            1,
+        ),
+        ("403 Forbidden", "the proxy refused to connect to it", 3),
+    ] {
+        let proxy = Upstream::always(reply(status, "", "")).await;
+        let app = through(&[("HTTPS_PROXY", &proxy.url())]);
+        let mut session = app.session(Era::Handshake, &[]).await;
+        let text = session.refused(LIST, orders()).await;
+        assert!(
+            text.contains(words) && text.contains("HTTPS_PROXY"),
+            "{text}"
+        );
+        let requests = proxy.requests();
+        assert_eq!(requests.len(), attempts, "{status}");
+        for request in requests {
+            assert!(
+                request.starts_with("CONNECT qovery.invalid:443 "),
+                "{request}"
+            );
+            assert!(!request.contains(Sandbox::KEY), "{request}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_not_there_is_named() {
+    // Bound, so that nobody else listens there, and never listening itself.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
+    let app = through(&[("ALL_PROXY", &url)]);
+    let mut session = app.session(Era::Handshake, &[]).await;
+    let text = session.refused(LIST, orders()).await;
+    assert!(
+        text.contains("the proxy itself could not be reached"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_proxy_that_cannot_be_used_is_refused_at_the_start() {
+    let proxy = "http://user:pa55word@";
+    for arguments in [&["check"][..], &[]] {
+        let end = through(&[("HTTPS_PROXY", proxy)]).run(arguments).await;
+        assert_eq!(end.status.code(), Some(2), "{}", end.stderr);
+        let words = "HTTPS_PROXY (environment) must name the proxy like http://host:port";
+        assert!(end.stderr.contains(words), "{}", end.stderr);
+        assert!(!end.stderr.contains("pa55word"), "{}", end.stderr);
+    }
+    // What stays on this machine needs no proxy.
+    let upstream = Upstream::always(page(&[])).await;
+    let mut app = TestApp::with_upstream(&upstream.url());
+    app.variables.push(("HTTPS_PROXY", proxy.to_owned()));
+    let mut session = app.session(Era::Handshake, &[]).await;
+    session.ok(LIST, orders()).await;
+}
