@@ -24,10 +24,11 @@ use crate::{
 };
 
 /// What each line says, in this order.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "time",
+    "change_id",
     "request_id",
-    "face",
+    "interface",
     "caller",
     "operation",
     "database_id",
@@ -200,10 +201,10 @@ async fn assert_recorded(audited: &Audited, caller: &mut Caller, who: Value) {
 async fn each_change_is_on_record_before_it_goes_out_and_after() {
     let audited = Audited::well().await;
     let mut rest = Caller::of(&audited.server, Face::Rest).await;
-    let who = json!({ "face": "rest", "caller": "anonymous", "consent": "rest" });
+    let who = json!({ "interface": "rest", "caller": "anonymous", "consent": "rest" });
     assert_recorded(&audited, &mut rest, who).await;
     let mut mcp = Caller::of(&audited.server, Face::Mcp).await;
-    let who = json!({ "face": "mcp", "caller": "test 1", "consent": "host" });
+    let who = json!({ "interface": "mcp", "caller": "test 1", "consent": "host" });
     assert_recorded(&audited, &mut mcp, who).await;
     let list = lines(&audited.path());
     // Neither reading nor a refusal is a change.
@@ -232,7 +233,7 @@ async fn an_access_tokens_name_comes_before_what_a_client_says_of_itself() {
             Face::Mcp
         };
         let mut caller = Caller::with_token(&audited.server, of, Some(TOKEN)).await;
-        let who = json!({ "face": face, "caller": "ada", "consent": consent });
+        let who = json!({ "interface": face, "caller": "ada", "consent": consent });
         assert_recorded(&audited, &mut caller, who).await;
     }
     let text = fs::read_to_string(audited.path()).unwrap();
@@ -273,7 +274,7 @@ async fn over_standard_input_the_caller_is_the_client() {
         let lines = lines(&path);
         assert_eq!(lines.len(), 2, "{lines:?}");
         for line in lines {
-            assert_eq!(line["face"], "mcp");
+            assert_eq!(line["interface"], "mcp");
             assert_eq!(line["caller"], "test 1");
             assert_eq!(line["consent"], "host");
             assert_eq!(line["backup_id"], old.id);
@@ -327,7 +328,7 @@ async fn a_persons_yes_is_on_record_and_a_no_changes_nothing() {
         assert_eq!(told["structuredContent"]["outcome"], outcome, "{told}");
     }
     let expected = json!({
-        "face": "mcp", "caller": "test 1", "operation": "remove", "consent": "elicited",
+        "interface": "mcp", "caller": "test 1", "operation": "remove", "consent": "elicited",
     });
     audited.last(&with(expected, of(&old)), "applied");
     assert_eq!(lines(&audited.path()).len(), 2);
@@ -544,7 +545,7 @@ async fn the_same_is_in_the_log_with_or_without_a_file_whatever_is_filtered() {
                 let line = line.await;
                 assert_eq!(line["level"], "INFO");
                 let mut expected = json!({
-                    "message": "audit", "request_id": id, "face": "rest", "caller": "anonymous",
+                    "message": "audit", "request_id": id, "interface": "rest", "caller": "anonymous",
                     "operation": operation, "database_id": database, "consent": "rest",
                     "phase": phase, "name": name,
                 });

@@ -519,7 +519,7 @@ async fn every_call_is_one_line_of_the_log() {
         assert_eq!(answer.status, status, "{answer:?}");
         server.call(&id).await;
         expected.push(json!({
-            "message": "call", "request_id": id, "caller": caller, "face": face,
+            "message": "call", "request_id": id, "caller": caller, "interface": face,
             "operation": operation, "outcome": outcome, "status": status, "attempts": attempts,
         }));
         for path in ["/healthz", "/readyz"] {

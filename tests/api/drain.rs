@@ -228,7 +228,7 @@ async fn nobody_keeps_the_process_beyond_the_drain() {
             // And no byte of the body.
             assert_eq!(connection.head().await.status, 200);
         }
-        server.shutdown.cancel();
+        server.shutdown.request();
         let since = Instant::now();
         server.served.await.unwrap();
         // A call to Qovery would take its 25 s, and all else ten minutes.

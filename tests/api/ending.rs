@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::{
     helpers::{
-        ERAS, Era, Reply, TestApp, Upstream, backup, backup_id, held_page, held_reply, json_reply,
-        page, reply, signal,
+        ERAS, Era, Reply, Session, TestApp, Upstream, backup, backup_id, held_page, held_reply,
+        json_reply, page, reply, sandbox_session, signal,
     },
     helpers_http::{Connection, Request, Server, backups_of},
     helpers_ledger::{Caller, Deed, FACES, Face, Fate, GOOD, Ledger, Says, database},
@@ -30,7 +30,10 @@ fn removal() -> Value {
 
 /// An upstream that lists three backups before any change, and what `after` says once there was one;
 /// to the change number `n` (from 0) it says what `change` says.
-async fn upstream(after: Reply, change: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Upstream {
+async fn upstream(
+    after: Reply,
+    change: impl Fn(usize) -> Reply + Send + Sync + 'static,
+) -> Upstream {
     let changes = std::sync::atomic::AtomicUsize::new(0);
     Upstream::start(move |_, line| {
         use std::sync::atomic::Ordering::SeqCst;
@@ -48,7 +51,10 @@ async fn upstream(after: Reply, change: impl Fn(usize) -> Reply + Send + Sync + 
 /// How many requests there were to change something.
 fn changes(upstream: &Upstream) -> usize {
     let requests = upstream.requests();
-    requests.iter().filter(|request| !request.starts_with("GET ")).count()
+    requests
+        .iter()
+        .filter(|request| !request.starts_with("GET "))
+        .count()
 }
 
 fn created() -> Value {
@@ -83,7 +89,8 @@ impl Log {
         let of = |phase: &'static str| lines.iter().filter(move |line| line["phase"] == phase);
         of("intent")
             .map(|intent| {
-                let mut outcomes = of("outcome").filter(|line| line["change_id"] == intent["change_id"]);
+                let mut outcomes =
+                    of("outcome").filter(|line| line["change_id"] == intent["change_id"]);
                 let outcome = outcomes.next()?["outcome"].as_str().unwrap().to_owned();
                 assert!(outcomes.next().is_none(), "{text}");
                 Some(outcome)
@@ -133,7 +140,9 @@ async fn nothing_more_is_sent_once_its_caller_has_left() {
         ("500 Internal Server Error", still_there(), "not_applied"),
         ("503 Service Unavailable", still_there(), "unknown"),
     ];
-    let all = FACES.into_iter().flat_map(|face| cases.clone().map(|case| (face, case)));
+    let all = FACES
+        .into_iter()
+        .flat_map(|face| cases.clone().map(|case| (face, case)));
     let checks = all.map(async |(interface, (status, after, expected))| {
         let mut upstream = upstream(after, move |_| reply(status, "Retry-After: 5\r\n", "")).await;
         let app = TestApp::with_upstream(&upstream.url());
@@ -188,14 +197,19 @@ async fn nothing_is_sent_once_a_change_that_waits_for_its_record_is_called_off()
         let connection = posted(&server, interface, REMOVE).await;
         upstream.received(1).await;
         drop(connection);
-        server.log.line(|line| line["fields"]["outcome"] == "abandoned").await;
+        server
+            .log
+            .line(|line| line["fields"]["outcome"] == "abandoned")
+            .await;
         file.unlock().unwrap();
         let end = server.finish().await;
         assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
         assert_eq!(changes(&upstream), 0);
         let outcomes = log.outcomes();
         // It was called off before the record or after it.
-        let known = outcomes.iter().all(|outcome| outcome.as_deref() == Some("not_applied"));
+        let known = outcomes
+            .iter()
+            .all(|outcome| outcome.as_deref() == Some("not_applied"));
         assert!(known && outcomes.len() <= 1, "{outcomes:?}");
     }
 }
@@ -211,7 +225,10 @@ async fn nothing_is_sent_once_a_change_that_waits_for_others_is_called_off() {
         let called_off = async {
             upstream.received(64).await;
             let connection = posted(&server, interface, ADD).await;
-            server.log.line(|line| line["fields"]["phase"] == "intent").await;
+            server
+                .log
+                .line(|line| line["fields"]["phase"] == "intent")
+                .await;
             drop(connection);
             assert_eq!(outcome(&server).await, "not_applied");
             upstream.release();
@@ -226,12 +243,17 @@ async fn nothing_is_sent_once_a_change_that_waits_for_others_is_called_off() {
 #[tokio::test]
 async fn a_change_that_was_sent_is_answered_after_standard_input_closes() {
     for era in ERAS {
-        let mut upstream =
-            upstream(still_there(), |_| held_reply("201 Created", &created().to_string())).await;
+        let mut upstream = upstream(still_there(), |_| {
+            held_reply("201 Created", &created().to_string())
+        })
+        .await;
         let log = Log::new();
         let mut session = log.app(&upstream).session(era, &[]).await;
         let id = session
-            .post("tools/call", json!({ "name": ADD, "arguments": addition() }))
+            .post(
+                "tools/call",
+                json!({ "name": ADD, "arguments": addition() }),
+            )
             .await;
         upstream.received(1).await;
         session.close_stdin();
@@ -247,9 +269,12 @@ async fn a_change_that_was_sent_is_answered_after_standard_input_closes() {
 /// What its host sends before it closes standard input is done, as in a script.
 #[tokio::test]
 async fn a_change_before_the_end_of_standard_input_is_made() {
-    let mut session = crate::helpers::sandbox_session(Era::Stateless, &[]).await;
+    let mut session = sandbox_session(Era::Stateless, &[]).await;
     let id = session
-        .post("tools/call", json!({ "name": ADD, "arguments": addition() }))
+        .post(
+            "tools/call",
+            json!({ "name": ADD, "arguments": addition() }),
+        )
         .await;
     session.close_stdin();
     let answer = session.answer(id).await;
@@ -297,7 +322,10 @@ async fn an_outcome_that_stays_unknown_is_on_record_when_the_process_ends() {
         let log = Log::new();
         let mut session = log.app(&upstream).hasty().session(era, &[]).await;
         session
-            .post("tools/call", json!({ "name": ADD, "arguments": addition() }))
+            .post(
+                "tools/call",
+                json!({ "name": ADD, "arguments": addition() }),
+            )
             .await;
         upstream.received(1).await;
         let end = session.finish().await;
@@ -326,7 +354,10 @@ async fn a_signal_after_the_end_of_standard_input_hurries_the_process() {
         let log = Log::new();
         let mut session = log.app(&upstream).session(era, &[]).await;
         session
-            .post("tools/call", json!({ "name": ADD, "arguments": addition() }))
+            .post(
+                "tools/call",
+                json!({ "name": ADD, "arguments": addition() }),
+            )
             .await;
         upstream.received(1).await;
         session.close_stdin();
@@ -336,7 +367,10 @@ async fn a_signal_after_the_end_of_standard_input_hurries_the_process() {
             signal_if_alive(&session.child).await;
         }
         let elapsed = since.elapsed();
-        assert!(elapsed.as_secs() < 8, "an attempt was waited for: {elapsed:?}");
+        assert!(
+            elapsed.as_secs() < 8,
+            "an attempt was waited for: {elapsed:?}"
+        );
         let end = session.finish().await;
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
         assert_eq!(log.outcomes(), [Some("unknown".to_owned())]);
@@ -354,8 +388,10 @@ async fn signal_if_alive(child: &tokio::process::Child) {
 
 #[tokio::test]
 async fn a_hangup_ends_the_process_in_order() {
-    let mut upstream =
-        upstream(still_there(), |_| held_reply("201 Created", &created().to_string())).await;
+    let mut upstream = upstream(still_there(), |_| {
+        held_reply("201 Created", &created().to_string())
+    })
+    .await;
     let log = Log::new();
     let server = log.app(&upstream).serve(&[]).await;
     let mut connection = posted(&server, Face::Rest, ADD).await;
@@ -386,7 +422,7 @@ async fn a_hangup_that_is_ignored_at_the_start_stays_ignored() {
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .kill_on_drop(true);
-    let mut session = crate::helpers::Session::new(command.spawn().unwrap(), Era::Handshake);
+    let mut session = Session::new(command.spawn().unwrap(), Era::Handshake);
     session.open().await;
     signal(&session.child, "HUP").await;
     let tools = session.request("tools/list", json!({})).await;
@@ -467,7 +503,12 @@ async fn what_was_not_made_is_given_back() {
     let app = TestApp::with_upstream(&upstream.url());
     let path = nowhere.join("audit.jsonl");
     fs::create_dir(&nowhere).unwrap();
-    let arguments = ["--audit-log", path.to_str().unwrap(), "--changes-per-hour", "1"];
+    let arguments = [
+        "--audit-log",
+        path.to_str().unwrap(),
+        "--changes-per-hour",
+        "1",
+    ];
     let server = app.serve(&arguments).await;
     fs::remove_dir(&nowhere).unwrap();
     let mut caller = Caller::of(&server, Face::Rest).await;

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -37,6 +38,7 @@ pub(crate) const ERAS: [Era; 2] = [Era::Handshake, Era::Stateless];
 pub(crate) struct TestApp {
     pub(crate) directory: TempDir,
     pub(crate) variables: Vec<(&'static str, String)>,
+    program: PathBuf,
 }
 
 impl TestApp {
@@ -47,7 +49,20 @@ impl TestApp {
         Self {
             directory: TempDir::new().unwrap(),
             variables: variables.collect(),
+            program: env!("CARGO_BIN_EXE_qovery-backups-mcp").into(),
         }
+    }
+
+    /// The same with the program whose limits are short.
+    pub(crate) fn hasty(mut self) -> Self {
+        self.program = self.program.with_file_name("examples").join("hasty");
+        let build = "cargo build --example hasty builds what is missing";
+        assert!(
+            self.program.is_file(),
+            "{build}: {}",
+            self.program.display()
+        );
+        self
     }
 
     /// With a key, for an upstream at `url`.
@@ -60,7 +75,7 @@ impl TestApp {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qovery-backups-mcp"));
+        let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .env_clear()
@@ -123,7 +138,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn new(mut child: Child, era: Era) -> Self {
+    pub(crate) fn new(mut child: Child, era: Era) -> Self {
         let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let stderr = child.stderr.take().map(|mut stderr| {
             tokio::spawn(async move {

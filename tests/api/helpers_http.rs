@@ -6,11 +6,11 @@ use qovery_backups_mcp::{
     backups::{Backups, Policy},
     limits::Limits,
     mcp::{self, Seal},
+    process::{Process, Shutdown},
     qovery::{self, Credentials},
     rest::Rest,
     sandbox::Sandbox,
     serve::http::{Listeners, Settings, Tokens},
-    telemetry::Telemetry,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -21,7 +21,6 @@ use tokio::{
     task::JoinHandle,
     time::{interval, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{Era, PATIENCE, TestApp, add_stateless_meta, initialize_params};
 #[cfg(unix)]
@@ -67,7 +66,7 @@ impl TestApp {
 pub(crate) struct Local {
     pub(crate) mcp: SocketAddr,
     pub(crate) rest: SocketAddr,
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) shutdown: Shutdown,
     pub(crate) served: JoinHandle<()>,
 }
 
@@ -90,17 +89,24 @@ impl Local {
             public_url: None,
         };
         let credentials = Credentials::parse(Sandbox::KEY).unwrap();
-        let qovery = qovery::Client::new(upstream.parse().unwrap(), credentials);
+        let process = Process::new(limits).unwrap();
+        let qovery = qovery::Client::new(upstream.parse().unwrap(), credentials, process.clone());
         let backups = Backups::new(qovery, Policy::default());
-        let telemetry = Telemetry::new().unwrap();
-        let rest = Rest::new(backups.clone(), telemetry.clone(), true, "");
-        let seal = Seal::random().unwrap();
-        let server = mcp::Server::new(backups, telemetry.clone(), seal, false);
+        let rest = Rest::new(backups.clone(), process.telemetry.clone(), "");
+        let server = mcp::Server::new(backups, Seal::random().unwrap(), false);
         let listeners = Listeners::bind(&settings).unwrap();
         let ports = (listeners.mcp().unwrap(), listeners.rest().unwrap().unwrap());
-        let shutdown = CancellationToken::new();
-        let end = shutdown.clone();
-        let serving = listeners.serve(settings, limits, server, rest, telemetry, end);
+        let shutdown = process.shutdown.clone();
+        let serving = async move {
+            let time = async {
+                process.shutdown.keep_time(&process.limits).await;
+                pending().await
+            };
+            tokio::select! {
+                () = listeners.serve(settings, server, rest, process.clone()) => {}
+                () = time => {}
+            }
+        };
         Self {
             mcp: ports.0,
             rest: ports.1,

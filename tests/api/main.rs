@@ -18,6 +18,8 @@ mod docs;
 mod door;
 #[cfg(unix)]
 mod drain;
+#[cfg(unix)]
+mod ending;
 mod guard;
 mod helpers;
 mod helpers_confirm;

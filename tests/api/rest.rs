@@ -543,7 +543,8 @@ async fn calls_are_counted_by_face_operation_and_outcome() {
         ("mcp", "list", "invalid_arguments", 1),
         ("mcp", "add", "invalid_arguments", 1),
     ] {
-        let labels = format!(r#"{{face="{face}",operation="{operation}",outcome="{outcome}"}}"#);
+        let labels =
+            format!(r#"{{interface="{face}",operation="{operation}",outcome="{outcome}"}}"#);
         let line = format!("qovery_backups_requests_total{labels} {count}");
         let metrics = server.metrics_with(&line, token).await;
         let errors = format!("qovery_backups_errors_total{labels} {count}");
