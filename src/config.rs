@@ -3,6 +3,7 @@
 //! This is the only module that reads the environment.
 
 mod cli;
+mod proxy;
 mod sources;
 
 use std::{
@@ -187,6 +188,7 @@ impl Config {
         } else {
             let (credentials, setting) = sources.credentials()?;
             key = Some(setting);
+            proxy::check(&base_url)?;
             Upstream::Qovery {
                 base_url,
                 credentials,
