@@ -3,6 +3,7 @@
 //! This is the only module that reads the environment.
 
 mod env_file;
+mod proxy;
 mod settings;
 mod sources;
 
@@ -201,9 +202,11 @@ impl Config {
         };
         let base_url = sources.parse("QOVERY_API_URL", BaseUrl::from_str)?;
         let upstream = if !sandbox {
+            let credentials = sources.credentials()?;
+            proxy::check(&base_url)?;
             Upstream::Qovery {
                 base_url,
-                credentials: sources.credentials()?,
+                credentials,
             }
         } else if sources.get("QOVERY_API_URL")?.source == Source::Flag {
             return Err(Error::SandboxElsewhere);
