@@ -298,7 +298,6 @@ async fn a_call_without_a_right_token_is_refused() {
             let call = server.call(answer.header("x-request-id").unwrap()).await;
             assert_eq!(call["caller"], "anonymous");
             assert_eq!(call["outcome"], "unauthenticated");
-            assert_eq!(call["attempts"], 0);
         }
     }
     for path in ["/", "/openapi.json"] {
@@ -456,8 +455,8 @@ async fn every_call_is_one_line_of_the_log() {
     let wrong = json!({ "databaseId": "x" });
     let anybody = "anonymous";
     let cases = [
-        (list(), anybody, "rest", "list", "ok", 200, 2),
-        (list(), anybody, "rest", "list", "not_found", 404, 1),
+        (list(), anybody, "rest", "list", "ok", 200),
+        (list(), anybody, "rest", "list", "not_found", 404),
         (
             Request::post(&backups_of("x"), &json!({})),
             anybody,
@@ -465,9 +464,8 @@ async fn every_call_is_one_line_of_the_log() {
             "add",
             "invalid_request",
             400,
-            0,
         ),
-        (Request::get("/"), anybody, "rest", "other", "ok", 200, 0),
+        (Request::get("/"), anybody, "rest", "other", "ok", 200),
         (
             Request::get("/").header("Host", "evil.example"),
             anybody,
@@ -475,7 +473,6 @@ async fn every_call_is_one_line_of_the_log() {
             "other",
             "forbidden_host",
             403,
-            0,
         ),
         (
             client.tool(LIST, &orders()),
@@ -484,7 +481,6 @@ async fn every_call_is_one_line_of_the_log() {
             "list",
             "not_found",
             200,
-            1,
         ),
         (
             client.tool(LIST, &wrong),
@@ -493,7 +489,6 @@ async fn every_call_is_one_line_of_the_log() {
             "list",
             "invalid_arguments",
             200,
-            0,
         ),
         (
             client.message("tools/list", json!({})),
@@ -502,15 +497,14 @@ async fn every_call_is_one_line_of_the_log() {
             "tools/list",
             "ok",
             200,
-            0,
         ),
-        (client.raw("{"), anybody, "mcp", "other", "refused", 400, 0),
+        (client.raw("{"), anybody, "mcp", "other", "refused", 400),
     ];
     let mut expected = Vec::new();
     for (number, case) in (0..).zip(cases) {
-        let (request, caller, face, operation, outcome, status, attempts) = case;
+        let (request, caller, interface, operation, outcome, status) = case;
         let id = format!("call-{number}");
-        let address = if face == "mcp" {
+        let address = if interface == "mcp" {
             server.mcp
         } else {
             server.rest
@@ -518,10 +512,15 @@ async fn every_call_is_one_line_of_the_log() {
         let answer = request.header("X-Request-Id", &id).send(address).await;
         assert_eq!(answer.status, status, "{answer:?}");
         server.call(&id).await;
-        expected.push(json!({
-            "message": "call", "request_id": id, "caller": caller, "interface": face,
-            "operation": operation, "outcome": outcome, "status": status, "attempts": attempts,
-        }));
+        let mut line = json!({
+            "message": "call", "request_id": id, "caller": caller, "interface": interface,
+            "operation": operation, "outcome": outcome,
+        });
+        // MCP has answers of its own, whatever the status.
+        if interface == "rest" || operation == "other" {
+            line["status"] = json!(status);
+        }
+        expected.push(line);
         for path in ["/healthz", "/readyz"] {
             Request::get(path).send(address).await;
         }
@@ -601,7 +600,7 @@ async fn metrics_are_told_under_any_name() {
     let server = TestApp::new(&[TOKENS]).serve(&["--sandbox"]).await;
     let metrics = Request::get("/metrics").header("Host", "10.1.2.3:8080");
     let answer = server
-        .rest(metrics.clone().token(Some("token-of-ada")))
+        .rest(metrics.clone().token(Some("access-token-of-ada")))
         .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     server.rest(metrics).await.problem(401, "unauthenticated");

@@ -251,7 +251,6 @@ async fn a_second_signal_ends_the_process_at_once() {
         let end = server.wait().await;
         // The drain would have ended with 0.
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
-        assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
     }
 }
 

@@ -114,6 +114,16 @@ fn still_there() -> Reply {
     page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
 }
 
+/// Takes a call back.
+async fn cancel(session: &mut Session, id: u64) {
+    let cancelled = json!({
+        "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id }
+    });
+    session.send(cancelled.to_string().as_bytes()).await;
+    // It is read before this request, which is answered.
+    session.request("tools/list", json!({})).await;
+}
+
 /// Posts a removal over an interface, on a connection of its own.
 async fn posted(server: &Server, interface: Face, tool: &'static str) -> Connection {
     let mut caller = Caller::of(server, interface).await;
@@ -170,12 +180,7 @@ async fn nothing_more_is_sent_once_its_host_has_cancelled_it() {
         let params = json!({ "name": REMOVE, "arguments": removal() });
         let id = session.post("tools/call", params).await;
         upstream.received(2).await;
-        let cancelled = json!({
-            "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id }
-        });
-        session.send(cancelled.to_string().as_bytes()).await;
-        // It is read before this request, which is answered.
-        session.request("tools/list", json!({})).await;
+        cancel(&mut session, id).await;
         let end = session.finish().await;
         assert!(end.status.success(), "{}", end.stderr);
         assert_eq!(end.stdout, "");
@@ -187,30 +192,48 @@ async fn nothing_more_is_sent_once_its_host_has_cancelled_it() {
 /// While the audit log is locked by somebody else.
 #[tokio::test]
 async fn nothing_is_sent_once_a_change_that_waits_for_its_record_is_called_off() {
-    for interface in FACES {
-        let mut upstream = upstream(still_there(), |_| reply("204 No Content", "", "")).await;
-        let log = Log::new();
+    let lock = |log: &Log| {
         fs::write(log.path(), "").unwrap();
         let file = fs::File::open(log.path()).unwrap();
         file.lock().unwrap();
-        let server = log.app(&upstream).serve(&[]).await;
-        let connection = posted(&server, interface, REMOVE).await;
-        upstream.received(1).await;
-        drop(connection);
-        server
-            .log
-            .line(|line| line["fields"]["outcome"] == "abandoned")
-            .await;
-        file.unlock().unwrap();
-        let end = server.finish().await;
-        assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
-        assert_eq!(changes(&upstream), 0);
+        file
+    };
+    // It was called off before the record or after it.
+    let assert_known = |log: &Log| {
         let outcomes = log.outcomes();
-        // It was called off before the record or after it.
-        let known = outcomes
-            .iter()
-            .all(|outcome| outcome.as_deref() == Some("not_applied"));
-        assert!(known && outcomes.len() <= 1, "{outcomes:?}");
+        let known = |outcome: &Option<String>| outcome.as_deref() == Some("not_applied");
+        assert!(
+            outcomes.len() <= 1 && outcomes.iter().all(known),
+            "{outcomes:?}"
+        );
+    };
+    let removable = || upstream(still_there(), |_| reply("204 No Content", "", ""));
+
+    let (mut upstream, log) = (removable().await, Log::new());
+    let file = lock(&log);
+    let server = log.app(&upstream).serve(&[]).await;
+    let connection = posted(&server, Face::Rest, REMOVE).await;
+    upstream.received(1).await;
+    drop(connection);
+    let abandoned = |line: &Value| line["fields"]["outcome"] == "abandoned";
+    server.log.line(abandoned).await;
+    file.unlock().unwrap();
+    assert_eq!(server.finish().await.status.code(), Some(0));
+    assert_eq!(changes(&upstream), 0);
+    assert_known(&log);
+
+    for era in ERAS {
+        let (mut upstream, log) = (removable().await, Log::new());
+        let file = lock(&log);
+        let mut session = log.app(&upstream).session(era, &[]).await;
+        let params = json!({ "name": REMOVE, "arguments": removal() });
+        let id = session.post("tools/call", params).await;
+        upstream.received(1).await;
+        cancel(&mut session, id).await;
+        file.unlock().unwrap();
+        assert_eq!(session.finish().await.status.code(), Some(0));
+        assert_eq!(changes(&upstream), 0);
+        assert_known(&log);
     }
 }
 

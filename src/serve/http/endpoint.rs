@@ -28,6 +28,7 @@ use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::layers::Refused;
 use crate::{
     context::Context,
     limits::Limits,
@@ -165,8 +166,16 @@ async fn answer(
         StatusCode::ACCEPTED if ends => StatusCode::NO_CONTENT.into_response(),
         // So the transport calls what is no message.
         StatusCode::UNSUPPORTED_MEDIA_TYPE if posts => refuse(&body),
+        // An error of the server itself is a message.
+        status if status.is_client_error() && !is_json(response.headers()) => refused(response),
         _ => response,
     })
+}
+
+/// Says that a request was refused before it was anybody's call.
+fn refused(mut response: Response) -> Response {
+    response.extensions_mut().insert(Refused);
+    response
 }
 
 /// Answers what is no message in JSON-RPC's own terms (JSON-RPC 2.0, section 5.1).
@@ -180,7 +189,7 @@ fn refuse(body: &[u8]) -> Response {
     };
     let error = json!({ "code": code, "message": message });
     let error = json!({ "jsonrpc": "2.0", "id": null, "error": error });
-    (StatusCode::BAD_REQUEST, Json(error)).into_response()
+    refused((StatusCode::BAD_REQUEST, Json(error)).into_response())
 }
 
 fn is_json(headers: &axum::http::HeaderMap) -> bool {

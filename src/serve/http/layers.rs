@@ -70,6 +70,10 @@ pub(super) struct Layers {
     pub(super) in_flight: TaskTracker,
 }
 
+/// Of the MCP port: an answer to what was refused before it was anybody's call.
+#[derive(Clone)]
+pub(super) struct Refused;
+
 /// What a request has of what there is only so much of, until the last one who knows it is done.
 struct Reserved {
     _memory: Permit,
@@ -152,10 +156,13 @@ async fn keep_account(State(layers): Port, mut request: Request, next: Next) -> 
     left.disarm();
     let status = response.status();
     let mut outcome = if status.as_u16() < 400 { OK } else { "refused" };
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+    let problem = response.extensions_mut().remove::<Problem>();
+    if problem.is_some() || response.extensions().get::<Refused>().is_some() {
+        entry = entry.or_else(|| Some(begin("other")));
+    }
+    if let Some(problem) = problem {
         outcome = problem.kind();
         problem.write(&context.request_id, &mut response);
-        entry = entry.or_else(|| Some(begin("other")));
     }
     if let Ok(id) = HeaderValue::from_str(&context.request_id.to_string()) {
         response.headers_mut().insert(REQUEST_ID, id);
