@@ -1,35 +1,47 @@
 //! An MCP server that lets an AI assistant list, add and safely remove the backups of a database
 //! hosted on Qovery.
 //!
+//! # The way of a call
+//!
+//! ```text
+//! host ── serve ── mcp | rest ── backups ── qovery ── Qovery
+//!          who, from where        rules      HTTP
+//! ```
+//!
+//! **Context down, outcome up.** A [`context::Context`] goes down with a call and never changes on the
+//! way. What became of the call comes back up in what is returned, and its entry point, [`mcp`] or the
+//! HTTP server for [`rest`], counts and logs it once, from that.
+//!
+//! **One road for a change.** Additions and removals take the same steps in the same function, in a task
+//! that the process waits for when it ends: allowed? → the database's lock → decide on fresh facts →
+//! spend the allowance → record the intent → send → settle what is unknown → record the outcome → give
+//! back what was not spent. Until it is sent, and between its attempts, it can be called off.
+//!
 //! # The house, from the ground
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | [`telemetry`] | what an operator can watch: metrics, and whether Qovery answered lately |
-//! | [`context`] | what goes down with a call |
 //! | [`limits`] | every limit, and why |
+//! | [`context`] | what goes down with a call: who asks, until when, how it is called off |
+//! | [`telemetry`] | what an operator can watch: a line and a count for each call, metrics |
 //! | [`shares`] | what callers share of what there is only so much of |
-//! | [`call`] | one call: who asks, on which face, and what became of it |
-//! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
-//! | `clean` | other people's text, made fit to read |
-//! | `json` | what JSON becomes in memory, told before it is read |
-//! | [`backups`] | the rules that hold on every face: what must stay, who must agree, what is on record |
-//! | [`mcp`] | the MCP face: tools, their words, the question to a person, both protocol eras |
-//! | [`rest`] | the REST face: three operations, and their OpenAPI document |
-//! | [`problem`] | failures over HTTP, as problem details |
-//! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
-//! | [`config`] | flags, environment and `.env`, checked once |
-//! | [`check`] | the `check` command |
+//! | [`process`] | what one process has once: limits, metrics, memory, and how it ends |
+//! | `clean`, `json` | other people's text, made fit to read; what JSON becomes in memory |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
-//!
-//! A call goes down `serve` → `mcp` or `rest` → `backups` → `qovery` and back the same way: the door
-//! lets it in, the faces parse and word, `backups` decides, `qovery` speaks HTTP. A [`call::Call`]
-//! goes with it, and each room writes into it what only that room knows.
+//! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
+//! | [`backups`] | the rules that hold on both interfaces: what must stay, who must agree, what is on record |
+//! | [`mcp`] | the MCP interface: tools, their words, the question to a person, both protocol eras |
+//! | [`problem`] | failures over HTTP, as problem details |
+//! | [`rest`] | the REST interface: three operations, and their OpenAPI document |
+//! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
+//! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
+//! | [`check`] | the `check` command |
+//! | [`program`] | what `main` runs: the wiring, the log, the signals, the exit code |
 //!
 //! # What always holds
 //!
 //! - `qovery` and `backups` know neither rmcp nor axum. (Deriving `JsonSchema` is the one concession.)
-//! - `mcp` and `rest` never import each other.
+//! - No room imports one that stands below it in this list; `mcp` and `rest` never import each other.
 //! - Only `config` reads the environment, but for the HTTP client's own proxy variables.
 //! - While it serves, only rmcp writes to standard output. Logs go to standard error.
 //! - No trait stands in front of the upstream: the client is concrete, the sandbox is a real server,
@@ -41,8 +53,8 @@
 //! - Nothing is removed but on the complete list of a moment ago, and no change of a database decides
 //!   while another one of it is under way.
 //! - A change goes out only once its intent is on record: in the log, and on the disk where the operator
-//!   names a file. One that was sent is never dropped because its caller went away, and its outcome is
-//!   looked up or called unknown.
+//!   names a file. Every intent gets an outcome: what was sent is looked up, or called unknown.
+//! - What there is only so much of is reserved before the work, and given back by a permit's drop.
 
 #![cfg_attr(
     test,

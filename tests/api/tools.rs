@@ -60,6 +60,24 @@ async fn the_server_introduces_itself() {
     assert!(versions.contains(&json!("2026-07-28")) && versions.contains(&json!("2025-06-18")));
 }
 
+/// The list has one page, so that nobody has a cursor for another.
+#[tokio::test]
+async fn a_cursor_that_nobody_gave_is_refused() {
+    for era in ERAS {
+        let mut session = sandbox_session(era, &[]).await;
+        let answer = session
+            .request("tools/list", json!({ "cursor": "abc" }))
+            .await;
+        assert_eq!(answer["error"]["code"], -32602, "{answer}");
+        for none in [json!(null), json!("")] {
+            let answer = session
+                .request("tools/list", json!({ "cursor": none }))
+                .await;
+            assert_eq!(answer["result"]["tools"].as_array().unwrap().len(), 3);
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_result_of_the_stateless_era_names_the_server() {
     let mut session = sandbox_session(Era::Stateless, &[]).await;
