@@ -48,13 +48,13 @@ pub(super) trait Change: Send + Sync + 'static {
         context: &Context,
     ) -> impl Future<Output = Result<Self::Done, qovery::Error>> + Send;
 
-    /// Finds out by the list what became of it, after an answer since `sent` that does not tell.
+    /// Finds out by the list what became of it, which was sent after `since`, when the answer does not tell.
     fn settle(
         &self,
         inner: &Inner,
         decision: &Self::Decision,
         error: qovery::Error,
-        sent: Instant,
+        since: Instant,
         context: &Context,
     ) -> impl Future<Output = Result<Self::Done, qovery::Error>> + Send;
 
@@ -116,7 +116,7 @@ impl Inner {
             self.allowance.give_back(spent);
             return Err(error);
         }
-        let sent = Instant::now();
+        let since = Instant::now();
         let sending = context.until(context.deadline.leaving(limits.settle));
         let result = self
             .until_over(change.send(self, &decision, &sending))
@@ -126,7 +126,7 @@ impl Inner {
             Err(error) if error.outcome == Outcome::Unknown => {
                 // Whoever called it off wants no more attempts, but is still told what holds.
                 let settling = context.detached();
-                let settled = change.settle(self, &decision, error, sent, &settling);
+                let settled = change.settle(self, &decision, error, since, &settling);
                 self.until_over(settled).await
             }
             result => result,

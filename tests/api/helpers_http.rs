@@ -100,7 +100,7 @@ impl Local {
         let serving = async move {
             let time = async {
                 process.shutdown.keep_time(&process.limits).await;
-                pending().await
+                pending::<()>().await;
             };
             tokio::select! {
                 () = listeners.serve(settings, server, rest, process.clone()) => {}
