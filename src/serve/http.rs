@@ -1,6 +1,6 @@
 //! MCP over streamable HTTP on one port, and the REST API on another.
 //!
-//! hyper speaks HTTP/1.1 over a [`stream`] that watches the time. A request passes the [`layers`], the
+//! hyper speaks HTTP/1.1 over a `stream` that watches the time. A request passes the `layers`, the
 //! same on both ports, and reaches a router.
 
 mod access;
