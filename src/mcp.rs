@@ -46,7 +46,7 @@ pub struct Server {
     backups: Backups,
     seal: Seal,
     questions: Arc<Questions>,
-    /// In the order in which a client shows them, without those that the operator switched off.
+    /// In the order in which a client shows them.
     tools: Arc<[Tool]>,
     instructions: Arc<str>,
     sandbox: bool,
@@ -77,11 +77,6 @@ impl Server {
     /// instructions say so and name the sample ids.
     #[must_use]
     pub fn new(backups: Backups, seal: Seal, sandbox: bool) -> Self {
-        let tools = Name::ALL
-            .into_iter()
-            .filter(|name| backups.allow_changes().is_ok() || !name.is_change())
-            .map(Name::definition)
-            .collect();
         let instructions = if sandbox {
             format!(
                 "{INSTRUCTIONS} This is the sandbox: nothing in it is real. Its databases are \
@@ -96,7 +91,7 @@ impl Server {
             questions: Arc::new(Questions::new(&backups.process().limits)),
             backups,
             seal,
-            tools,
+            tools: Name::ALL.into_iter().map(Name::definition).collect(),
             instructions: instructions.into(),
             sandbox,
         }
@@ -145,6 +140,13 @@ impl Server {
         }
     }
 
+    /// The tools that the operator allows.
+    fn tools(&self) -> impl Iterator<Item = &Tool> {
+        let changes = self.backups.allow_changes().is_ok();
+        let names = Name::ALL.iter().zip(self.tools.iter());
+        names.filter_map(move |(name, tool)| (changes || !name.is_change()).then_some(tool))
+    }
+
     fn limits(&self) -> &Limits {
         &self.backups.process().limits
     }
@@ -160,7 +162,7 @@ impl Server {
     }
 
     fn unknown_tool(&self) -> ErrorData {
-        let names: Vec<&str> = self.tools.iter().map(|tool| tool.name.as_ref()).collect();
+        let names: Vec<&str> = self.tools().map(|tool| tool.name.as_ref()).collect();
         let message = format!(
             "There is no such tool. The tools are: {}.",
             names.join(", ")
@@ -210,7 +212,7 @@ impl ServerHandler for Server {
             entry.end(kind(&error), None);
             return Err(error);
         }
-        let mut result = ListToolsResult::with_all_items(self.tools.to_vec());
+        let mut result = ListToolsResult::with_all_items(self.tools().cloned().collect());
         if is_stateless(&request) {
             result.ttl_ms = Some(TOOLS_TTL_MS);
             result.cache_scope = Some(CacheScope::Public);
@@ -244,7 +246,7 @@ impl ServerHandler for Server {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        Name::of(name).map(Name::definition)
+        self.tools.iter().find(|tool| tool.name == name).cloned()
     }
 
     /// Requests whose parameters do not have the shape of their method arrive here, and are not to
