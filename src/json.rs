@@ -15,23 +15,16 @@ pub(crate) struct Size {
 impl Size {
     pub(crate) fn of(text: &[u8]) -> Self {
         let (mut values, mut objects) = (1, 0);
-        let mut bytes = text.iter();
-        while let Some(byte) = bytes.next() {
+        let mut rest = text;
+        while let [byte, after @ ..] = rest {
+            rest = after;
             match byte {
                 b'{' => {
                     values += 1;
                     objects += 1;
                 }
                 b'[' | b',' | b':' => values += 1,
-                b'"' => {
-                    while let Some(byte) = bytes.next() {
-                        match byte {
-                            b'"' => break,
-                            b'\\' => _ = bytes.next(),
-                            _ => {}
-                        }
-                    }
-                }
+                b'"' => rest = after_string(rest),
                 _ => {}
             }
         }
@@ -52,6 +45,17 @@ impl Size {
         const OBJECT: usize = 640;
         self.bytes * COPIES + self.values * VALUE + self.objects * OBJECT
     }
+}
+
+/// What follows a string, of which the first quote is gone already.
+fn after_string(mut text: &[u8]) -> &[u8] {
+    while let Some(position) = memchr::memchr2(b'"', b'\\', text) {
+        if text[position] == b'"' {
+            return &text[position + 1..];
+        }
+        text = text.get(position + 2..).unwrap_or_default();
+    }
+    &[]
 }
 
 #[cfg(test)]

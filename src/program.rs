@@ -7,7 +7,11 @@ use anyhow::Context;
 use tokio::runtime;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    Layer, filter::filter_fn, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
 use crate::{
@@ -277,10 +281,11 @@ fn start_log(log: &Log) -> [WorkerGuard; 2] {
     };
     let (audit, audit_guard) = channel();
     let (others, guard) = channel();
-    let audit = lines(log.format, audit).with_filter(filter_fn(is_audit));
-    let others = lines(log.format, others)
-        .with_filter(log.filter.clone())
-        .with_filter(filter_fn(|event| !is_audit(event)));
+    let only_audit = Targets::new().with_target(AUDIT_TARGET, LevelFilter::INFO);
+    let no_audit = log.filter.clone();
+    let no_audit = no_audit.with_target(AUDIT_TARGET, LevelFilter::OFF);
+    let audit = lines(log.format, audit).with_filter(only_audit);
+    let others = lines(log.format, others).with_filter(no_audit);
     tracing_subscriber::registry()
         .with(audit)
         .with(others)
@@ -288,10 +293,6 @@ fn start_log(log: &Log) -> [WorkerGuard; 2] {
     // The default hook writes to standard error itself, and would wait there.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     [audit_guard, guard]
-}
-
-fn is_audit(event: &tracing::Metadata<'_>) -> bool {
-    event.target() == AUDIT_TARGET
 }
 
 fn lines<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
