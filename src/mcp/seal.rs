@@ -104,6 +104,8 @@ fn forged() -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{super::results::Reason, *};
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -129,6 +131,53 @@ mod tests {
         );
         assert!(new.open(&old.seal(facts, b"a", MINUTE), b"a").is_err());
         assert!(both.open(&old.seal(facts, b"a", MINUTE), b"b").is_err());
+    }
+
+    /// What a state becomes with a bit of its text flipped, or of what its parts decode to; and some
+    /// shorter and longer ones.
+    fn forgeries(state: &str) -> BTreeSet<String> {
+        let flips = |bytes: &[u8]| {
+            let bytes = bytes.to_vec();
+            (0..bytes.len() * 8).map(move |bit| {
+                let mut bytes = bytes.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                bytes
+            })
+        };
+        let mut forged: BTreeSet<String> = flips(state.as_bytes())
+            .filter_map(|bytes| String::from_utf8(bytes).ok())
+            .collect();
+        let parts: Vec<&str> = state.split('.').collect();
+        for (position, part) in parts.iter().enumerate().skip(1) {
+            for bytes in flips(&URL_SAFE_NO_PAD.decode(part).unwrap()) {
+                let part = URL_SAFE_NO_PAD.encode(bytes);
+                let mut parts = parts.clone();
+                parts[position] = &part;
+                forged.insert(parts.join("."));
+            }
+        }
+        forged.extend((0..state.len()).map(|length| state[..length].to_owned()));
+        forged.extend(["A", "=", ".", " ", "\0"].map(|more| format!("{state}{more}")));
+        let (body, tag) = (parts[parts.len() - 2], parts[parts.len() - 1]);
+        let elsewhere = ["rs1", "rs2", "rs2.", "rs1.AA", "rs2.AA"];
+        forged.extend(elsewhere.map(|version| format!("{version}.{body}.{tag}")));
+        forged.remove(state);
+        forged
+    }
+
+    #[test]
+    fn no_bit_of_a_state_can_be_changed() {
+        for seal in [Seal::random().unwrap(), seal(OLD)] {
+            let state = seal.seal([7; 32], b"a", MINUTE);
+            let forged = forgeries(&state);
+            assert!(forged.len() > 1000, "{}", forged.len());
+            for forged in forged {
+                let opened = seal.open(&forged, b"a");
+                assert!(opened.is_err(), "{forged} for {state}");
+            }
+            assert_eq!(seal.open(&state, b"a").ok(), Some([7; 32]));
+            assert!(Seal::random().unwrap().open(&state, b"a").is_err());
+        }
     }
 
     #[test]

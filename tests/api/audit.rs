@@ -542,8 +542,10 @@ async fn the_same_is_in_the_log_with_or_without_a_file_whatever_is_filtered() {
                         && fields["request_id"] == id
                         && fields["phase"] == phase
                 });
-                let line = line.await;
+                let mut line = line.await;
                 assert_eq!(line["level"], "INFO");
+                let change = line["fields"].as_object_mut().unwrap().remove("change_id");
+                assert_eq!(change.unwrap().as_str().unwrap().len(), 36);
                 let mut expected = json!({
                     "message": "audit", "request_id": id, "interface": "rest", "caller": "anonymous",
                     "operation": operation, "database_id": database, "consent": "rest",

@@ -327,11 +327,11 @@ fn assert_recovered(face: Face, database: &str, entry: &Entry, told: &Told) {
     match face {
         Face::Mcp => {
             let remark = "Qovery's answer was lost, but the backup was found by listing";
-            assert!(told.text.starts_with(remark), "{told:?}");
-            assert!(told.text.ends_with("Do not repeat the call."), "{told:?}");
+            let said = told.json["content"][1]["text"].as_str().unwrap();
+            assert!(said.starts_with(remark), "{told:?}");
+            assert!(said.ends_with("Do not repeat the call."), "{told:?}");
             let structured = &told.json["structuredContent"];
-            let text = told.json["content"][1]["text"].as_str().unwrap();
-            let text: Value = serde_json::from_str(text).unwrap();
+            let text: Value = serde_json::from_str(&told.text).unwrap();
             assert_eq!(text, *structured);
             assert_eq!(*structured, entry.json());
             assert_eq!(told.json["content"].as_array().unwrap().len(), 2);
