@@ -117,3 +117,58 @@ impl Default for Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README promises these numbers.
+    #[test]
+    fn the_defaults_are_the_readmes() {
+        let readme = include_str!("../README.md");
+        let words: String = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+        let limits = Limits::default();
+        let thousands = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
+        for sentence in [
+            format!(
+                "bodies of up to {} KiB with at most {} JSON values, and gives a header or a body {} \
+                 seconds, an answer that nobody takes {} seconds, and an idle connection {}.",
+                limits.body >> 10,
+                thousands(limits.values),
+                limits.header.as_secs(),
+                limits.stall.as_secs(),
+                limits.idle.as_secs(),
+            ),
+            format!("hold {} connections", thousands(limits.connections)),
+            format!(
+                "{} calls, {} streams of events, {} open questions, and {} MiB for bodies",
+                limits.calls,
+                limits.streams,
+                limits.questions,
+                limits.memory >> 20,
+            ),
+            format!(
+                "At most {} requests are on their way",
+                limits.upstream_requests
+            ),
+            format!("{} seconds in all", limits.drain.as_secs()),
+            format!("at most {}, each for five minutes", limits.sessions),
+            format!("no stream for {} seconds", limits.unheard.as_secs()),
+            format!(
+                "more than {} times in {} minutes",
+                limits.asked,
+                limits.asking.as_secs() / 60
+            ),
+        ] {
+            assert!(words.contains(&sentence), "{sentence}");
+        }
+        assert_eq!(limits.header, limits.body_time);
+        assert_eq!(limits.session.as_secs(), 5 * 60);
+        let patience = (limits.patience, limits.patience_of_a_session);
+        assert_eq!(
+            (patience.0.as_secs(), patience.1.as_secs()),
+            (5 * 60, 4 * 60)
+        );
+        assert!(words.contains("A question waits five minutes on 2026-07-28, four before it."));
+    }
+}
