@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         attempt: milliseconds(1_500),
         call: milliseconds(5_000),
         settle: milliseconds(1_000),
-        lock: milliseconds(1_500),
+        lock: milliseconds(700),
         header: milliseconds(1_000),
         body_time: milliseconds(1_000),
         stall: milliseconds(1_000),

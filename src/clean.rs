@@ -7,6 +7,12 @@
 
 use serde_json::Value;
 
+/// Whether a text of JSON surely has nothing to clean: its characters are plain, and none is escaped.
+pub(crate) fn is_plain(json: &str) -> bool {
+    json.bytes()
+        .all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\')
+}
+
 /// Cleans every text in a value, the keys of objects included.
 pub(crate) fn value(any: &mut Value) {
     match any {

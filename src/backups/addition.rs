@@ -100,11 +100,15 @@ impl Add {
         let listed = &page.value.results;
         let found = inner.made.find(listed, self.database, &self.backup, began);
         let backup = found?.clone();
+        // As it would have been answered.
+        let whole = page.whole();
+        let position = listed.iter().position(|listed| listed.id == backup.id)?;
+        let json = serde_json::to_vec(&whole["results"][position]).ok()?.into();
         let request_id = &context.request_id;
         tracing::warn!(%request_id, "an addition whose answer was lost was found by listing");
         Some(Addition {
             answered: Answered {
-                json: serde_json::to_vec(&backup).ok()?.into(),
+                json,
                 value: backup,
                 date: page.date,
                 memory: page.memory,

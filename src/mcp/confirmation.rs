@@ -145,7 +145,7 @@ impl Server {
                     .remove(&context, database_id, backup_id, confirmed);
                 match removal.await {
                     Ok(removal) => {
-                        let reply = Reply::new(&Decision::removed(removal))?;
+                        let reply = Reply::new(json!(Decision::removed(removal)))?;
                         return Ok(reply.remark(self.unreal()));
                     }
                     Err(backups::Error::Changed(facts)) if asks => *facts,
@@ -281,5 +281,5 @@ fn cannot_be_asked(error: &backups::Error) -> Refusal {
 
 /// Nothing was removed, as the host answered for the person.
 fn kept(reason: &'static str) -> Result<Reply, Refusal> {
-    Ok(Reply::new(&Decision::kept(reason))?.called("not_confirmed"))
+    Ok(Reply::new(json!(Decision::kept(reason)))?.called("not_confirmed"))
 }

@@ -9,6 +9,7 @@ use rmcp::{
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::arguments::ArgumentError;
 use crate::{
@@ -22,9 +23,9 @@ use crate::{
 #[derive(Serialize, JsonSchema)]
 pub(super) struct BackupList {
     #[serde(flatten)]
-    page: BackupPage,
+    pub(super) page: BackupPage,
     /// The `startId` of the next page, or null when this page is the last.
-    next_start_id: Option<BackupId>,
+    pub(super) next_start_id: Option<BackupId>,
 }
 
 /// Whether the backup is gone.
@@ -71,23 +72,9 @@ pub(super) enum Reason {
     Protocol(ErrorData),
 }
 
-impl BackupList {
-    /// The page as a model sees it, with the details of each status only if `verbose`.
-    pub(super) fn new(mut page: BackupPage, verbose: bool) -> Self {
-        if !verbose {
-            page.results.iter_mut().for_each(Backup::forget_details);
-        }
-        Self {
-            next_start_id: page.next_start_id(),
-            page,
-        }
-    }
-}
-
 impl Decision {
     /// The backup was removed.
-    pub(super) fn removed(mut removal: Removal) -> Self {
-        removal.backup.forget_details();
+    pub(super) fn removed(removal: Removal) -> Self {
         Self {
             outcome: "removed",
             reason: None,
@@ -109,12 +96,14 @@ impl Decision {
 
 impl Reply {
     /// A result that went well: the same value as structure and as text, fit to be read.
-    pub(super) fn new(result: &impl Serialize) -> Result<Self, Refusal> {
+    pub(super) fn new(mut value: Value) -> Result<Self, Refusal> {
         let unwritable = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
-        let mut value = serde_json::to_value(result).map_err(unwritable)?;
-        clean::value(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
-        let text = serde_json::to_string(&value).map_err(unwritable)?;
+        let mut text = serde_json::to_string(&value).map_err(unwritable)?;
+        if !clean::is_plain(&text) {
+            clean::value(&mut value);
+            text = serde_json::to_string(&value).map_err(unwritable)?;
+        }
         let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
         result.structured_content = Some(value);
         Ok(Self {

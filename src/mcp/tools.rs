@@ -9,6 +9,7 @@ use rmcp::{
     service::RequestContext,
 };
 use schemars::JsonSchema;
+use serde_json::{Value, json};
 
 use super::{
     Server,
@@ -120,8 +121,21 @@ impl Server {
             start_id,
             verbose,
         } = arguments;
-        let page = self.backups.list(context, database_id, start_id).await?;
-        Reply::new(&BackupList::new(page.value, verbose.unwrap_or(false)))
+        let answered = self.backups.list(context, database_id, start_id).await?;
+        let whole = verbose.unwrap_or(false).then(|| answered.whole());
+        let next_start_id = answered.value.next_start_id();
+        let page = answered.value;
+        let mut list = json!(BackupList {
+            page,
+            next_start_id,
+        });
+        if let Some(whole) = whole {
+            let backups = list["results"].as_array_mut().into_iter().flatten();
+            for (position, backup) in backups.enumerate() {
+                add_status(backup, &whole["results"][position]);
+            }
+        }
+        Reply::new(list)
     }
 
     async fn add(&self, arguments: AddArguments, context: &Context) -> Result<Reply, Refusal> {
@@ -132,7 +146,20 @@ impl Server {
             "Qovery's answer was lost, but the backup was found by listing: it is being made. \
              Do not repeat the call.",
         );
-        let reply = Reply::new(&added.answered.value)?;
+        let mut backup = json!(added.answered.value);
+        add_status(&mut backup, &added.answered.whole());
+        let reply = Reply::new(backup)?;
         Ok(reply.remark(remark).remark(self.unreal()))
+    }
+}
+
+/// Adds to a backup what else Qovery says of its status.
+fn add_status(backup: &mut Value, whole: &Value) {
+    let known = backup.get_mut("status").and_then(Value::as_object_mut);
+    let (Some(known), Some(whole)) = (known, whole["status"].as_object()) else {
+        return;
+    };
+    for (name, value) in whole {
+        known.entry(name.clone()).or_insert_with(|| value.clone());
     }
 }

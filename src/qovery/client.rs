@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::{Instant, sleep, timeout_at},
@@ -43,6 +43,15 @@ pub struct Answered<T> {
     pub date: Option<(DateTime<Utc>, Instant)>,
     /// The memory that all of it takes.
     pub memory: Arc<Permit>,
+}
+
+impl<T> Answered<T> {
+    /// The whole answer, with what this program does not read of it.
+    #[must_use]
+    pub fn whole(&self) -> Value {
+        // It was read from the same text before.
+        serde_json::from_slice(&self.json).unwrap_or_default()
+    }
 }
 
 pub(super) struct Request {

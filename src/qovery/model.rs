@@ -5,10 +5,10 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use chrono::{DateTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
+    Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
 };
-use serde_json::{Map, Number, Value, value::RawValue};
+use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
 use super::date;
@@ -165,18 +165,11 @@ impl Backup {
     pub fn made_at(&self) -> Option<DateTime<Utc>> {
         date::read(&self.created_at)
     }
-
-    /// Forgets what its status says beyond the state and its date.
-    pub fn forget_details(&mut self) {
-        if let Some(status) = &mut self.status {
-            status.whole = None;
-        }
-    }
 }
 
 /// How far a backup is (`Status`). It makes up most of an answer, and hardly anybody wants more of it
-/// than the state; the rest is kept as it came.
-#[derive(Clone, Debug, Default, JsonSchema)]
+/// than this; the rest is in the answer's own JSON.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline, extend("additionalProperties" = true))]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
@@ -184,50 +177,13 @@ pub struct Status {
     #[schemars(with = "String")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub last_deployment_date: Option<String>,
-    /// All that Qovery says of it, unless that was forgotten.
-    #[schemars(skip)]
-    whole: Option<Box<RawValue>>,
-}
-
-/// What of a status is read.
-#[derive(Serialize, Deserialize)]
-struct Known<'a> {
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    state: Option<Cow<'a, str>>,
     #[serde(
         default,
         deserialize_with = "text_of_optional_date",
         skip_serializing_if = "Option::is_none"
     )]
-    last_deployment_date: Option<String>,
-}
-
-impl<'de> Deserialize<'de> for Status {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let whole = Box::<RawValue>::deserialize(deserializer)?;
-        let known: Known<'_> = serde_json::from_str(whole.get()).map_err(de::Error::custom)?;
-        Ok(Self {
-            state: known.state.map(Cow::into_owned),
-            last_deployment_date: known.last_deployment_date,
-            whole: Some(whole),
-        })
-    }
-}
-
-impl Serialize for Status {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.whole {
-            Some(whole) => whole.serialize(serializer),
-            None => Known {
-                state: self.state.as_deref().map(Cow::from),
-                last_deployment_date: self.last_deployment_date.clone(),
-            }
-            .serialize(serializer),
-        }
-    }
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub last_deployment_date: Option<String>,
 }
 
 /// A backup to be made (`BackupRequest`).
@@ -368,7 +324,7 @@ mod tests {
     fn a_backup_keeps_what_it_does_not_know() {
         let sent = json!({
             "id": ID, "created_at": "2026-01-01T00:00:00Z", "size_gb": 3.5, "tags": ["a"],
-            "status": { "state": "SOMETHING_NEW", "steps": { "details": [] } }
+            "status": { "state": "SOMETHING_NEW" }
         });
         let sent = json!({ "results": [sent], "page": 1, "page_size": 20, "total": 1 });
         let page: BackupPage = serde_json::from_value(sent.clone()).unwrap();

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    helpers::{Era, Reply, TestApp, add_stateless_meta, json_reply},
+    helpers::{Era, Reply, TestApp, add_stateless_meta, json_reply, number_of, seed},
     helpers_http::{Client, Server},
     helpers_ledger::{
         Asked, Caller, Deed, Effect, Entry, FACES, Face, Fate, GOOD, Ledger, Says, database, trace,
@@ -612,8 +612,9 @@ async fn insist(ledger: &Ledger, server: &Server, calls: &Mutex<usize>, number: 
 /// Whatever a process was doing when it was killed, the log tells which changes to look after.
 #[tokio::test]
 async fn a_killed_process_leaves_whole_lines_and_no_change_without_an_intent() {
-    const KILLS: usize = 50;
     const CALLERS: usize = 8;
+    let kills = number_of("KILLS", 6);
+    seed();
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("audit.jsonl");
     let ledger = Ledger::start(|_| Fate {
@@ -626,7 +627,7 @@ async fn a_killed_process_leaves_whole_lines_and_no_change_without_an_intent() {
     }
     let calls = Mutex::new(0);
     let (mut known, mut left_open, mut answered) = (0, 0, 0);
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let app = TestApp::with_upstream(&ledger.url());
         let path = path.to_str().unwrap();
         let server = app
@@ -672,9 +673,9 @@ async fn a_killed_process_leaves_whole_lines_and_no_change_without_an_intent() {
     }
     // Most kills interrupt something; and between them, work was done.
     assert!(
-        left_open >= KILLS / 2,
+        left_open >= kills / 2,
         "{left_open} intents without an outcome"
     );
-    assert!(answered >= KILLS, "{answered} calls were answered");
-    assert!(effects.len() >= KILLS, "{} changes", effects.len());
+    assert!(answered >= kills, "{answered} calls were answered");
+    assert!(effects.len() >= kills, "{} changes", effects.len());
 }

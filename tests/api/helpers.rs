@@ -23,6 +23,18 @@ use tokio::{
 /// Longer than any call may take: a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often something is tried: as the variable says, or few times.
+pub(crate) fn number_of(variable: &str, few: usize) -> usize {
+    std::env::var(variable).map_or(few, |number| number.parse().unwrap())
+}
+
+/// Makes what follows repeatable: from `SEED`, or from a seed that a failure prints.
+pub(crate) fn seed() {
+    let seed = number_of("SEED", fastrand::usize(..));
+    println!("SEED={seed}");
+    fastrand::seed(seed as u64);
+}
+
 /// The two eras of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Era {

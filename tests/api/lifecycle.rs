@@ -105,7 +105,7 @@ async fn a_second_signal_ends_the_process_at_once() {
             .status()
             .await;
     }
-    assert!(started.elapsed().as_secs() < 3, "{:?}", started.elapsed());
+    assert!(started.elapsed().as_secs() < 8, "an attempt was waited for");
     assert_eq!(session.child.wait().await.unwrap().code(), Some(1));
 }
 

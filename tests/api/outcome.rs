@@ -1,10 +1,7 @@
 //! What a caller is told of a change is what became of it, or that nobody knows; and changes neither
 //! overtake each other nor exceed the operator's number.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{NaiveTime, TimeDelta, Utc};
 use futures_util::{StreamExt, future::join_all, stream};
@@ -13,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     helpers::{
-        ERAS, Era, Reply, TestApp, Upstream, backup, backup_id, held_reply, json_reply, reply,
+        ERAS, Era, Reply, TestApp, Upstream, backup, backup_id, held_reply, json_reply, number_of,
+        reply, seed,
     },
     helpers_http::{Connection, Request, Server, backups_of},
     helpers_ledger::{
@@ -32,6 +30,12 @@ fn says(status: &str) -> Says {
 fn broken() -> Says {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"id\"";
     Says::Else(Reply::Bytes(head.into()))
+}
+
+/// With short limits: some of the answers never come.
+async fn serve_hasty(ledger: &Ledger) -> Server {
+    let app = TestApp::with_upstream(&ledger.url()).hasty();
+    app.serve(&["--changes-per-hour", "0"]).await
 }
 
 async fn serve(ledger: &Ledger, arguments: &[&str]) -> Server {
@@ -130,7 +134,7 @@ async fn removals_over(face: Face) {
         }
     })
     .await;
-    let server = serve(&ledger, &[]).await;
+    let server = serve_hasty(&ledger).await;
     let calls = cases.iter().map(async |(database, case)| {
         let name = &case.name;
         let target = ledger.open(database, &[GOOD, GOOD]).swap_remove(0).id;
@@ -364,7 +368,7 @@ async fn additions_over(face: Face) {
         }
     })
     .await;
-    let server = serve(&ledger, &[]).await;
+    let server = serve_hasty(&ledger).await;
     let calls = cases.iter().map(async |(database, case)| {
         let name = case.name;
         ledger.put(database, case.before.clone());
@@ -437,14 +441,15 @@ async fn a_backup_of_an_earlier_call_is_not_taken_for_a_later_ones() {
 /// whatever order and at whatever pace they arrive.
 #[tokio::test]
 async fn two_callers_never_remove_the_last_two_backups() {
-    const ROUNDS: usize = 1_000;
+    let rounds = number_of("ROUNDS", 60);
+    seed();
     let ledger = Ledger::start(|_| Fate {
         pause: Duration::from_micros(fastrand::u64(0..1_500)),
         ..Fate::default()
     })
     .await;
     let server = serve(&ledger, &["--keep-latest", "0"]).await;
-    let rounds = (1..=ROUNDS).map(async |round| {
+    let all = (1..=rounds).map(async |round| {
         let (ledger, server) = (&ledger, &server);
         let database = database(round);
         let states: [&[&str]; 4] = [
@@ -475,10 +480,10 @@ async fn two_callers_never_remove_the_last_two_backups() {
         assert!(left.iter().any(|entry| entry.state == GOOD), "{left:?}");
         answers.iter().filter(|(_, told)| told.ok).count()
     });
-    let removed: Vec<usize> = stream::iter(rounds).buffer_unordered(8).collect().await;
+    let removed: Vec<usize> = stream::iter(all).buffer_unordered(8).collect().await;
     // The good one of two, and neither of an unfinished one and the last finished one.
     let one = removed.iter().filter(|removed| **removed == 1).count();
-    assert_eq!((one, removed.len()), (ROUNDS * 3 / 4, ROUNDS));
+    assert_eq!((one, removed.len()), (rounds * 3 / 4, rounds));
 
     // Changes of a database take turns: what is asked for one is never between what is for the other.
     let mut turns: HashMap<String, Vec<usize>> = HashMap::new();
@@ -597,20 +602,19 @@ async fn a_busy_database_refuses_after_a_while_and_holds_up_no_other() {
         }
     })
     .await;
-    let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+    let server = TestApp::with_upstream(&upstream.url())
+        .hasty()
+        .serve(&[])
+        .await;
     let mut holder = Caller::of(&server, Face::Rest).await;
     let others = async {
         upstream.received(1).await;
-        let since = Instant::now();
         let waits = FACES.map(async |face| {
             let mut caller = Caller::of(&server, face).await;
             let told = match face {
                 Face::Mcp => caller.added(&first, "n", "m").await,
                 Face::Rest => caller.removed(&first, &backup_id(1)).await,
             };
-            let waited = since.elapsed();
-            let range = Duration::from_millis(7_500)..Duration::from_millis(9_900);
-            assert!(range.contains(&waited), "{waited:?}");
             assert_eq!(told.outcome, "not_applied");
             let text = format!("other changes of database {first} are under way. Nothing");
             assert!(told.text.contains(&text), "{told:?}");
@@ -625,8 +629,6 @@ async fn a_busy_database_refuses_after_a_while_and_holds_up_no_other() {
             assert!(caller.added(&database(2), "n", "m").await.ok);
             // Reading waits for nobody.
             caller.listed(&first).await;
-            let waited = since.elapsed();
-            assert!(waited < Duration::from_secs(5), "{waited:?}");
         };
         futures_util::join!(join_all(waits), unhindered);
         upstream.release();

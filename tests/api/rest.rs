@@ -1,11 +1,9 @@
 //! The REST API: what each status means, and what every answer carries.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
-use tokio::{net::TcpSocket, time::timeout};
+use tokio::net::TcpSocket;
 
 use crate::{
     helpers::{
@@ -350,9 +348,9 @@ async fn an_upstream_that_hangs_is_a_gateway_timeout() {
     let checks = [(list, "not_applied"), (add, "unknown"), (remove, "unknown")];
     let checks = checks.map(async |(request, outcome)| {
         let upstream = Upstream::failing(outcome == "unknown", Reply::Hang).await;
-        let server = serve(&upstream).await;
-        let answer = timeout(Duration::from_secs(40), server.rest(request)).await;
-        let problem = answer.unwrap().problem(504, "timed_out");
+        let app = TestApp::with_upstream(&upstream.url()).hasty();
+        let server = app.serve(&[]).await;
+        let problem = server.rest(request).await.problem(504, "timed_out");
         assert_eq!(problem["outcome"], outcome, "{problem}");
         assert_eq!(problem["retryable"], outcome == "not_applied", "{problem}");
     });

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    helpers::{Reply, TestApp, reply},
+    helpers::{Reply, TestApp, number_of, reply, seed},
     helpers_http::Server,
     helpers_ledger::{
         Caller, Deed, FACES, FAILED, Fate, GOOD, Ledger, QUEUED, Says, Told, database, trace,
@@ -27,9 +27,9 @@ const CALLERS: usize = 32;
 /// Few enough that callers meet, and enough that not all wait for one that hangs.
 const DATABASES: usize = 36;
 
-/// A call gets 25 seconds, and writing down its outcome up to five on a disk that hangs. The rest is
-/// for a machine that does other things at the same time.
-const LONGEST: Duration = Duration::from_secs(32);
+/// A call gets five seconds here, and writing down its outcome up to five on a disk that hangs. The rest
+/// is for a machine that does other things at the same time.
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// What befalls a request: three of ten fail, in every way and at every moment.
 fn fate() -> Fate {
@@ -51,9 +51,9 @@ fn fate() -> Fate {
             let busy = reply("429 Too Many Requests", &pause, "");
             (Deed::Undone, Says::Else(busy))
         }
-        85..86 => (anyhow(20), Says::Else(Reply::Hang)),
+        85..86 => (anyhow(4), Says::Else(Reply::Hang)),
         86..90 => {
-            let before = [Deed::Undone, Deed::Late(seconds(3))];
+            let before = [Deed::Undone, Deed::Late(seconds(1))];
             let before = before[fastrand::usize(..2)].clone();
             (before, Says::Else(Reply::Reset))
         }
@@ -219,7 +219,8 @@ fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
     reason = "what became of the calls is for people"
 )]
 async fn a_storm_leaves_nobody_with_a_wrong_answer() {
-    let calls = std::env::var("STORM_CALLS").map_or(1_000, |calls| calls.parse().unwrap());
+    let calls = number_of("STORM_CALLS", 150);
+    seed();
     let ledger = Ledger::start(|_| fate()).await;
     for number in 0..DATABASES {
         let states: Vec<&str> = (0..45)
@@ -229,7 +230,7 @@ async fn a_storm_leaves_nobody_with_a_wrong_answer() {
     }
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let app = TestApp::with_upstream(&ledger.url());
+    let app = TestApp::with_upstream(&ledger.url()).hasty();
     let file = path.to_str().unwrap();
     let server = app
         .serve(&["--changes-per-hour", "0", "--audit-log", file])

@@ -29,6 +29,7 @@ fn arguments(tool: &str) -> Value {
 
 async fn refused(url: &str, tool: &str) -> String {
     let mut session = TestApp::with_upstream(url)
+        .hasty()
         .session(Era::Handshake, &[])
         .await;
     let text = session.refused(tool, arguments(tool)).await;
