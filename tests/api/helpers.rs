@@ -29,6 +29,7 @@ pub(crate) fn number_of(variable: &str, few: usize) -> usize {
 }
 
 /// Makes what follows repeatable: from `SEED`, or from a seed that a failure prints.
+#[expect(clippy::print_stdout, reason = "a test prints what repeats it")]
 pub(crate) fn seed() {
     let seed = number_of("SEED", fastrand::usize(..));
     println!("SEED={seed}");
