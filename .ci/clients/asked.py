@@ -147,6 +147,9 @@ def judge(result, backup, questions, came):
     expect(result["after"] == left, f"it left {result['after']}")
     if came != "removed":
         expect("Nothing was removed." in result["text"], f"it says {result['text']}")
+    if came == "not_removed":
+        # Whether a person saw the question, nobody knows but the host.
+        expect("The host " in result["text"], f"it says {result['text']}")
     if came in ("refused", MISSING_CAPABILITY):
         expect("a person has to confirm" in result["text"], f"it says {result['text']}")
     expect(len(result["questions"]) == questions, f"it asked {result['questions']}")

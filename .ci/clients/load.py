@@ -6,18 +6,15 @@ Usage: load.py <server>
 import asyncio
 import itertools
 import json
-import re
 import resource
 import statistics
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from served import ORDERS, Served, SlowQovery, is_page, list_over_mcp, request
+from served import MIB, ORDERS, Served, SlowQovery, Usage, is_page, list_over_mcp, request
 
-MIB = 1 << 20
 BACKUPS = f"/v1/database/{ORDERS}/backup"
 
 
@@ -30,8 +27,8 @@ async def list_over_rest(url):
     return await request(url + BACKUPS)
 
 
-def both_faces(served):
-    """Calls of the two faces in turn."""
+def both_interfaces(served):
+    """Calls of the two interfaces in turn."""
     while True:
         yield list_over_mcp(served.mcp)
         yield list_over_rest(served.rest)
@@ -64,12 +61,12 @@ class Open(asyncio.Protocol):
 async def open_many(served, number, *sent):
     """That many connections, to both ports, that send each of these in turn."""
     loop = asyncio.get_running_loop()
-    faces = [urlsplit(served.mcp), urlsplit(served.rest + BACKUPS)]
+    interfaces = [urlsplit(served.mcp), urlsplit(served.rest + BACKUPS)]
 
     def opening(index):
-        face = faces[index % 2]
-        first = sent[index // 2 % len(sent)].replace(b"PATH", face.path.encode())
-        return loop.create_connection(lambda: Open(first), face.hostname, face.port)
+        interface = interfaces[index % 2]
+        first = sent[index // 2 % len(sent)].replace(b"PATH", interface.path.encode())
+        return loop.create_connection(lambda: Open(first), interface.hostname, interface.port)
 
     connections = []
     # The kernel holds only so many until the server accepts them.
@@ -96,7 +93,7 @@ async def half_open(command):
         connections = await open_many(served, 1000, silent, header, body)
         closing = asyncio.create_task(all_closed(connections, 20))
         times = []
-        for call in both_faces(served):
+        for call in both_interfaces(served):
             times.append(await succeeds(call))
             if closing.done():
                 break
@@ -108,66 +105,75 @@ async def half_open(command):
     )
 
 
-def memory(pid):
-    """The process's share of the memory, in bytes."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss: +(\d+) kB$", rollup, re.MULTILINE)[1]) << 10
-
-
 async def idle(command):
-    """Ten thousand connections that do nothing cost neither a call's time nor much memory."""
+    """Ten thousand connections that do nothing cost neither a call's time nor much memory. Gives what of it
+    is kept after them."""
     with Served(command, "--sandbox") as served:
-        calls = both_faces(served)
+        calls = both_interfaces(served)
         for _ in range(20):
             await succeeds(next(calls))
-        before = memory(served.process.pid)
+        usage = Usage(served.process)
+        before = usage.memory()
         connections = await open_many(served, 10_000, b"")
         times = [await succeeds(next(calls)) for _ in range(20)]
-        grown = memory(served.process.pid) - before
+        grown = usage.memory() - before
         still_open = sum(not connection.closed.done() for connection in connections)
         middle, worst = (1000 * value for value in (statistics.median(times), max(times)))
         expect(worst < 100, f"a call took {worst:.0f} ms")
         expect(grown < 64 * MIB, f"the memory grew by {grown / MIB:.1f} MiB")
         _, last = await all_closed(connections, 30)
+        kept = await usage.kept(before)
     print(
         f"idle: {len(connections)} connections, {still_open} of them open at once; calls took {middle:.1f} ms, "
-        f"at worst {worst:.1f}; {grown / MIB:.1f} MiB more; all closed after {last:.1f} s"
+        f"at worst {worst:.1f}; {grown / MIB:.1f} MiB more; all closed after {last:.1f} s; "
+        f"{kept / MIB:.1f} MiB kept"
     )
+    return kept
 
 
-async def outcome(face, call):
+async def outcome(interface, call):
     async with asyncio.timeout(60):
         status, headers, body = await call
     if is_page(status, body):
-        return face, "answered"
-    expect(status == 503, f"{face}: {status} {body[:300]}")
-    expect(headers["content-type"] == "application/problem+json", f"{face}: {headers}")
-    expect(json.loads(body)["title"] == "Overloaded", f"{face}: {body[:300]}")
-    return face, "turned away"
+        return interface, "answered"
+    expect(status == 503, f"{interface}: {status} {body[:300]}")
+    expect(headers["content-type"] == "application/problem+json", f"{interface}: {headers}")
+    expect(json.loads(body)["title"] == "Overloaded", f"{interface}: {body[:300]}")
+    return interface, "turned away"
 
 
 async def concurrent(command):
-    """Of two thousand calls at once, Qovery gets 64 at a time, and each is answered."""
+    """Of two thousand calls at once, Qovery gets 64 at a time, and each is answered. Gives how much memory
+    is kept after them."""
     qovery = SlowQovery(seconds=1)
     with Served(command, **await qovery.start()) as served:
+        # As many as reach Qovery at once, so that the connections to it are there.
+        await asyncio.gather(*map(succeeds, itertools.islice(both_interfaces(served), 64)))
+        qovery.pages = 0
+        usage = Usage(served.process)
+        before = usage.memory()
         started = time.monotonic()
-        calls = zip(itertools.cycle(["MCP", "REST"]), itertools.islice(both_faces(served), 2000))
+        calls = zip(itertools.cycle(["MCP", "REST"]), itertools.islice(both_interfaces(served), 2000))
         results = await asyncio.gather(*itertools.starmap(outcome, calls), return_exceptions=True)
         seconds = time.monotonic() - started
+        kept = await usage.kept(before)
     faults = [result for result in results if isinstance(result, Exception)]
     expect(not faults, f"{len(faults)} calls failed, as {faults[:5]!r}")
     outcomes = Counter(results)
     answered = sum(number for (_, how), number in outcomes.items() if how == "answered")
     expect(qovery.most == 64, f"{qovery.most} calls reached Qovery at once")
     expect(qovery.pages == answered, f"Qovery made {qovery.pages} pages for {answered} calls")
-    tally = ", ".join(f"{face} {how} {number}" for (face, how), number in sorted(outcomes.items()))
-    print(f"concurrent: {tally}, in {seconds:.1f} s; at most {qovery.most} at once")
+    tally = ", ".join(f"{interface} {how} {number}" for (interface, how), number in sorted(outcomes.items()))
+    print(
+        f"concurrent: {tally}, in {seconds:.1f} s; at most {qovery.most} at once; {kept / MIB:.1f} MiB kept"
+    )
+    return kept
 
 
 async def main(command):
     await half_open(command)
-    await idle(command)
-    await concurrent(command)
+    kept = [await idle(command), await concurrent(command)]
+    expect(max(kept) <= 8 * MIB, f"the memory was not given back, but {max(kept) / MIB:.1f} MiB kept")
 
 
 # The server takes over what this process may open.

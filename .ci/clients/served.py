@@ -1,4 +1,5 @@
-"""Starts and stops the server's `http` command, and speaks to it without a library's help."""
+"""Starts and stops the server's `http` command, watches what it takes, and speaks to it without a
+library's help."""
 
 import asyncio
 import json
@@ -7,10 +8,13 @@ import re
 import subprocess
 import tempfile
 import threading
+import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 ORDERS = "0de50000-0000-4000-8000-000000000001"
 PROTOCOL = "2026-07-28"
+MIB = 1 << 20
 
 
 class Served:
@@ -74,6 +78,41 @@ class Served:
             raise AssertionError(f"the server panicked:\n{''.join(panics)}")
 
 
+class Usage:
+    """What a process takes of the machine (proc(5)): memory in bytes, time in milliseconds."""
+
+    def __init__(self, process):
+        self.directory = Path(f"/proc/{process.pid}")
+
+    def memory(self):
+        return self._status("VmRSS")
+
+    def most_memory(self):
+        """The most at any time since `begin`."""
+        return self._status("VmHWM")
+
+    def begin(self):
+        """Forgets the most that it had, and gives what it has."""
+        self.directory.joinpath("clear_refs").write_text("5")
+        return self.memory()
+
+    def processor(self):
+        """The time of all its threads together."""
+        threads = self.directory.glob("task/*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6
+
+    async def kept(self, before):
+        """How much more memory it has than before, once that is little or ten seconds are over."""
+        deadline = time.monotonic() + 10
+        while (more := self.memory() - before) > 8 * MIB and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        return more
+
+    def _status(self, field):
+        status = self.directory.joinpath("status").read_text()
+        return int(re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)[1]) << 10
+
+
 async def request(url, method="GET", headers=None, body=b""):
     """The status, the headers and the body of an answer. Each request has a connection of its own."""
     return await exchange(url, written(url, method, headers, body))
@@ -104,7 +143,7 @@ def written(url, method, headers, body):
     return f"{method} {parts.path or '/'} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
-def written_list(url, **headers):
+def written_list(url, more_meta=None, **headers):
     """A call of the list over MCP, as it is sent."""
     tool = "list-database-backups"
     meta = {
@@ -112,6 +151,7 @@ def written_list(url, **headers):
         "io.modelcontextprotocol/clientInfo": {"name": "gate", "version": "1"},
         "io.modelcontextprotocol/clientCapabilities": {},
     }
+    meta |= more_meta or {}
     params = {"name": tool, "arguments": {"databaseId": ORDERS}, "_meta": meta}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     headers = {
@@ -133,7 +173,7 @@ async def read_answer(reader):
 
 
 def is_page(status, body):
-    """Whether an answer, of either face, is a page of backups."""
+    """Whether an answer, of either interface, is a page of backups."""
     if status != 200:
         return False
     answer = json.loads(body)

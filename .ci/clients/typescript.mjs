@@ -21,6 +21,8 @@ const databaseId = '0de50000-0000-4000-8000-000000000001';
 const LIST = 'list-database-backups';
 const ADD = 'add-backup-database';
 const REMOVE = 'remove-database-backup';
+// What the sandbox says after the structure, where somebody could take a change for real.
+const UNREAL = ['This is the sandbox: nothing in it is real.'];
 
 const mode = { legacy: 'legacy', auto: 'auto' }[era] ?? { pin: era };
 const client = new Client({ name: 'gate', version: '1' }, { versionNegotiation: { mode } });
@@ -36,7 +38,9 @@ async function call(name, args) {
     const result = await client.callTool({ name, arguments: args }, ...options);
     assert.ok(!result.isError, `${name}: ${JSON.stringify(result.content)}`);
     const structure = result.structuredContent;
-    assert.deepEqual(JSON.parse(result.content[0].text), structure, `${name}: the text is not the structure`);
+    const [text, ...remarks] = result.content.map(block => block.text);
+    assert.deepEqual(JSON.parse(text), structure, `${name}: the text is not the structure`);
+    assert.deepEqual(remarks, name === LIST ? [] : UNREAL, `${name}: what it says after the structure`);
     return structure;
 }
 

@@ -13,6 +13,10 @@ LIST, ADD, REMOVE = "list-database-backups", "add-backup-database", "remove-data
 # In this order, and whether each only reads, destroys, and may be repeated.
 TOOLS = [(LIST, True, False, True), (ADD, False, False, False), (REMOVE, False, True, True)]
 
+# What the sandbox says after the structure, where somebody could take a change for real.
+UNREAL = ["This is the sandbox: nothing in it is real."]
+REMARKS = {LIST: [], ADD: UNREAL, REMOVE: UNREAL}
+
 STATELESS = ["2026-07-28"]
 # How the client begins, and which versions it may then speak. `auto` asks `server/discover` first,
 # and would fall back to the handshake; a version sends its first request without either.
@@ -29,7 +33,9 @@ async def call(client, tool, **arguments):
     result = await client.call_tool(tool, arguments)
     expect(not result.is_error, f"{tool}: {result.content}")
     structure = result.structured_content
-    expect(json.loads(result.content[0].text) == structure, f"{tool}: the text is not the structure")
+    text, *remarks = [block.text for block in result.content]
+    expect(json.loads(text) == structure, f"{tool}: the text is not the structure")
+    expect(remarks == REMARKS[tool], f"{tool}: after the structure it says {remarks}")
     return structure
 
 
