@@ -249,9 +249,16 @@ impl Port {
 
     async fn admit(&self, stream: TcpStream) {
         // Answers are written whole; waiting to fill a packet only delays them.
-        if stream.set_nodelay(true).is_ok() {
-            let stream = self.connections.admit(stream).await;
-            self.tasks.spawn(self.clone().serve(stream));
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            stream = self.connections.admit(stream) => {
+                self.tasks.spawn(self.clone().serve(stream));
+            }
+            // There is no place for it, and nobody waits for one any more.
+            () = self.shutdown.cancelled() => {}
         }
     }
 

@@ -1,6 +1,5 @@
-//! Connections: what hyper has no timer for. A header must be complete ten seconds after the
-//! connection, or after its own first byte; an answer that nobody takes ends its connection; and where
-//! all places are taken, the connection that waited longest gives way.
+//! What hyper has no timer for: a header that dawdles, and an answer that nobody takes, end their
+//! connection; and where all places are taken, the one that has waited longest gives way.
 
 use std::{
     io::{self, IoSlice},
@@ -82,18 +81,15 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has waited longest without a request, or else for the rest of one.
-    /// Says whether there was one.
+    /// Closes the connection that has waited longest, if one waits. Says whether one did.
     pub(super) fn evict(&self) -> bool {
         let mut open = self.lock();
         let waiting = open.iter().enumerate().filter_map(|(index, connection)| {
             let (phase, since) = *connection.lock();
             (phase != Phase::Busy).then_some((phase, since, index))
         });
-        let longest = waiting.min();
-        longest
-            .map(|(.., index)| open.swap_remove(index).close.cancel())
-            .is_some()
+        let longest = waiting.min().map(|(.., index)| open.swap_remove(index));
+        longest.inspect(|it| it.close.cancel()).is_some()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
