@@ -258,7 +258,7 @@ impl Port {
                 self.tasks.spawn(self.clone().serve(stream));
             }
             // There is no place for it, and nobody waits for one any more.
-            () = self.shutdown.cancelled() => {}
+            () = self.process.shutdown.requested.cancelled() => {}
         }
     }
 
