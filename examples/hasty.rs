@@ -17,7 +17,6 @@ fn main() -> ExitCode {
         header: milliseconds(1_000),
         body_time: milliseconds(1_000),
         stall: milliseconds(1_000),
-        patience_of_a_session: milliseconds(3_000),
         unheard: milliseconds(1_000),
         drain: milliseconds(2_500),
         ..Limits::default()

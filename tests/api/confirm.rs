@@ -5,13 +5,15 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
+use tokio::time::timeout;
+
 use crate::{
-    helpers::{Era, backup, backup_id},
+    helpers::{Era, PATIENCE, backup, backup_id},
     helpers_confirm::{
         Database, Host, Question, STATELESS, WAYS, Way, Wire, can_ask, removal, removes, responses,
         yes,
     },
-    helpers_http::{Request, backups_of},
+    helpers_http::{Client, Connection, Request, Server, backups_of},
 };
 
 const STATE_KEY: &str = "QOVERY_BACKUPS_STATE_KEY";
@@ -788,6 +790,57 @@ async fn nobody_is_asked_about_a_backup_again_and_again() {
         assert!(text.contains(" UTC"), "{text}");
         // Another backup is another question.
         host.ask(2).await;
+        assert_eq!(database.changes(), [""; 0]);
+    }
+}
+
+/// A client that can show a question, in a session of its own.
+async fn client(server: &Server) -> Client {
+    let mut client = Client::new(server, Era::Handshake, None);
+    client.capabilities = can_ask();
+    client.open().await;
+    client
+}
+
+/// Calls for a removal; gives the connection of the call, and what is said on it first.
+async fn called(client: &mut Client) -> (Connection, Value) {
+    let request = client.message("tools/call", removal(1));
+    let mut connection = Connection::open(client.address).await;
+    connection.write(&request.bytes(client.address)).await;
+    assert_eq!(connection.head().await.status, 200);
+    let said = connection.event().await;
+    (connection, said)
+}
+
+/// Else nobody could be asked about the backup until a person's time is over, which is minutes.
+#[tokio::test]
+async fn a_question_ends_when_its_client_has_gone() {
+    for deletes in [false, true] {
+        let database = three().await;
+        let app = database.app().hasty();
+        let server = app.serve(&["--sessions", "--no-rest"]).await;
+        let (mut one, mut other) = (client(&server).await, client(&server).await);
+        let (connection, asked) = called(&mut one).await;
+        assert_eq!(asked["method"], "elicitation/create", "{asked}");
+        let (_, refused) = called(&mut other).await;
+        let text = &refused["result"]["content"][0]["text"];
+        let text = text.as_str().unwrap();
+        assert!(text.contains("open already"), "{refused}");
+        let kept = if deletes {
+            let end = Request::delete("/mcp")
+                .header("Mcp-Session-Id", one.session.as_ref().unwrap())
+                .send(server.mcp)
+                .await;
+            assert_eq!(end.status, 204, "{end:?}");
+            Some(connection)
+        } else {
+            drop(connection);
+            None
+        };
+        let asked_again = async { while called(&mut other).await.1["method"].is_null() {} };
+        let in_time = timeout(PATIENCE, asked_again).await;
+        in_time.expect("another one can be asked");
+        drop(kept);
         assert_eq!(database.changes(), [""; 0]);
     }
 }

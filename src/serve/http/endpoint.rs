@@ -145,6 +145,7 @@ async fn answer(
             let response = endpoint.pass(request).await;
             if ends {
                 sessions.open().remove(&id);
+                call_off(&listeners.calls);
             }
             listeners.listen(response)
         }
@@ -259,7 +260,7 @@ impl Listeners {
             while open.wait_for(|open| *open == 0).await.is_ok() {
                 let heard = timeout(unheard, open.wait_for(|open| *open > 0));
                 if heard.await.is_err() {
-                    *lock(&calls) = CancellationToken::new().drop_guard();
+                    call_off(&calls);
                     if open.wait_for(|open| *open > 0).await.is_err() {
                         return;
                     }
@@ -287,6 +288,11 @@ impl Listeners {
         };
         response.map(|body| Body::new(body.map_frame(keep)))
     }
+}
+
+/// Calls off the calls of now, and none that begins later.
+fn call_off(calls: &Mutex<DropGuard>) {
+    *lock(calls) = CancellationToken::new().drop_guard();
 }
 
 /// A stream of events, until this is dropped.
