@@ -142,11 +142,12 @@ async fn answer(
                 cancellation,
                 ..context
             });
-            let response = endpoint.pass(request).await;
             if ends {
+                // Before rmcp waits for the answers of its calls.
                 sessions.open().remove(&id);
                 call_off(&listeners.calls);
             }
+            let response = endpoint.pass(request).await;
             listeners.listen(response)
         }
         (Some(sessions), None) if posts && begins_session(&body) => {
