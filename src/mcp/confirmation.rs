@@ -221,9 +221,12 @@ impl Server {
                 Answer::No("Nobody answered the question. Nothing was removed."),
             ),
         };
-        if let Err(error) = asked.cancel(Some(reason.to_owned())).await {
-            tracing::debug!(%error, "a question could not be taken back");
-        }
+        // The call need not wait for it: the session may be about to end.
+        tokio::spawn(async move {
+            if let Err(error) = asked.cancel(Some(reason.to_owned())).await {
+                tracing::debug!(%error, "a question could not be taken back");
+            }
+        });
         Ok(answer)
     }
 }
