@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use qovery_backups_mcp::{limits::Limits, program};
 
+/// Gives back what a load took, of which glibc's keeps tens of megabytes, and takes a sixth off a call's
+/// processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     program::run(Limits::default())
 }

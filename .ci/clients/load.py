@@ -158,7 +158,7 @@ async def at_once(served, qovery):
 
 
 async def concurrent(command):
-    """The allocator keeps what one such load took, for the next one; a second one adds nothing to it."""
+    """The allocator may keep some of what such a load took for the next one, which then adds nothing."""
     qovery = SlowQovery(seconds=1)
     with Served(command, **await qovery.start()) as served:
         usage = Usage(served.process)
