@@ -14,10 +14,14 @@ use futures_util::future::join_all;
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    time::timeout,
+};
 
 use crate::{
-    helpers::{Era, Reply, TestApp, add_stateless_meta, json_reply, number_of, seed},
-    helpers_http::{Client, Server},
+    helpers::{Era, PATIENCE, Reply, TestApp, add_stateless_meta, json_reply, number_of, seed},
+    helpers_http::{Client, Connection, Request, Server, backups_of},
     helpers_ledger::{
         Asked, Caller, Deed, Effect, Entry, FACES, Face, Fate, GOOD, Ledger, Says, database, trace,
     },
@@ -678,4 +682,55 @@ async fn a_killed_process_leaves_whole_lines_and_no_change_without_an_intent() {
     );
     assert!(answered >= kills, "{answered} calls were answered");
     assert!(effects.len() >= kills, "{} changes", effects.len());
+}
+
+/// Anybody can cause as many other lines as they like, while nobody reads them.
+#[tokio::test]
+async fn a_flood_of_other_lines_takes_no_line_of_the_audit_trail() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let mut app = TestApp::with_upstream(&sandbox.base_url());
+    let token = format!("ada:{TOKEN}");
+    app.variables.push(("QOVERY_BACKUPS_ACCESS_TOKEN", token));
+    let any = "127.0.0.1:0";
+    let arguments = [
+        "http",
+        "--log-format",
+        "json",
+        "--mcp-addr",
+        any,
+        "--rest-addr",
+        any,
+    ];
+    let mut child = app.command(&arguments).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let rest = loop {
+        let line = log.next_line().await.unwrap().unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let message = line["fields"]["message"].as_str().unwrap();
+        if let Some(address) = message.strip_prefix("REST is listening on http://") {
+            break address.parse().unwrap();
+        }
+    };
+    let list = Request::get(&backups_of(Sandbox::ORDERS));
+    let mut connection = Connection::open(rest).await;
+    // More than the pipe and the queue before it hold.
+    for _ in 0..4_000 {
+        let answer = connection.exchange(&list).await;
+        assert_eq!(answer.status, 401);
+    }
+    let body = json!({ "name": "n", "message": "m" });
+    let add = Request::post(&backups_of(Sandbox::ORDERS), &body).token(Some(TOKEN));
+    assert_eq!(connection.exchange(&add).await.status, 201);
+    let mut phases = Vec::new();
+    let until = async {
+        while phases.len() < 2 {
+            let line = log.next_line().await.unwrap().unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if line["fields"]["message"] == "audit" {
+                phases.push(line["fields"]["phase"].as_str().unwrap().to_owned());
+            }
+        }
+    };
+    timeout(PATIENCE, until).await.expect("both lines");
+    assert_eq!(phases, ["intent", "outcome"]);
 }
