@@ -23,6 +23,12 @@ async fn three() -> Database {
     Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await
 }
 
+/// Almost a page, for a host that is asked about another one each time: about one, it is asked seldom.
+async fn many() -> Database {
+    let backups = (1..20).map(|number| backup(number, "READY"));
+    Database::with(backups.collect::<Vec<_>>()).await
+}
+
 async fn host(database: &Database, way: Way) -> Host {
     Host::start(&database.app(), way, &[], can_ask()).await
 }
@@ -158,10 +164,10 @@ async fn anything_but_a_yes_removes_nothing() {
         (json!({}), None),
     ];
     for way in WAYS {
-        let database = three().await;
-        for (answer, reason) in &answers {
-            let mut host = host(&database, way).await;
-            let question = host.ask(1).await;
+        let database = many().await;
+        let mut host = host(&database, way).await;
+        for (number, (answer, reason)) in (2..19).cycle().zip(&answers) {
+            let question = host.ask(number).await;
             let step = host.answer(&question, answer.clone()).await;
             if let Some(reason) = reason {
                 let decision = json!({ "outcome": "not_removed", "reason": reason });
@@ -174,7 +180,6 @@ async fn anything_but_a_yes_removes_nothing() {
                 );
             }
         }
-        let mut host = host(&database, way).await;
         if way.1 == Era::Handshake {
             let question = host.ask(1).await;
             let error = json!({ "code": -32601, "message": "Method not found" });
@@ -336,8 +341,9 @@ async fn a_state_is_good_for_one_caller_one_backup_and_one_server() {
 #[tokio::test]
 async fn a_yes_needs_the_state_and_the_state_needs_a_yes() {
     for way in STATELESS {
-        let database = three().await;
-        for (member, value) in [
+        let database = many().await;
+        let mut host = host(&database, way).await;
+        let halves = [
             ("requestState", None),
             ("requestState", Some(Value::Null)),
             ("inputResponses", None),
@@ -345,18 +351,17 @@ async fn a_yes_needs_the_state_and_the_state_needs_a_yes() {
             ("inputResponses", Some(json!({}))),
             ("inputResponses", Some(yes())),
             ("inputResponses", Some(json!({ "consent": yes() }))),
-        ] {
-            let mut host = host(&database, way).await;
-            let question = host.ask(1).await;
+        ];
+        for (number, (member, value)) in (2..).zip(halves) {
+            let question = host.ask(number).await;
             let mut half = question.answered(&yes(), question.state());
             match value {
                 Some(value) => half[member] = value,
                 None => drop(half.as_object_mut().unwrap().remove(member)),
             }
             let again = host.call(half).await.question();
-            assert!(again.text().ends_with(&backup_id(1)), "{again:?}");
+            assert!(again.text().ends_with(&backup_id(number)), "{again:?}");
         }
-        let mut host = host(&database, way).await;
         let question = host.ask(1).await;
         let whole = question.answered(&yes(), question.state());
         for (member, value) in [
@@ -672,14 +677,22 @@ async fn what_others_wrote_cannot_change_the_question() {
     ];
     for way in WAYS {
         let database = three().await;
-        let asked = async |ours: &Value, other: &Value| {
-            let keep_none = ["--keep-latest", "0"];
-            let mut host = Host::start(&database.app(), way, &keep_none, can_ask()).await;
-            database.change(|backups| *backups = vec![ours.clone(), other.clone()]);
-            let question = host.ask(1).await;
+        let keep_none = ["--keep-latest", "0"];
+        let mut host = Host::start(&database.app(), way, &keep_none, can_ask()).await;
+        let mut numbers = (1..).step_by(2);
+        // Under other ids each time: about one backup, nobody is asked so often.
+        let mut asked = async |ours: &Value, other: &Value| {
+            let number = numbers.next().unwrap();
+            let [mut ours, mut other] = [ours.clone(), other.clone()];
+            ours["id"] = json!(backup_id(number));
+            other["id"] = json!(backup_id(number + 1));
+            database.change(|backups| *backups = vec![ours, other]);
+            let question = host.ask(number).await;
             let closed = host.answer(&question, json!({ "action": "cancel" })).await;
             assert_eq!(closed.decision()["outcome"], "not_removed");
-            question.text().to_owned()
+            let text = question.text();
+            assert_eq!(text.matches(&backup_id(number)).count(), 1, "{text}");
+            text.replace(&backup_id(number), &backup_id(1))
         };
         // In the middle of a day and of an hour: their ages do not change meanwhile.
         let [mut ours, mut other] = [backup(1, "DEPLOYMENT_ERROR"), backup(2, "READY")];
@@ -769,6 +782,22 @@ async fn an_answer_counts_once() {
             .decision();
         assert_eq!(again["outcome"], "removed", "{again}");
     }
+}
+
+/// A host may repeat an answer before it has heard what came of it.
+#[tokio::test]
+async fn a_yes_that_is_sent_twice_removes_once() {
+    let database = three().await;
+    let mut host = host(&database, (Wire::Stdio, Era::Stateless)).await;
+    let question = host.ask(1).await;
+    let own = question.answered(&yes(), question.state());
+    let answers = host.calls(&[own.clone(), own.clone(), own]).await;
+    for answer in answers {
+        let decision = &answer["result"]["structuredContent"];
+        assert_eq!(decision["outcome"], "removed", "{answer}");
+        assert_eq!(decision["backup"]["id"], backup_id(1), "{answer}");
+    }
+    assert_eq!(database.changes(), [removes(1)]);
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ fn removals() -> Vec<LostRemoval> {
     cases
 }
 
-/// Each in its own database, all at once: the slowest takes 20 seconds.
+/// Each in its own database, all at once: the slowest waits for two attempts.
 async fn removals_over(face: Face) {
     let cases = in_databases(removals());
     let fates = cases.clone();
@@ -667,6 +667,38 @@ async fn a_list_without_an_end_lets_nothing_be_removed() {
     let requests = upstream.requests();
     assert_eq!(requests.len(), 100);
     assert!(requests.iter().all(|request| request.starts_with("GET ")));
+}
+
+/// Nobody takes an exercise for a backup, nor a backup for an exercise.
+#[tokio::test]
+async fn a_change_in_the_sandbox_is_said_to_be_none() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let real = TestApp::with_upstream(&sandbox.base_url());
+    let unreal = TestApp::new(&[("QOVERY_BACKUPS_SANDBOX", "true")]);
+    for era in ERAS {
+        for (app, remarks) in [
+            (&real, &[][..]),
+            (&unreal, &["This is the sandbox: nothing in it is real."]),
+        ] {
+            let mut session = app.session(era, &[]).await;
+            let database = Sandbox::ORDERS;
+            let added = json!({ "databaseId": database, "name": "n", "message": "m" });
+            let removed = json!({ "databaseId": database, "backupId": backup_id(era as u32 + 1) });
+            for (tool, arguments) in [
+                ("add-backup-database", added),
+                ("remove-database-backup", removed),
+            ] {
+                let result = session.call(tool, arguments).await;
+                assert_eq!(result["isError"], false, "{result}");
+                let content = result["content"].as_array().unwrap();
+                let told: Vec<&str> = content[1..]
+                    .iter()
+                    .map(|block| block["text"].as_str().unwrap())
+                    .collect();
+                assert_eq!(told, remarks, "{era:?} {tool}: {result}");
+            }
+        }
+    }
 }
 
 /// Cancelled or left while the list is read: the change was not sent yet, and is not any more.

@@ -91,7 +91,7 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
     let entries = ledger.backups(&database);
     let target = (operation == "remove").then(|| match fastrand::u8(..10) {
         0 => entries.last().unwrap().id.clone(),
-        1 => Uuid::new_v4().to_string(),
+        1 => Uuid::from_u128(fastrand::u128(..)).to_string(),
         _ => entries[fastrand::usize(..entries.len())].id.clone(),
     });
     let id = format!("call-{number}");

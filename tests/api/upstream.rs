@@ -1,11 +1,8 @@
 //! An upstream that fails in every way: each failure has its own text, and nothing is done twice.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
@@ -116,8 +113,8 @@ async fn every_failure_has_its_own_text() {
     let unreachable = nowhere.iter().flat_map(|(name, url)| {
         [LIST, ADD, REMOVE].map(|tool| async move { (*name, tool, refused(url, tool).await) })
     });
-    let mut texts = join_all(cases).await;
-    texts.extend(join_all(unreachable).await);
+    let (mut texts, others) = join(join_all(cases), join_all(unreachable)).await;
+    texts.extend(others);
     let written = texts
         .iter()
         .map(|(name, tool, text)| format!("{name} | {tool}\n  {text}"));
@@ -178,17 +175,18 @@ async fn a_401_is_worded_for_the_kind_of_key() {
 
 #[tokio::test]
 async fn what_is_under_way_elsewhere_is_for_later() {
-    for status in ["409 X", "423 X", "425 X"] {
-        let busy = json_reply(status, &json!({ "message": "conflict" }));
-        for tool in [LIST, ADD, REMOVE] {
-            let upstream = Upstream::failing(tool == REMOVE, busy.clone()).await;
+    let cases = ["409 X", "423 X", "425 X"].into_iter().flat_map(|status| {
+        [LIST, ADD, REMOVE].map(|tool| async move {
+            let busy = json_reply(status, &json!({ "message": "conflict" }));
+            let upstream = Upstream::failing(tool == REMOVE, busy).await;
             let text = refused(&upstream.url(), tool).await;
             assert!(
                 text.ends_with("Nothing was changed. Try again in a minute."),
                 "{text}"
             );
-        }
-    }
+        })
+    });
+    join_all(cases).await;
 }
 
 #[tokio::test]
@@ -214,27 +212,36 @@ async fn qoverys_words_are_cleaned_then_redacted_then_cut() {
 
 #[tokio::test]
 async fn reading_is_repeated_twice_and_adding_never() {
-    let busy = reply("503 Service Unavailable", "", "");
-    for (tool, method, attempts) in [(LIST, "GET", 3), (ADD, "POST", 1), (REMOVE, "DELETE", 3)] {
-        let upstream = Upstream::failing(tool == REMOVE, busy.clone()).await;
+    let cases = [(LIST, "GET", 3), (ADD, "POST", 1), (REMOVE, "DELETE", 3)];
+    let cases = cases.map(async |(tool, method, attempts)| {
+        let busy = reply("503 Service Unavailable", "", "");
+        let upstream = Upstream::failing(tool == REMOVE, busy).await;
         refused(&upstream.url(), tool).await;
         let requests = upstream.requests();
         let sent = requests.iter().filter(|line| line.starts_with(method));
         assert_eq!(sent.count(), attempts, "{tool}");
-    }
-    // 429 says that nothing was done, so that even adding may be repeated.
-    let upstream = Upstream::start(|number, _| match number {
-        0 => reply("429 Too Many Requests", "Retry-After: 1\r\n", ""),
-        _ => json_reply("201 Created", &backup(1, "QUEUED")),
-    })
-    .await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
+    });
+    join_all(cases).await;
+}
+
+/// 429 says that nothing was done, so that even adding may be repeated, unless Qovery wants a pause
+/// that is longer than a caller waits.
+#[tokio::test]
+async fn adding_is_repeated_after_the_pause_that_qovery_asks_for() {
+    for (pause, attempts) in [(1, 2), (11, 1)] {
+        let pause = format!("Retry-After: {pause}\r\n");
+        let upstream = Upstream::start(move |number, _| match number {
+            0 => reply("429 Too Many Requests", &pause, ""),
+            _ => json_reply("201 Created", &backup(1, "QUEUED")),
+        })
         .await;
-    let started = Instant::now();
-    session.ok(ADD, arguments(ADD)).await;
-    assert!(started.elapsed() >= Duration::from_secs(1));
-    assert_eq!(upstream.requests().len(), 2);
+        let mut session = TestApp::with_upstream(&upstream.url())
+            .session(Era::Handshake, &[])
+            .await;
+        let result = session.call(ADD, arguments(ADD)).await;
+        assert_eq!(result["isError"], attempts == 1, "{result}");
+        assert_eq!(upstream.requests().len(), attempts);
+    }
 }
 
 #[tokio::test]
