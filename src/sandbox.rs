@@ -9,7 +9,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -26,6 +26,7 @@ use axum::{
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -258,7 +259,7 @@ async fn list(
     Path(database): Path<String>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Result<Json<Value>, Refusal> {
-    let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut databases = databases.lock();
     let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
     let start = match query.get("startId") {
         None => 0,
@@ -279,7 +280,7 @@ async fn add(
     Path(database): Path<String>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut databases = databases.lock();
     let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
     let body: Value = serde_json::from_slice(&body)
         .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "The body must be JSON"))?;
@@ -299,7 +300,7 @@ async fn remove(
     State(databases): State<Databases>,
     Path((database, backup)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
-    let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut databases = databases.lock();
     let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
     let position = position(backups, &backup)?;
     backups.remove(position);

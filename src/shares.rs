@@ -4,10 +4,9 @@
 //! A place is reserved before the work and given back when its permit is dropped. Of callers that can
 //! be told apart, none gets more than half, so that one alone never shuts the others out.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
 
 /// So much of something, and who has how much of it. Clones share it.
 #[derive(Clone, Debug)]
@@ -51,16 +50,12 @@ impl Shares {
         };
         permit.grow(amount).then_some(permit)
     }
-
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Permit {
     /// Reserves so much more. Says whether there was as much; if not, nothing changes.
     pub fn grow(&mut self, amount: usize) -> bool {
-        let mut taken = self.shares.taken();
+        let mut taken = self.shares.taken.lock();
         if taken.total + amount > self.shares.total {
             return false;
         }
@@ -80,7 +75,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut taken = self.shares.taken();
+        let mut taken = self.shares.taken.lock();
         taken.total -= self.amount;
         if let Some(account) = &self.account {
             let left = taken.of_one.get(account).map_or(0, |own| own - self.amount);
@@ -108,8 +103,11 @@ mod tests {
         drop(ada);
         assert!(shares.reserve(Some("eve"), 4).is_some());
         drop(rest);
-        assert_eq!(shares.taken().total, 0);
-        assert!(shares.taken().of_one.is_empty(), "nobody is remembered");
+        assert_eq!(shares.taken.lock().total, 0);
+        assert!(
+            shares.taken.lock().of_one.is_empty(),
+            "nobody is remembered"
+        );
     }
 
     #[test]

@@ -2,12 +2,10 @@
 //!
 //! Qovery takes no idempotency key, so an addition without an answer can only be looked for.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Error, Inner, audit::Record, change::Change};
@@ -142,14 +140,14 @@ impl Made {
 
     /// Remembers a backup that was made.
     pub(super) fn remember(&self, id: BackupId) {
-        let mut lately = self.lately();
+        let mut lately = self.0.lock();
         lately.made.push_front(id);
         lately.made.truncate(Self::MOST);
     }
 
     /// Remembers an addition that may have been made, or may yet be, under an id that nobody knows.
     fn lose(&self, database: DatabaseId, backup: NewBackup) {
-        let mut lately = self.lately();
+        let mut lately = self.0.lock();
         lately.lost.push_front((database, backup));
         lately.lost.truncate(Self::MOST);
     }
@@ -163,7 +161,7 @@ impl Made {
         wanted: &NewBackup,
         began: DateTime<Utc>,
     ) -> Option<&'a Backup> {
-        let lately = self.lately();
+        let lately = self.0.lock();
         if lately
             .lost
             .iter()
@@ -179,10 +177,6 @@ impl Made {
         });
         let backup = found.next()?;
         found.next().is_none().then_some(backup)
-    }
-
-    fn lately(&self) -> MutexGuard<'_, Lately> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

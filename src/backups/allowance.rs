@@ -1,13 +1,9 @@
 //! How many changes may be made in an hour, over all callers: what stops an agent that loops.
 
-use std::{
-    collections::VecDeque,
-    num::NonZeroU32,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use chrono::{TimeDelta, Utc};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Error;
@@ -43,7 +39,7 @@ impl Allowance {
 
     /// Counts a change no more: nothing was sent of it, or Qovery refused it.
     pub(super) fn give_back(&self, spent: Instant) {
-        let mut made = self.made();
+        let mut made = self.made.lock();
         if let Some(position) = made.iter().position(|made| *made == spent) {
             made.remove(position);
         }
@@ -53,7 +49,7 @@ impl Allowance {
         let Some(an_hour) = self.an_hour else {
             return Ok(());
         };
-        let mut made = self.made();
+        let mut made = self.made.lock();
         while made.front().is_some_and(|first| now - *first >= HOUR) {
             made.pop_front();
         }
@@ -71,10 +67,6 @@ impl Allowance {
                 Ok(())
             }
         }
-    }
-
-    fn made(&self) -> MutexGuard<'_, VecDeque<Instant>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::qovery::DatabaseId;
@@ -20,7 +21,7 @@ impl Locks {
     }
 
     fn of(&self, database: DatabaseId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.0.lock();
         locks.retain(|_, lock| lock.strong_count() > 0);
         if let Some(lock) = locks.get(&database).and_then(Weak::upgrade) {
             return lock;
@@ -50,6 +51,6 @@ mod tests {
         assert!(locks.lock(orders).now_or_never().is_some());
         // What nobody holds is forgotten.
         drop(locks.of(sessions));
-        assert_eq!(locks.0.lock().unwrap().len(), 1);
+        assert_eq!(locks.0.lock().len(), 1);
     }
 }

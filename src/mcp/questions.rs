@@ -3,11 +3,12 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use chrono::Utc;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::OnceCell, time::Instant};
 
@@ -69,7 +70,7 @@ impl Questions {
     /// Asks about a backup, unless somebody is being asked, or was often enough.
     pub(super) fn ask(&self, caller: &Caller, backup: BackupId) -> Result<Asking<'_>, Refusal> {
         let now = Instant::now();
-        let mut book = self.book();
+        let mut book = self.book.lock();
         if book.open.contains(&backup) {
             return Err(not_asked(
                 "A question about this backup is open already. Nothing was removed by this call.",
@@ -112,7 +113,7 @@ impl Questions {
     /// What came of the answer that belongs to a sealed state, or a place for it.
     pub(super) fn answer(&self, state: &str) -> Result<Answered, Refusal> {
         let now = Instant::now();
-        let mut book = self.book();
+        let mut book = self.book.lock();
         // No state can be opened any longer than that.
         let kept = self.patience + Duration::from_secs(1);
         book.answered
@@ -129,15 +130,11 @@ impl Questions {
             .or_insert_with(|| (now, Answered::default()));
         Ok(Arc::clone(answered))
     }
-
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.questions.book().open.remove(&self.backup);
+        self.questions.book.lock().open.remove(&self.backup);
     }
 }
 

@@ -1,11 +1,7 @@
 //! `/mcp`: the streamable HTTP transport, and what it leaves to the application: which sessions
 //! there may be, whose they are, and an answer in JSON-RPC to what is not JSON-RPC.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -17,6 +13,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use parking_lot::Mutex;
 use rmcp::{
     model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage},
     transport::streamable_http_server::{
@@ -144,7 +141,7 @@ async fn answer(
             });
             if ends {
                 // Before rmcp waits for the answers of its calls.
-                sessions.open().remove(&id);
+                sessions.open.lock().remove(&id);
                 call_off(&listeners.calls);
             }
             let response = endpoint.pass(request).await;
@@ -221,28 +218,26 @@ impl Endpoint {
                 _permit: permit,
                 listeners: Listeners::new(sessions.unheard),
             };
-            sessions.open().insert(id.to_owned(), session);
+            sessions.open.lock().insert(id.to_owned(), session);
         }
         response
     }
 }
 
 impl Sessions {
-    fn open(&self) -> MutexGuard<'_, HashMap<String, Session>> {
-        lock(&self.open)
-    }
-
     /// Takes a place for one more, of those that have ended too.
     async fn reserve(&self, owner: Option<&str>) -> Option<Permit> {
         let known = self.manager.sessions.read().await;
-        self.open().retain(|id, _| known.contains_key(id.as_str()));
+        self.open
+            .lock()
+            .retain(|id, _| known.contains_key(id.as_str()));
         self.shares.reserve(owner, 1)
     }
 
     /// Who listens to the session, if there is one and it is this owner's.
     async fn listeners(&self, id: &str, owner: Option<&str>) -> Option<Listeners> {
         let is_known = self.manager.sessions.read().await.contains_key(id);
-        let open = self.open();
+        let open = self.open.lock();
         let session = open.get(id).filter(|_| is_known)?;
         (session.owner.as_deref() == owner).then(|| session.listeners.clone())
     }
@@ -273,7 +268,7 @@ impl Listeners {
 
     /// What calls off a call that begins now: the end of the session, or that nobody listens.
     fn calls(&self) -> CancellationToken {
-        lock(&self.calls).token().child_token()
+        self.calls.lock().token().child_token()
     }
 
     /// Counts an answer that is a stream of events, until it ends or its client goes away.
@@ -293,7 +288,7 @@ impl Listeners {
 
 /// Calls off the calls of now, and none that begins later.
 fn call_off(calls: &Mutex<DropGuard>) {
-    *lock(calls) = CancellationToken::new().drop_guard();
+    *calls.lock() = CancellationToken::new().drop_guard();
 }
 
 /// A stream of events, until this is dropped.
@@ -303,8 +298,4 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,11 +4,12 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -62,7 +63,7 @@ impl Connections {
 
     /// Takes a connection in, once there is a place for it.
     pub(super) async fn admit(self: &Arc<Self>, tcp: TcpStream) -> Stream {
-        while self.lock().len() >= self.most && !self.evict() {
+        while self.open.lock().len() >= self.most && !self.evict() {
             // All are busy, as only a system with few descriptors sees it.
             sleep(Duration::from_millis(10)).await;
         }
@@ -70,7 +71,7 @@ impl Connections {
             state: Mutex::new((Phase::Header, Instant::now())),
             close: CancellationToken::new(),
         });
-        self.lock().push(Arc::clone(&connection));
+        self.open.lock().push(Arc::clone(&connection));
         self.gauge.inc();
         Stream {
             tcp,
@@ -83,31 +84,23 @@ impl Connections {
 
     /// Closes the connection that has waited longest, if one waits. Says whether one did.
     pub(super) fn evict(&self) -> bool {
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         let waiting = open.iter().enumerate().filter_map(|(index, connection)| {
-            let (phase, since) = *connection.lock();
+            let (phase, since) = *connection.state.lock();
             (phase != Phase::Busy).then_some((phase, since, index))
         });
         let longest = waiting.min().map(|(.., index)| open.swap_remove(index));
         longest.inspect(|it| it.close.cancel()).is_some()
     }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Connection {
-    fn lock(&self) -> MutexGuard<'_, (Phase, Instant)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn phase(&self) -> Phase {
-        self.lock().0
+        self.state.lock().0
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        *self.lock() = (phase, Instant::now());
+        *self.state.lock() = (phase, Instant::now());
     }
 
     /// Says that a request is being answered, until the guard is dropped.
@@ -159,7 +152,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // It may have given way already.
         let is_other = |other: &Arc<_>| !Arc::ptr_eq(other, &self.connection);
-        self.connections.lock().retain(is_other);
+        self.connections.open.lock().retain(is_other);
         self.connections.gauge.dec();
     }
 }
@@ -168,7 +161,7 @@ impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Io<()> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        let (phase, since) = *self.connection.lock();
+        let (phase, since) = *self.connection.state.lock();
         if result.is_pending() && phase == Phase::Header {
             let deadline = since + self.connections.limits.header;
             return self.fail_at(deadline, cx);
