@@ -21,17 +21,18 @@ pub struct Process {
     pub shutdown: Shutdown,
 }
 
-/// How a process ends, in the order in which it comes to it. Each includes those before it.
-#[derive(Clone, Debug, Default)]
+/// How a process ends, in the order in which it comes to it: to cancel a later step cancels those
+/// before it.
+#[derive(Clone, Debug)]
 pub struct Shutdown {
     /// The host has closed standard input: nothing is attempted again.
     pub winding_down: CancellationToken,
     /// A signal came: what was not sent yet is called off, and what was is waited for.
     pub requested: CancellationToken,
-    /// A signal came after that.
-    hurried: CancellationToken,
     /// Nothing is waited for any more: what is still open is recorded as unknown.
     pub over: CancellationToken,
+    /// A signal came when it was winding down already: there is less time until it is over.
+    hurried: CancellationToken,
 }
 
 impl Process {
@@ -56,7 +57,6 @@ impl Shutdown {
         if self.winding_down.is_cancelled() {
             self.hurried.cancel();
         }
-        self.winding_down.cancel();
         self.requested.cancel();
     }
 
@@ -77,8 +77,20 @@ impl Shutdown {
             () = sleep(limits.drain) => {}
             () = hurry => {}
         }
-        self.winding_down.cancel();
-        self.requested.cancel();
         self.over.cancel();
+    }
+}
+
+impl Default for Shutdown {
+    /// Nothing has asked for it yet.
+    fn default() -> Self {
+        let over = CancellationToken::new();
+        let requested = over.child_token();
+        Self {
+            winding_down: requested.child_token(),
+            requested,
+            over,
+            hurried: CancellationToken::new(),
+        }
     }
 }

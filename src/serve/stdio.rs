@@ -81,7 +81,7 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Gate<T> {
 
     /// Called anew after each message that goes out.
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
-        while !self.shutdown.winding_down.is_cancelled() {
+        loop {
             let message = tokio::select! {
                 biased;
                 () = self.shutdown.winding_down.cancelled() => break,
