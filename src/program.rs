@@ -143,7 +143,7 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         say_mode(sandboxed, Some(authenticated), &policy);
         let rest_url = rest.map(|rest| http.reachable(rest));
         say_what_to_paste(sandboxed, authenticated, &mcp_url, rest_url.as_deref());
-        let rest = Rest::new(backups.clone(), process.telemetry.clone(), &mcp_url);
+        let rest = Rest::new(backups.clone(), &mcp_url);
         listeners.serve(http, server, rest, process.clone()).await;
     } else {
         say_mode(sandboxed, None, &policy);

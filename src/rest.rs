@@ -9,6 +9,7 @@ mod openapi;
 
 use axum::{
     Extension, Json, Router,
+    body::Bytes,
     extract::{
         Path, Query, Request, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
@@ -35,21 +36,20 @@ use input::{BackupPath, DatabasePath, ListQuery, accepts_json};
 const DOCUMENT: &str = include_str!("rest/openapi.json");
 
 /// The REST API.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Rest {
     backups: Backups,
-    telemetry: Telemetry,
-    page: String,
+    page: Bytes,
 }
 
 impl Rest {
     /// The API over `backups`. Its page for people gives `mcp_url` as the address of the MCP endpoint.
     #[must_use]
-    pub fn new(backups: Backups, telemetry: Telemetry, mcp_url: &str) -> Self {
+    pub fn new(backups: Backups, mcp_url: &str) -> Self {
+        let page = include_str!("rest/page.html").replace("{mcp_url}", mcp_url);
         Self {
             backups,
-            telemetry,
-            page: include_str!("rest/page.html").replace("{mcp_url}", mcp_url),
+            page: page.into(),
         }
     }
 
@@ -59,18 +59,19 @@ impl Rest {
         for (path, methods) in operations() {
             routes = routes.route(path, methods);
         }
-        let metrics = get(metrics).with_state(self.telemetry.clone());
+        let page = get(show).with_state(self.page);
+        let metrics = get(metrics).with_state(self.backups.process().telemetry.clone());
         let routes = routes
             .route(
                 "/openapi.json",
                 get(async || ([(CONTENT_TYPE, "application/json")], DOCUMENT)),
             )
             .route_layer(middleware::from_fn(accept_json))
-            .route("/", get(show))
+            .route("/", page)
             .route("/metrics", metrics)
             .method_not_allowed_fallback(other_method)
             .fallback(async || Problem::no_such_path())
-            .with_state(self);
+            .with_state(self.backups);
         // The router adds `Allow` after all of its own layers.
         Router::new()
             .fallback_service(routes)
@@ -79,7 +80,7 @@ impl Rest {
 }
 
 /// The operations. The document lists the same ones.
-fn operations() -> [(&'static str, MethodRouter<Rest>); 2] {
+fn operations() -> [(&'static str, MethodRouter<Backups>); 2] {
     [
         ("/v1/database/{databaseid}/backup", get(list).post(add)),
         (
@@ -106,25 +107,25 @@ pub fn operation(method: &Method, path: &str) -> &'static str {
 
 /// `listDatabaseBackup`.
 async fn list(
-    State(rest): State<Rest>,
+    State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let (database, start_id) = (path?.databaseid, query?.0.start_id);
-    let page: Answered<BackupPage> = rest.backups.list(&context, database, start_id).await?;
+    let page: Answered<BackupPage> = backups.list(&context, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
 
 /// `addBackupDatabase`.
 async fn add(
-    State(rest): State<Rest>,
+    State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
     backup: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let database = path?.databaseid;
-    let added = rest.backups.add(&context, database, backup?.0).await?;
+    let added = backups.add(&context, database, backup?.0).await?;
     let added = added.answered;
     let location = format!("/v1/database/{database}/backup/{}", added.value.id);
     let mut response = json(StatusCode::CREATED, added);
@@ -136,12 +137,12 @@ async fn add(
 
 /// `removeDatabaseBackup`.
 async fn remove(
-    State(rest): State<Rest>,
+    State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<BackupPath>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let path = path?;
-    rest.backups
+    backups
         .remove(&context, path.databaseid, path.backupid, None)
         .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -161,9 +162,9 @@ pub(crate) async fn metrics(State(telemetry): State<Telemetry>) -> Result<Respon
     Ok(([(CONTENT_TYPE, content_type)], text).into_response())
 }
 
-async fn show(State(rest): State<Rest>) -> Response {
+async fn show(State(page): State<Bytes>) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    ([(CONTENT_SECURITY_POLICY, policy)], Html(rest.page)).into_response()
+    ([(CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
 }
 
 async fn accept_json(request: Request, next: Next) -> Response {

@@ -18,7 +18,6 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
-
 use uuid::Uuid;
 
 use super::Error;

@@ -92,7 +92,7 @@ impl Local {
         let process = Process::new(limits).unwrap();
         let qovery = qovery::Client::new(upstream.parse().unwrap(), credentials, process.clone());
         let backups = Backups::new(qovery, Policy::default());
-        let rest = Rest::new(backups.clone(), process.telemetry.clone(), "");
+        let rest = Rest::new(backups.clone(), "");
         let server = mcp::Server::new(backups, Seal::random().unwrap(), false);
         let listeners = Listeners::bind(&settings).unwrap();
         let ports = (listeners.mcp().unwrap(), listeners.rest().unwrap().unwrap());

@@ -21,9 +21,7 @@ impl AllowedHost {
                 .port
                 .is_none_or(|port| authority.port_u16() == Some(port))
     }
-}
 
-impl AllowedHost {
     /// As part of a URL, where it has no port of its own.
     pub(super) fn at(&self, port: u16) -> String {
         format!("{}:{}", self.host, self.port.unwrap_or(port))
