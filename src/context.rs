@@ -144,13 +144,13 @@ impl Deadline {
 
 /// The id of one call: what a caller sent, if it is fit for a log, else a new UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(String);
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// A new id.
     #[must_use]
     pub fn new() -> Self {
-        Self(Uuid::new_v4().to_string())
+        Self(Uuid::new_v4().to_string().into())
     }
 
     /// A caller's own id, if it is 1 to 128 of the characters that mean nothing in a log, a URI or a
@@ -161,7 +161,13 @@ impl RequestId {
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-        sane.then(|| Self(text.to_owned()))
+        sane.then(|| Self(text.into()))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -179,7 +185,7 @@ impl fmt::Display for RequestId {
 
 /// The position of a call in a distributed trace (W3C Trace Context, "traceparent Header").
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceParent(String);
+pub struct TraceParent(Arc<str>);
 
 impl TraceParent {
     /// A header's value, if it is one.
@@ -202,7 +208,7 @@ impl TraceParent {
             && not_zero(parent)
             && hexadecimal(flags, 2)
             && parts.next().is_none();
-        valid.then(|| Self(text.to_owned()))
+        valid.then(|| Self(text.into()))
     }
 
     /// The header's value.

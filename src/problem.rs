@@ -168,7 +168,7 @@ impl Problem {
         headers.insert(CONTENT_TYPE, json);
         headers.remove(CONTENT_LENGTH);
         // It has text and numbers only, which always can be written.
-        let body = serde_json::to_vec(&self.details(&id.to_string())).unwrap_or_default();
+        let body = serde_json::to_vec(&self.details(id.as_str())).unwrap_or_default();
         *response.body_mut() = Body::from(body);
     }
 }

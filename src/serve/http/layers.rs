@@ -164,7 +164,7 @@ async fn keep_account(State(layers): Port, mut request: Request, next: Next) -> 
         outcome = problem.kind();
         problem.write(&context.request_id, &mut response);
     }
-    if let Ok(id) = HeaderValue::from_str(&context.request_id.to_string()) {
+    if let Ok(id) = HeaderValue::from_str(context.request_id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     if let Some(entry) = entry {
