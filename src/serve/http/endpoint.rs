@@ -11,8 +11,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
-use http_body_util::BodyExt;
-use hyper::body::Body as _;
 use parking_lot::Mutex;
 use rmcp::{
     model::{ClientJsonRpcMessage, ClientRequest, JsonRpcMessage},
@@ -25,7 +23,7 @@ use serde_json::json;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::layers::Refused;
+use super::layers::{Refused, keep_for_stream};
 use crate::{
     context::Context,
     limits::Limits,
@@ -273,16 +271,7 @@ impl Listeners {
 
     /// Counts an answer that is a stream of events, until it ends or its client goes away.
     fn listen(self, response: Response) -> Response {
-        if response.body().size_hint().exact().is_some() {
-            return response;
-        }
-        self.open.send_modify(|open| *open += 1);
-        let listener = Listener(self.open);
-        let keep = move |frame| {
-            let _listener = &listener;
-            frame
-        };
-        response.map(|body| Body::new(body.map_frame(keep)))
+        keep_for_stream(response, || Listener::new(self.open))
     }
 }
 
@@ -293,6 +282,13 @@ fn call_off(calls: &Mutex<DropGuard>) {
 
 /// A stream of events, until this is dropped.
 struct Listener(watch::Sender<usize>);
+
+impl Listener {
+    fn new(open: watch::Sender<usize>) -> Self {
+        open.send_modify(|open| *open += 1);
+        Self(open)
+    }
+}
 
 impl Drop for Listener {
     fn drop(&mut self) {

@@ -287,15 +287,24 @@ async fn take_place(
     parts.extensions.insert(Arc::clone(&reserved));
     let busy = connection.busy();
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    Ok(keep_for_stream(response, || (busy, reserved)))
+}
+
+/// Keeps something until an answer that is a stream ends or nobody takes it any more. Of an answer that
+/// is whole already, nothing is kept.
+pub(super) fn keep_for_stream<T: Send + 'static>(
+    response: Response,
+    what: impl FnOnce() -> T,
+) -> Response {
     if response.body().size_hint().exact().is_some() {
-        return Ok(response);
+        return response;
     }
-    let kept = (busy, reserved);
+    let kept = what();
     let keep = move |frame| {
         let _kept = &kept;
         frame
     };
-    Ok(response.map(|body| Body::new(body.map_frame(keep))))
+    response.map(|body| Body::new(body.map_frame(keep)))
 }
 
 /// Reads a body into memory that is reserved for it. tower-http's layer for the size answers in plain
