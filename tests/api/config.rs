@@ -10,18 +10,6 @@ const TOKEN: (&str, &str) = (
     "ada:0123456789abcdef\n0123456789ABCDEF",
 );
 
-/// Refused before it started: exit code 2, nothing on standard output, one line that says all.
-async fn refused(app: &TestApp, arguments: &[&str]) -> String {
-    let Finished {
-        status,
-        stdout,
-        stderr,
-    } = app.run(arguments).await;
-    assert_eq!(status.code(), Some(2), "{arguments:?}: {stdout}{stderr}");
-    assert_eq!(stdout, "");
-    stderr
-}
-
 type Given = (
     &'static [(&'static str, &'static str)],
     &'static [&'static str],
@@ -138,12 +126,12 @@ const REFUSED: &[Given] = &[
 async fn wrong_configuration_names_the_variable_and_the_remedy() {
     let mut texts = Vec::new();
     for (variables, arguments) in REFUSED {
-        let text = refused(&TestApp::new(variables), arguments).await;
+        let text = TestApp::new(variables).refused(arguments).await;
         assert_eq!(text.lines().count(), 1, "{text}");
         texts.push(text);
     }
     insta::assert_snapshot!("refusals", texts.concat());
-    let text = refused(&TestApp::new(&[KEY]), &["--read-onyl"]).await;
+    let text = TestApp::new(&[KEY]).refused(&["--read-onyl"]).await;
     assert!(text.contains("--read-only"), "{text}");
 }
 
@@ -227,7 +215,7 @@ async fn a_found_file_does_not_guard_a_key_from_elsewhere() {
             _ => "1",
         };
         app.file(".env", &format!("{variable}={value}"));
-        let text = refused(&app, &[]).await;
+        let text = app.refused(&[]).await;
         let named = format!("sets {variable} ");
         assert!(
             text.contains(&named) && text.contains("--env-file .env"),
@@ -250,7 +238,7 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
     let redirect = "QOVERY_API_URL=http://127.0.0.1:1\n";
     let app = TestApp::new(&[KEY]);
     app.file(".env", redirect);
-    let text = refused(&app, &[]).await;
+    let text = app.refused(&[]).await;
     assert!(
         text.contains("QOVERY_API_URL") && text.contains("--env-file .env"),
         "{text}"
@@ -272,7 +260,7 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
     // A file that a found file names may hold anybody's key.
     app.file("key", KEY.1);
     app.file(".env", &format!("{redirect}QOVERY_API_KEY_FILE=key\n"));
-    refused(&app, &[]).await;
+    app.refused(&[]).await;
 }
 
 #[tokio::test]
@@ -285,7 +273,7 @@ async fn nothing_is_expanded_in_a_file() {
     ] {
         app.file(".env", &format!("{key}\n{line}\n"));
         for arguments in [&["check"][..], &["check", "--env-file", ".env"]] {
-            let text = refused(&app, arguments).await;
+            let text = app.refused(arguments).await;
             assert!(text.contains("the host did not fill in"), "{text}");
         }
     }
@@ -329,7 +317,7 @@ async fn a_found_file_of_another_program_is_skipped_where_it_cannot_be_read() {
             "{warnings:?}"
         );
         // A file that was named is read whole.
-        let text = refused(&app, &["check", "--env-file", ".env"]).await;
+        let text = app.refused(&["check", "--env-file", ".env"]).await;
         assert!(text.contains("Line 2 of .env"), "{text}");
         assert!(!text.contains('5'), "{text}");
     }
@@ -347,11 +335,11 @@ async fn a_found_file_of_another_program_is_skipped_where_it_cannot_be_read() {
         "QOVERY_API_KEY \"qov_\"",
     ] {
         app.file(".env", &format!("A=b\n{line}\n"));
-        let text = refused(&app, &["check"]).await;
+        let text = app.refused(&["check"]).await;
         assert!(text.contains("Line 2 of .env"), "{text}");
     }
     app.file(".env", "QOVERY_BACKUPS_ENV_FILE=other.env");
-    let text = refused(&app, &["check"]).await;
+    let text = app.refused(&["check"]).await;
     assert!(text.contains("only the flag or the environment"), "{text}");
 }
 
@@ -410,7 +398,7 @@ async fn a_placeholder_is_no_secret() {
         "QOVERY_API_KEY=qov_5ecre7",
     ] {
         let app = TestApp::new(&[("QOVERY_API_KEY", placeholder)]);
-        let text = refused(&app, &[]).await;
+        let text = app.refused(&[]).await;
         assert!(text.contains("the host did not fill in"), "{text}");
         assert!(!text.to_lowercase().contains("5ecre7"), "{text}");
         for (variable, value) in [
@@ -423,7 +411,7 @@ async fn a_placeholder_is_no_secret() {
         ] {
             let app = TestApp::new(&[KEY, (variable, "file")]);
             app.file("file", &value);
-            let text = refused(&app, &["http"]).await;
+            let text = app.refused(&["http"]).await;
             assert!(text.contains("the host did not fill in"), "{text}");
         }
     }
@@ -474,7 +462,7 @@ async fn what_kubernetes_and_docker_say_of_services_is_ignored() {
         ("QOVERY_BACKUPS_ENV_FILES", "x.env"),
     ] {
         let app = TestApp::new(&[(variable, value)]);
-        let text = refused(&app, &["check", "--sandbox"]).await;
+        let text = app.refused(&["check", "--sandbox"]).await;
         assert!(text.contains(variable), "{text}");
     }
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::{
     helpers::{
         ERAS, Era, Reply, Session, TestApp, Upstream, backup, backup_id, held_page, held_reply,
-        json_reply, page, reply, sandbox_session, signal,
+        hurry, json_reply, page, reply, sandbox_session, signal,
     },
     helpers_http::{Connection, Request, Server, backups_of},
     helpers_ledger::{Caller, Deed, FACES, Face, Fate, GOOD, Ledger, Says, database},
@@ -40,7 +40,7 @@ async fn upstream(
         if !line.starts_with("GET ") {
             change(changes.fetch_add(1, SeqCst))
         } else if changes.load(SeqCst) == 0 {
-            page(&[backup(1, "READY"), backup(2, "READY"), backup(3, "READY")])
+            still_there()
         } else {
             after.clone()
         }
@@ -177,8 +177,7 @@ async fn nothing_more_is_sent_once_its_host_has_cancelled_it() {
         .await;
         let log = Log::new();
         let mut session = log.app(&upstream).session(era, &[]).await;
-        let params = json!({ "name": REMOVE, "arguments": removal() });
-        let id = session.post("tools/call", params).await;
+        let id = session.post_call(REMOVE, removal()).await;
         upstream.received(2).await;
         cancel(&mut session, id).await;
         let end = session.finish().await;
@@ -226,8 +225,7 @@ async fn nothing_is_sent_once_a_change_that_waits_for_its_record_is_called_off()
         let (mut upstream, log) = (removable().await, Log::new());
         let file = lock(&log);
         let mut session = log.app(&upstream).session(era, &[]).await;
-        let params = json!({ "name": REMOVE, "arguments": removal() });
-        let id = session.post("tools/call", params).await;
+        let id = session.post_call(REMOVE, removal()).await;
         upstream.received(1).await;
         cancel(&mut session, id).await;
         file.unlock().unwrap();
@@ -272,12 +270,7 @@ async fn a_change_that_was_sent_is_answered_after_standard_input_closes() {
         .await;
         let log = Log::new();
         let mut session = log.app(&upstream).session(era, &[]).await;
-        let id = session
-            .post(
-                "tools/call",
-                json!({ "name": ADD, "arguments": addition() }),
-            )
-            .await;
+        let id = session.post_call(ADD, addition()).await;
         upstream.received(1).await;
         session.close_stdin();
         upstream.release();
@@ -293,12 +286,7 @@ async fn a_change_that_was_sent_is_answered_after_standard_input_closes() {
 #[tokio::test]
 async fn a_change_before_the_end_of_standard_input_is_made() {
     let mut session = sandbox_session(Era::Stateless, &[]).await;
-    let id = session
-        .post(
-            "tools/call",
-            json!({ "name": ADD, "arguments": addition() }),
-        )
-        .await;
+    let id = session.post_call(ADD, addition()).await;
     session.close_stdin();
     let answer = session.answer(id).await;
     assert_eq!(answer["result"]["isError"], false, "{answer}");
@@ -312,8 +300,7 @@ async fn nothing_is_attempted_again_once_the_process_ends() {
         let mut upstream = upstream(still_there(), move |_| again()).await;
         let log = Log::new();
         let mut session = log.app(&upstream).session(era, &[]).await;
-        let params = json!({ "name": REMOVE, "arguments": removal() });
-        let id = session.post("tools/call", params).await;
+        let id = session.post_call(REMOVE, removal()).await;
         upstream.received(2).await;
         session.close_stdin();
         let answer = session.answer(id).await;
@@ -344,12 +331,7 @@ async fn an_outcome_that_stays_unknown_is_on_record_when_the_process_ends() {
         let mut upstream = upstream(still_there(), |_| Reply::Hang).await;
         let log = Log::new();
         let mut session = log.app(&upstream).hasty().session(era, &[]).await;
-        session
-            .post(
-                "tools/call",
-                json!({ "name": ADD, "arguments": addition() }),
-            )
-            .await;
+        session.post_call(ADD, addition()).await;
         upstream.received(1).await;
         let end = session.finish().await;
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
@@ -376,36 +358,13 @@ async fn a_signal_after_the_end_of_standard_input_hurries_the_process() {
         let mut upstream = upstream(still_there(), |_| Reply::Hang).await;
         let log = Log::new();
         let mut session = log.app(&upstream).session(era, &[]).await;
-        session
-            .post(
-                "tools/call",
-                json!({ "name": ADD, "arguments": addition() }),
-            )
-            .await;
+        session.post_call(ADD, addition()).await;
         upstream.received(1).await;
         session.close_stdin();
-        let since = std::time::Instant::now();
-        // The first may arrive before the end of standard input is read, and the second hurries then.
-        while session.child.try_wait().unwrap().is_none() && since.elapsed().as_secs() < 30 {
-            signal_if_alive(&session.child).await;
-        }
-        let elapsed = since.elapsed();
-        assert!(
-            elapsed.as_secs() < 8,
-            "an attempt was waited for: {elapsed:?}"
-        );
+        hurry(&mut session.child).await;
         let end = session.finish().await;
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
         assert_eq!(log.outcomes(), [Some("unknown".to_owned())]);
-    }
-}
-
-async fn signal_if_alive(child: &tokio::process::Child) {
-    if child.id().is_some() {
-        let _ = tokio::process::Command::new("kill")
-            .args(["-s", "TERM", &child.id().unwrap_or_default().to_string()])
-            .status()
-            .await;
     }
 }
 
@@ -431,21 +390,19 @@ async fn a_hangup_ends_the_process_in_order() {
 #[tokio::test]
 async fn a_hangup_that_is_ignored_at_the_start_stays_ignored() {
     let app = TestApp::new(&[]);
-    let mut command = app.command(&["--sandbox"]);
-    let program = command.as_std().get_program().to_owned();
+    let program = app.command(&[]).as_std().get_program().to_owned();
     let mut nohup = tokio::process::Command::new("sh");
     nohup
         .arg("-c")
         .arg("trap '' HUP; exec \"$0\" \"$@\"")
         .arg(program)
         .args(["--sandbox"]);
-    command = nohup;
-    command
+    nohup
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .kill_on_drop(true);
-    let mut session = Session::new(command.spawn().unwrap(), Era::Handshake);
+    let mut session = Session::new(nohup.spawn().unwrap(), Era::Handshake);
     session.open().await;
     signal(&session.child, "HUP").await;
     let tools = session.request("tools/list", json!({})).await;

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use qovery_backups_mcp::sandbox::Sandbox;
@@ -113,6 +113,19 @@ impl TestApp {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Runs the program, which refuses to start: with exit code 2, nothing on standard output, and what
+    /// this gives.
+    pub(crate) async fn refused(&self, arguments: &[&str]) -> String {
+        let Finished {
+            status,
+            stdout,
+            stderr,
+        } = self.run(arguments).await;
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {stdout}{stderr}");
+        assert_eq!(stdout, "");
+        stderr
     }
 
     pub(crate) fn spawn(&self, era: Era, arguments: &[&str]) -> Session {
@@ -225,10 +238,16 @@ impl Session {
         self.answer(id).await
     }
 
+    /// Calls a tool and does not wait for the answer. Gives the id of the call.
+    pub(crate) async fn post_call(&mut self, tool: &str, arguments: Value) -> u64 {
+        let params = json!({ "name": tool, "arguments": arguments });
+        self.post("tools/call", params).await
+    }
+
     /// Calls a tool; gives its result.
     pub(crate) async fn call(&mut self, tool: &str, arguments: Value) -> Value {
-        let params = json!({ "name": tool, "arguments": arguments });
-        let answer = self.request("tools/call", params).await;
+        let id = self.post_call(tool, arguments).await;
+        let answer = self.answer(id).await;
         assert!(answer["error"].is_null(), "{answer}");
         answer["result"].clone()
     }
@@ -308,14 +327,31 @@ pub(crate) fn add_stateless_meta(params: &mut Value, capabilities: &Value) {
 }
 
 #[cfg(unix)]
+fn kill(child: &Child, name: &str) -> Command {
+    let mut kill = Command::new("kill");
+    kill.args(["-s", name, &child.id().unwrap().to_string()]);
+    kill
+}
+
+#[cfg(unix)]
 pub(crate) async fn signal(child: &Child, name: &str) {
-    let process = child.id().unwrap().to_string();
-    let sent = Command::new("kill")
-        .args(["-s", name, &process])
-        .status()
-        .await
-        .unwrap();
-    assert!(sent.success());
+    assert!(kill(child, name).status().await.unwrap().success());
+}
+
+/// Asks a process to end until it has, and sees that no attempt was waited for. The first signal may be
+/// taken together with the second, or be read before the end of standard input.
+#[cfg(unix)]
+pub(crate) async fn hurry(child: &mut Child) {
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() && started.elapsed() < PATIENCE {
+        // It may have ended meanwhile.
+        let _ = kill(child, "TERM").status().await;
+    }
+    let elapsed = started.elapsed();
+    assert!(
+        elapsed.as_secs() < 8,
+        "an attempt was waited for: {elapsed:?}"
+    );
 }
 
 /// What a misbehaving upstream does with a request.

@@ -237,11 +237,11 @@ async fn a_proxy_that_is_not_there_is_named() {
 async fn a_proxy_that_cannot_be_used_is_refused_at_the_start() {
     let proxy = "http://user:pa55word@";
     for arguments in [&["check"][..], &[]] {
-        let end = through(&[("HTTPS_PROXY", proxy)]).run(arguments).await;
-        assert_eq!(end.status.code(), Some(2), "{}", end.stderr);
+        let app = through(&[("HTTPS_PROXY", proxy)]);
+        let text = app.refused(arguments).await;
         let words = "HTTPS_PROXY (environment) must name the proxy like http://host:port";
-        assert!(end.stderr.contains(words), "{}", end.stderr);
-        assert!(!end.stderr.contains("pa55word"), "{}", end.stderr);
+        assert!(text.contains(words), "{text}");
+        assert!(!text.contains("pa55word"), "{text}");
     }
     // What stays on this machine needs no proxy.
     let upstream = Upstream::always(page(&[])).await;

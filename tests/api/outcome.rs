@@ -712,8 +712,9 @@ async fn a_call_that_is_taken_back_changes_nothing() {
         let mut upstream = Upstream::always(held_reply("200 OK", &list)).await;
         let app = TestApp::with_upstream(&upstream.url());
         let mut session = app.session(era, &[]).await;
-        let params = json!({ "name": "remove-database-backup", "arguments": arguments });
-        let id = session.post("tools/call", params).await;
+        let id = session
+            .post_call("remove-database-backup", arguments.clone())
+            .await;
         upstream.received(1).await;
         let taken_back = json!({
             "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id },

@@ -167,24 +167,19 @@ async fn no_refusal_to_start_shows_the_key() {
         ".env",
         &format!("QOVERY_API_KEY={KEY}\nQOVERY_API_KEY \"{KEY}\n"),
     );
-    let broken_file = app.run(&[]).await;
-    assert_eq!(broken_file.status.code(), Some(2));
-    assert_hidden("a broken file's error", &broken_file.stderr);
+    assert_hidden("a broken file's error", &app.refused(&[]).await);
     for key in [format!("{KEY}\nx"), format!("{KEY} x"), format!("{KEY}é")] {
-        let end = TestApp::new(&[("QOVERY_API_KEY", &key)]).run(&[]).await;
-        assert_eq!(end.status.code(), Some(2));
-        assert_hidden("a broken key's error", &end.stderr);
+        let app = TestApp::new(&[("QOVERY_API_KEY", &key)]);
+        assert_hidden("a broken key's error", &app.refused(&[]).await);
     }
     for token in [
         format!("{TOKEN} x"),
         format!("{TOKEN}é"),
         format!("{TOKEN}:"),
     ] {
-        let end = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", &token)])
-            .run(&["--sandbox", "http"])
-            .await;
-        assert_eq!(end.status.code(), Some(2));
-        assert_hidden("a broken token's error", &end.stderr);
+        let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", &token)]);
+        let text = app.refused(&["--sandbox", "http"]).await;
+        assert_hidden("a broken token's error", &text);
     }
     // The key in a variable that wants a path.
     for variable in [
@@ -198,10 +193,9 @@ async fn no_refusal_to_start_shows_the_key() {
         if variable != "QOVERY_API_KEY_FILE" {
             app.variables.push((key.0, key.1.to_owned()));
         }
-        let end = app.run(&[]).await;
-        assert_eq!(end.status.code(), Some(2), "{variable}");
-        assert!(end.stderr.contains(variable), "{}", end.stderr);
-        assert_hidden("a path's error", &end.stderr);
+        let text = app.refused(&[]).await;
+        assert!(text.contains(variable), "{text}");
+        assert_hidden("a path's error", &text);
     }
     // A found file takes nothing out of the environment.
     let app = TestApp::new(&[("OTHER", KEY)]);
@@ -209,15 +203,10 @@ async fn no_refusal_to_start_shows_the_key() {
         ".env",
         "QOVERY_API_KEY=qov_0123456789abcdef\nQOVERY_BACKUPS_AUDIT_LOG=x/${OTHER}\n",
     );
-    let end = app.run(&[]).await;
-    assert_eq!(end.status.code(), Some(2));
-    assert_hidden("a found file's error", &end.stderr);
+    assert_hidden("a found file's error", &app.refused(&[]).await);
     let url = format!("https://me:{KEY}@api.qovery.com");
-    let end = TestApp::new(&[("QOVERY_API_KEY", KEY), ("QOVERY_API_URL", &url)])
-        .run(&[])
-        .await;
-    assert_eq!(end.status.code(), Some(2));
-    assert_hidden("a URL's error", &end.stderr);
+    let app = TestApp::new(&[("QOVERY_API_KEY", KEY), ("QOVERY_API_URL", &url)]);
+    assert_hidden("a URL's error", &app.refused(&[]).await);
 }
 
 #[cfg(unix)]
@@ -226,22 +215,12 @@ async fn a_secret_file_is_a_small_file_or_a_pipe() {
     let app = TestApp::new(&[("QOVERY_API_KEY_FILE", "key")]);
     let path = app.directory.path().join("key");
     std::fs::write(&path, KEY.repeat(4 << 10)).unwrap();
-    let large = app.run(&["check"]).await;
-    assert_eq!(large.status.code(), Some(2));
-    assert!(
-        large.stderr.contains("larger than 64 KiB"),
-        "{}",
-        large.stderr
-    );
+    let text = app.refused(&["check"]).await;
+    assert!(text.contains("larger than 64 KiB"), "{text}");
     for path in [".", "/dev/zero"] {
         let app = TestApp::new(&[("QOVERY_API_KEY_FILE", path)]);
-        let end = app.run(&["check"]).await;
-        assert_eq!(end.status.code(), Some(2));
-        assert!(
-            end.stderr.contains("neither a file nor a pipe"),
-            "{}",
-            end.stderr
-        );
+        let text = app.refused(&["check"]).await;
+        assert!(text.contains("neither a file nor a pipe"), "{text}");
     }
     std::fs::remove_file(&path).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&path).status();
