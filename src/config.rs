@@ -151,6 +151,9 @@ pub enum Error {
         /// The setting, with its source.
         setting: String,
     },
+    /// No thread for the log.
+    #[error("The log cannot be written: {0}.")]
+    Log(std::io::Error),
     /// A line of a `.env` file that cannot be read.
     #[error(
         "Line {line} of {path} is not NAME=VALUE, with quotes around a value that has blanks. \

@@ -36,6 +36,7 @@
 //! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
 //! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
+//! | `log` | lines on standard error, which nobody waits for |
 //! | [`program`] | what `main` runs: the wiring, the log, the signals, the exit code |
 //!
 //! # What always holds
@@ -72,6 +73,7 @@ pub mod config;
 pub mod context;
 mod json;
 pub mod limits;
+mod log;
 pub mod mcp;
 pub mod problem;
 pub mod process;

@@ -5,20 +5,13 @@ use std::{io::Write, num::NonZeroU32, process::ExitCode};
 
 use anyhow::Context;
 use tokio::runtime;
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{
-    Layer,
-    filter::{LevelFilter, Targets},
-    layer::SubscriberExt,
-    registry::LookupSpan,
-    util::SubscriberInitExt,
-};
 
 use crate::{
-    backups::{AUDIT_TARGET, Backups, Policy},
+    backups::{Backups, Policy},
     check::check,
-    config::{Command, Config, Error, Log, LogFormat, Upstream},
+    config::{Command, Config, Error, Upstream},
     limits::Limits,
+    log,
     mcp::{self, Seal},
     process::Process,
     qovery::{Client, Credentials},
@@ -34,7 +27,10 @@ pub fn run(limits: Limits) -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let _flush_on_exit = start_log(&config.log);
+    let _flush_on_exit = match log::start(&config.log) {
+        Ok(flush) => flush,
+        Err(error) => return refuse(&Error::Log(error)),
+    };
     if let Some(warning) = &config.warning {
         tracing::warn!("{warning}");
     }
@@ -263,47 +259,5 @@ impl Signals {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending().await
         }
-    }
-}
-
-/// Lines that may wait for a slow reader.
-const WAITING_LINES: usize = 1024;
-
-/// Logs to standard error through threads of their own, which drop lines rather than wait: a host may
-/// never read that pipe, and a call must not hang on a log. The audit trail never waits behind other
-/// lines, of which anybody can cause as many as they like.
-fn start_log(log: &Log) -> [WorkerGuard; 2] {
-    let channel = || {
-        NonBlockingBuilder::default()
-            .lossy(true)
-            .buffered_lines_limit(WAITING_LINES)
-            .finish(std::io::stderr())
-    };
-    let (audit, audit_guard) = channel();
-    let (others, guard) = channel();
-    let only_audit = Targets::new().with_target(AUDIT_TARGET, LevelFilter::INFO);
-    let no_audit = log.filter.clone();
-    let no_audit = no_audit.with_target(AUDIT_TARGET, LevelFilter::OFF);
-    let audit = lines(log.format, audit).with_filter(only_audit);
-    let others = lines(log.format, others).with_filter(no_audit);
-    tracing_subscriber::registry()
-        .with(audit)
-        .with(others)
-        .init();
-    // The default hook writes to standard error itself, and would wait there.
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-    [audit_guard, guard]
-}
-
-fn lines<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
-where
-    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
-{
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(writer)
-        .with_ansi(false);
-    match format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().boxed(),
     }
 }

@@ -90,10 +90,7 @@ impl Layers {
                 .layer(from_fn_with_state(Arc::clone(&layers), answer_probe))
                 .layer(from_fn_with_state(Arc::clone(&layers), keep_account))
                 .layer(from_fn_with_state(Arc::clone(&layers), answer_pages))
-                .layer(from_fn_with_state(Arc::clone(&layers), check_host))
-                .layer(from_fn_with_state(Arc::clone(&layers), check_origin))
-                .layer(from_fn_with_state(Arc::clone(&layers), check_token))
-                .layer(from_fn_with_state(layers, take_place))
+                .layer(from_fn_with_state(layers, let_in))
                 .layer(CatchPanicLayer::custom(|_| {
                     Problem::internal().into_response()
                 })),
@@ -125,6 +122,84 @@ impl Layers {
     fn allows_origin(&self, headers: &HeaderMap) -> bool {
         text(headers, &ORIGIN)
             .is_some_and(|origin| self.origins.iter().any(|allowed| allowed.allows(origin)))
+    }
+
+    /// A page that reaches this machine by a name of its own choosing could otherwise call it (DNS
+    /// rebinding). Prometheus scrapes a pod by its address.
+    fn check_host(&self, request: &Request) -> Result<(), Problem> {
+        if reads(request, &["/metrics"]) {
+            return Ok(());
+        }
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let (Some(host), None) = (hosts.next().and_then(host), hosts.next()) else {
+            return Err(Problem::malformed_host());
+        };
+        let allowed = |name: &Authority| self.hosts.iter().any(|host| host.allows(name));
+        if !allowed(&host) || !request.uri().authority().is_none_or(allowed) {
+            return Err(Problem::forbidden_host());
+        }
+        Ok(())
+    }
+
+    /// A browser names the origin of a page that asks, but for images and the like, of which it says
+    /// only that another site's page asks.
+    fn check_origin(&self, request: &Request) -> Result<(), Problem> {
+        let headers = request.headers();
+        let foreign = match headers.get(FETCH_SITE) {
+            _ if headers.contains_key(ORIGIN) => !self.allows_origin(headers),
+            Some(site) => site == "cross-site" && !reads(request, &PUBLIC),
+            None => false,
+        };
+        if foreign {
+            return Err(Problem::forbidden_origin());
+        }
+        Ok(())
+    }
+
+    fn check_token(&self, context: &Context, request: &mut Request) -> Result<(), Problem> {
+        if !self.tokens.is_empty() && !matches!(context.caller, Caller::Token(_)) {
+            if !reads(request, &PUBLIC) {
+                // RFC 6750, section 3: an error is named only if a token was sent.
+                let challenge = HeaderValue::from_static(match bearer(request.headers()) {
+                    Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
+                    None => r#"Bearer realm="qovery-backups-mcp""#,
+                });
+                return Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge));
+            }
+            // Who needs no token gets no memory either.
+            *request.body_mut() = Body::empty();
+        }
+        // It was for this check, and nothing further in needs it.
+        request.headers_mut().remove(AUTHORIZATION);
+        Ok(())
+    }
+
+    /// Reads the body, once there is room in memory for it, and takes a place for the request: among
+    /// the streams for one that waits for events, for as long as the caller likes; else among the
+    /// calls. What it takes it keeps until its answer is gone and its call is over, whichever is later.
+    async fn take_place(
+        &self,
+        context: &Context,
+        connection: &Arc<Connection>,
+        request: Request,
+        next: Next,
+    ) -> Passed {
+        let (mut parts, body) = request.into_parts();
+        let (body, memory) = read(body, &self.process, context).await?;
+        let waits = self.interface == Interface::Mcp
+            && parts.method == Method::GET
+            && parts.uri.path() == "/mcp";
+        let places = if waits { &self.streams } else { &self.calls };
+        let place = places.reserve(context.caller.account(), 1);
+        let reserved = Arc::new(Reserved {
+            _memory: memory,
+            _place: place.ok_or_else(Problem::overloaded)?,
+            _in_flight: (!waits).then(|| self.in_flight.token()),
+        });
+        parts.extensions.insert(Arc::clone(&reserved));
+        let busy = connection.busy();
+        let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+        Ok(keep_for_stream(response, || (busy, reserved)))
     }
 }
 
@@ -204,90 +279,20 @@ async fn answer_pages(State(layers): Port, request: Request, next: Next) -> Resp
     answer.unwrap_or_else(|never| match never {})
 }
 
-/// A page that reaches this machine by a name of its own choosing could otherwise call it (DNS
-/// rebinding). Prometheus scrapes a pod by its address.
-async fn check_host(State(layers): Port, request: Request, next: Next) -> Passed {
-    if !reads(&request, &["/metrics"]) {
-        let mut hosts = request.headers().get_all(HOST).iter();
-        let (Some(host), None) = (hosts.next().and_then(host), hosts.next()) else {
-            return Err(Problem::malformed_host());
-        };
-        let allowed = |name: &Authority| layers.hosts.iter().any(|host| host.allows(name));
-        if !allowed(&host) || !request.uri().authority().is_none_or(allowed) {
-            return Err(Problem::forbidden_host());
-        }
-    }
-    Ok(next.run(request).await)
-}
-
-/// A browser names the origin of a page that asks, but for images and the like, of which it says only
-/// that another site's page asks.
-async fn check_origin(State(layers): Port, request: Request, next: Next) -> Passed {
-    let headers = request.headers();
-    let foreign = match headers.get(FETCH_SITE) {
-        _ if headers.contains_key(ORIGIN) => !layers.allows_origin(headers),
-        Some(site) => site == "cross-site" && !reads(&request, &PUBLIC),
-        None => false,
-    };
-    if foreign {
-        return Err(Problem::forbidden_origin());
-    }
-    Ok(next.run(request).await)
-}
-
-async fn check_token(
-    State(layers): Port,
-    Extension(context): Extension<Context>,
-    mut request: Request,
-    next: Next,
-) -> Passed {
-    if !layers.tokens.is_empty() && !matches!(context.caller, Caller::Token(_)) {
-        if !reads(&request, &PUBLIC) {
-            // RFC 6750, section 3: an error is named only if a token was sent.
-            let challenge = HeaderValue::from_static(match bearer(request.headers()) {
-                Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
-                None => r#"Bearer realm="qovery-backups-mcp""#,
-            });
-            return Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge));
-        }
-        // Who needs no token gets no memory either.
-        *request.body_mut() = Body::empty();
-    }
-    // It was for this layer, and nothing further in needs it.
-    request.headers_mut().remove(AUTHORIZATION);
-    Ok(next.run(request).await)
-}
-
-/// Reads the body, once there is room in memory for it, and takes a place for the request: among the
-/// streams for one that waits for events, for as long as the caller likes; else among the calls. What
-/// it takes it keeps until its answer is gone and its call is over, whichever is later.
-async fn take_place(
+/// Lets in whoever calls this server by its name, from no foreign page and with a token.
+async fn let_in(
     State(layers): Port,
     Extension(context): Extension<Context>,
     Extension(connection): Extension<Arc<Connection>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Passed {
-    let (mut parts, body) = request.into_parts();
-    let (body, memory) = read(body, &layers.process, &context).await?;
-    let waits = layers.interface == Interface::Mcp
-        && parts.method == Method::GET
-        && parts.uri.path() == "/mcp";
-    let places = if waits {
-        &layers.streams
-    } else {
-        &layers.calls
-    };
-    let place = places.reserve(context.caller.account(), 1);
-    let reserved = Arc::new(Reserved {
-        _memory: memory,
-        _place: place.ok_or_else(Problem::overloaded)?,
-        _in_flight: (!waits).then(|| layers.in_flight.token()),
-    });
-    parts.extensions.insert(Arc::clone(&reserved));
-    let busy = connection.busy();
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
-    Ok(keep_for_stream(response, || (busy, reserved)))
+    layers.check_host(&request)?;
+    layers.check_origin(&request)?;
+    layers.check_token(&context, &mut request)?;
+    layers
+        .take_place(&context, &connection, request, next)
+        .await
 }
 
 /// Keeps something until an answer that is a stream ends or nobody takes it any more. Of an answer that
