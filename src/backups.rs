@@ -7,12 +7,15 @@ mod addition;
 mod allowance;
 mod audit;
 mod change;
+mod directory;
 mod error;
 mod guard;
+mod listing;
 mod locks;
 mod removal;
 
 use std::{
+    iter,
     num::NonZeroU32,
     path::PathBuf,
     str::FromStr,
@@ -22,6 +25,7 @@ use std::{
     },
 };
 
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -35,11 +39,13 @@ use addition::{Add, Made};
 use allowance::Allowance;
 use audit::Audit;
 pub use audit::TARGET as AUDIT_TARGET;
-pub use error::Error;
-pub use guard::Protection;
+use directory::Directory;
+pub use directory::Found;
+pub use error::{Error, Obstacle};
+pub use guard::{Condition, Protection};
+pub use listing::{Listed, Listing};
 use locks::Locks;
-use removal::Remove;
-pub use removal::{Digest, Removal};
+pub use removal::{Digest, Removal, Remove, Removed};
 
 /// The backups of databases, under one operator's policy. Clones share one client.
 #[derive(Clone, Debug)]
@@ -54,6 +60,7 @@ struct Inner {
     allowance: Allowance,
     locks: Locks,
     made: Made,
+    directory: Directory,
     audit: Audit,
     /// The changes that are under way.
     changes: TaskTracker,
@@ -113,6 +120,7 @@ impl Backups {
                 allowance: Allowance::new(policy.changes_per_hour),
                 locks: Locks::default(),
                 made: Made::default(),
+                directory: Directory::default(),
                 audit: Audit::new(policy.audit_log.clone(), patience),
                 policy,
                 changes: TaskTracker::new(),
@@ -143,7 +151,30 @@ impl Backups {
         self.inner.policy.confirm != Confirm::Never
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`.
+    /// How many of a database's newest backups are never removed.
+    #[must_use]
+    pub fn keep_latest(&self) -> usize {
+        self.inner.policy.keep_latest
+    }
+
+    /// A page of a database's backups, as Qovery answers it: the first, or the one after the backup
+    /// `start_id`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Qovery`].
+    pub async fn page(
+        &self,
+        context: &Context,
+        database: DatabaseId,
+        start_id: Option<BackupId>,
+    ) -> Result<Answered<BackupPage>, Error> {
+        let qovery = &self.inner.qovery;
+        Ok(qovery.list_backups(database, start_id, context).await?)
+    }
+
+    /// A database's backups and what the rules say of them: from the beginning or after `start_id`, up to
+    /// the number that one list shows. With all of their status, if `verbose`.
     ///
     /// # Errors
     ///
@@ -153,9 +184,40 @@ impl Backups {
         context: &Context,
         database: DatabaseId,
         start_id: Option<BackupId>,
-    ) -> Result<Answered<BackupPage>, Error> {
-        let qovery = &self.inner.qovery;
-        Ok(qovery.list_backups(database, start_id, context).await?)
+        verbose: bool,
+    ) -> Result<Listing, Error> {
+        let inner = &self.inner;
+        inner.listing(context, database, start_id, verbose).await
+    }
+
+    /// One backup; while it is being made, this waits up to 20 seconds for that to change. `looked` is
+    /// told how often it was looked at so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Obstructed`] if it is not listed; [`Error::Qovery`].
+    pub async fn watch(
+        &self,
+        context: &Context,
+        backup: (DatabaseId, BackupId),
+        verbose: bool,
+        looked: &watch::Sender<usize>,
+    ) -> Result<Listing, Error> {
+        self.inner.watch(context, backup, verbose, looked).await
+    }
+
+    /// What a database is called, where that can be had in a short time.
+    pub async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
+        self.inner.name(context, database).await
+    }
+
+    /// The databases that are called so, exactly or nearly.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LookupDenied`], [`Error::Qovery`].
+    pub async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
+        self.inner.find(context, name).await
     }
 
     /// Asks for a new backup.
@@ -170,45 +232,43 @@ impl Backups {
         database: DatabaseId,
         backup: NewBackup,
     ) -> Result<Addition, Error> {
-        self.inner.change(context, Add { database, backup }).await
+        let change = self.inner.change(context, Add { database, backup });
+        change.await?.first
     }
 
     /// What a removal would come to, for a person to decide by. Changes nothing.
     ///
     /// # Errors
     ///
-    /// Why it would be refused: [`Error::ReadOnly`], [`Error::NotListed`], [`Error::Protected`],
-    /// [`Error::ListIncomplete`], [`Error::LimitReached`], [`Error::Qovery`].
+    /// Why it would be refused: [`Error::ReadOnly`], [`Error::Obstructed`], [`Error::ListIncomplete`],
+    /// [`Error::LimitReached`], [`Error::Qovery`].
     pub async fn propose_removal(
         &self,
         context: &Context,
         database: DatabaseId,
-        backup: BackupId,
+        backups: &[BackupId],
     ) -> Result<Removal, Error> {
         self.inner.allow_changes()?;
-        self.inner.allowance.check()?;
-        self.inner.propose(context, database, backup).await
+        self.inner.allowance.check(backups.len())?;
+        self.inner.propose(context, database, backups).await
     }
 
-    /// Removes a backup for good, unless a rule protects it. `confirmed` are the facts that a person
-    /// said yes to, if one was asked.
+    /// Removes backups for good, one after another, unless a rule protects one of them.
     ///
     /// # Errors
     ///
-    /// Any [`Error`]. After [`Error::Changed`] the person has to be asked again.
-    pub async fn remove(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        backup: BackupId,
-        confirmed: Option<Digest>,
-    ) -> Result<Removal, Error> {
-        let removal = Remove {
-            database,
-            backup,
-            confirmed,
-        };
-        self.inner.change(context, removal).await
+    /// Any [`Error`], where none was removed and none may have been; of a single backup, whatever
+    /// became of it. After [`Error::Changed`] the person has to be asked again.
+    pub async fn remove(&self, context: &Context, remove: Remove) -> Result<Removed, Error> {
+        let single = remove.backups.len() == 1;
+        let made = self.inner.change(context, remove).await?;
+        match made.first {
+            Err(error) if single || error.outcome() == Outcome::NotApplied => Err(error),
+            first => Ok(Removed {
+                removal: made.decision,
+                ended: iter::once(first).chain(made.others).collect(),
+            }),
+        }
     }
 
     /// Waits for the changes that are under way: they end on their own, or are recorded as unknown when

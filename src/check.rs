@@ -42,9 +42,9 @@ pub async fn check(
             .await
             .map(|page| format!("list {} backup(s) of {database}", page.value.results.len())),
         None => qovery
-            .check_access(&context)
+            .organizations(&context)
             .await
-            .map(|organizations| format!("see {organizations} organization(s)")),
+            .map(|organizations| format!("see {} organization(s)", organizations.len())),
     };
     let (works, verdict) = match (seen, key) {
         (Ok(seen), Some(_)) => (true, format!("OK: Qovery accepts the key; it can {seen}.")),

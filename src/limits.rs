@@ -13,6 +13,10 @@ pub struct Limits {
     pub attempt: Duration,
     /// One call, over all its requests and attempts. Hosts give up after 30 to 60 s.
     pub call: Duration,
+    /// One call that removes several backups. Hosts that give up earlier are told of the progress.
+    pub batch: Duration,
+    /// Backups that one call may remove: one question is about all of them.
+    pub batch_size: usize,
     /// Of the time for a change, what is kept to find out its outcome if the answer is lost.
     pub settle: Duration,
     /// A longer `Retry-After` is not waited for but told to the caller.
@@ -30,6 +34,15 @@ pub struct Limits {
     /// Backups of a database that are read before a removal: five times what so many pages hold at
     /// Qovery's page size.
     pub backups: usize,
+
+    /// Backups that one list shows.
+    pub listed: usize,
+    /// The pauses between the looks at a backup that is being made: Qovery allows 1,000 requests an hour.
+    pub looks: [Duration; 2],
+    /// What a list waits for the name of its database.
+    pub name: Duration,
+    /// How long a database's name is remembered, and that the key may not look it up.
+    pub remembered: Duration,
 
     /// Bytes of a request's body: the largest valid one is below half of it.
     pub body: usize,
@@ -86,6 +99,8 @@ impl Default for Limits {
             connect: seconds(3),
             attempt: seconds(10),
             call: seconds(25),
+            batch: seconds(45),
+            batch_size: 20,
             settle: seconds(5),
             pause: seconds(10),
             lock: seconds(8),
@@ -94,6 +109,10 @@ impl Default for Limits {
             answer: 8 << 20,
             pages: 100,
             backups: 10_000,
+            listed: 100,
+            looks: [seconds(5), seconds(15)],
+            name: seconds(3),
+            remembered: seconds(60 * 60),
             body: 128 << 10,
             values: 4096,
             memory: 192 << 20,

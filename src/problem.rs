@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    backups::Error,
+    backups::{Error, Obstacle},
     context::RequestId,
     qovery::{Failure, Outcome, Scheme, Unreachable},
 };
@@ -209,9 +209,16 @@ impl From<Error> for Problem {
 /// caller's fault. What Qovery cannot do just now (409, 423, 425) is a conflict, whatever it calls it.
 fn status(error: &Error) -> StatusCode {
     let failure = match error {
-        Error::ReadOnly | Error::Unconfirmed(_) => return StatusCode::FORBIDDEN,
-        Error::NotListed { .. } => return StatusCode::NOT_FOUND,
-        Error::Protected { .. } | Error::Changed(_) => return StatusCode::CONFLICT,
+        Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => {
+            return StatusCode::FORBIDDEN;
+        }
+        Error::Obstructed { obstacles, .. } => {
+            return match obstacles.first() {
+                Some((_, Obstacle::NotListed)) => StatusCode::NOT_FOUND,
+                _ => StatusCode::CONFLICT,
+            };
+        }
+        Error::Changed(_) => return StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
         Error::LimitReached { .. } => return StatusCode::TOO_MANY_REQUESTS,

@@ -8,7 +8,9 @@
 //! | [`Client::list_backups`] | `listDatabaseBackup`, `GET /database/{databaseId}/backup` |
 //! | [`Client::add_backup`] | `addBackupDatabase`, `POST /database/{databaseId}/backup` |
 //! | [`Client::remove_backup`] | `removeDatabaseBackup`, `DELETE /database/{databaseId}/backup/{backupId}` |
-//! | [`Client::check_access`] | `listOrganization`, `GET /organization` |
+//! | [`Client::organizations`] | `listOrganization`, `GET /organization` |
+//! | [`Client::services`] | `listServicesByOrganizationId`, `GET /organization/{organizationId}/services` |
+//! | [`Client::database`] | `getDatabase`, `GET /database/{databaseId}` |
 
 mod base_url;
 mod client;
@@ -23,6 +25,6 @@ pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme};
 pub use error::{Error, Facts, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{
-    Backup, BackupId, BackupMessage, BackupName, BackupPage, DatabaseId, IdError, NewBackup,
-    Status, Text, TextError,
+    Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,
+    NewBackup, Organization, OrganizationId, Service, Status, Text, TextError,
 };

@@ -23,8 +23,10 @@ use axum::{
     routing::{MethodRouter, delete, get},
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    backups::Backups,
+    backups::{Backups, Remove},
     context::Context,
     problem::Problem,
     qovery::{Answered, BackupPage, NewBackup},
@@ -113,7 +115,7 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let (database, start_id) = (path?.databaseid, query?.0.start_id);
-    let page: Answered<BackupPage> = backups.list(&context, database, start_id).await?;
+    let page: Answered<BackupPage> = backups.page(&context, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
 
@@ -142,9 +144,13 @@ async fn remove(
     path: Result<Path<BackupPath>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let path = path?;
-    backups
-        .remove(&context, path.databaseid, path.backupid, None)
-        .await?;
+    let removal = Remove {
+        database: path.databaseid,
+        backups: vec![path.backupid],
+        confirmed: None,
+        gone: watch::Sender::default(),
+    };
+    backups.remove(&context, removal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -45,7 +45,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// The key that the sandbox takes. It opens nothing else.
     pub const KEY: &str = "qov_sandbox_0000000000000000";
-    /// The id of a database with 27 backups, made over a month.
+    /// The id of a database with 27 backups, made a day after another.
     pub const ORDERS: &str = "0de50000-0000-4000-8000-000000000001";
     /// The id of a database with a single backup.
     pub const SESSIONS: &str = "0de50000-0000-4000-8000-000000000002";
@@ -114,6 +114,9 @@ async fn serve(listener: TcpListener, app: Router) {
 /// Qovery's page size.
 const PAGE: usize = 20;
 
+/// What the databases are called.
+const NAMES: [(&str, &str); 2] = [(Sandbox::ORDERS, "orders"), (Sandbox::SESSIONS, "sessions")];
+
 /// A database's backups, newest first, by the database's id.
 type Databases = Arc<Mutex<HashMap<&'static str, Vec<Backup>>>>;
 
@@ -147,45 +150,54 @@ impl Backup {
         }
     }
 
-    fn state(&self) -> &'static str {
-        let age = (Utc::now() - self.created_at).num_milliseconds();
-        self.state.unwrap_or(match age {
-            ..1_000 => "QUEUED",
-            1_000..2_000 => "EXECUTING",
-            _ => "READY",
-        })
+    /// The state, and how long after the beginning it was reached.
+    fn state(&self) -> (&'static str, TimeDelta) {
+        const STARTS: TimeDelta = TimeDelta::milliseconds(1_500);
+        const ENDS: TimeDelta = TimeDelta::seconds(4);
+        match (self.state, Utc::now() - self.created_at) {
+            (Some(state), _) => (state, TimeDelta::seconds(42)),
+            (None, age) if age < STARTS => ("QUEUED", TimeDelta::zero()),
+            (None, age) if age < ENDS => ("EXECUTING", STARTS),
+            (None, _) => ("READY", ENDS),
+        }
     }
 
     fn to_json(&self) -> Value {
-        let state = self.state();
-        let created_at = self.created_at.to_rfc3339_opts(SecondsFormat::Millis, true);
-        let action_status = match state {
-            "QUEUED" => "QUEUED",
-            "EXECUTING" => "EXECUTING",
-            "READY" => "SUCCESS",
-            _ => "ERROR",
+        let (state, after) = self.state();
+        let (created_at, updated_at) = (text(self.created_at), text(self.created_at + after));
+        let (action, step) = match state {
+            "QUEUED" => ("QUEUED", None),
+            "EXECUTING" => ("EXECUTING", None),
+            "READY" => ("SUCCESS", Some("SUCCESS")),
+            _ => ("ERROR", Some("ERROR")),
         };
+        let seconds = after.num_seconds();
+        let steps = step.map(|status| {
+            let step =
+                json!({ "step_name": "EXECUTING", "status": status, "duration_sec": seconds });
+            json!({
+                "total_duration_sec": seconds,
+                "total_computing_duration_sec": seconds,
+                "details": [step],
+            })
+        });
         json!({
             "id": self.id,
             "created_at": created_at,
-            "updated_at": created_at,
+            "updated_at": updated_at,
             "name": self.name,
             "message": self.message,
             "status": {
                 "id": self.id,
                 "state": state,
                 "service_deployment_status": "UP_TO_DATE",
-                "last_deployment_date": created_at,
+                "last_deployment_date": updated_at,
                 "is_part_last_deployment": true,
-                "steps": {
-                    "total_duration_sec": 42,
-                    "total_computing_duration_sec": 40,
-                    "details": [{ "step_name": "EXECUTING", "status": "SUCCESS", "duration_sec": 40 }]
-                },
+                "steps": steps,
                 "execution_id": format!("{}-1", self.id),
                 "status_details": {
                     "action": "DEPLOY",
-                    "status": action_status,
+                    "status": action,
                     "sub_action": "NONE"
                 },
                 "deployment_request_id": null,
@@ -195,11 +207,15 @@ impl Backup {
     }
 }
 
+fn text(date: DateTime<Utc>) -> String {
+    date.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
 fn samples() -> HashMap<&'static str, Vec<Backup>> {
     let mut orders: Vec<Backup> = (1_u32..=27)
         .rev()
         .map(|number| {
-            let hours_ago = 2 + i64::from(27 - number) * 28;
+            let hours_ago = 2 + i64::from(27 - number) * 24;
             Backup::sample(
                 number,
                 hours_ago,
@@ -222,6 +238,8 @@ fn app(requests: Arc<AtomicU64>) -> Router {
     let databases: Databases = Arc::new(Mutex::new(samples()));
     Router::new()
         .route("/organization", get(organizations))
+        .route("/organization/{organization}/services", get(services))
+        .route("/database/{database}", get(database))
         .route("/database/{database}/backup", get(list).post(add))
         .route("/database/{database}/backup/{backup}", delete(remove))
         .with_state(databases)
@@ -244,14 +262,50 @@ async fn authorize(request: Request, next: Next) -> Response {
     }
 }
 
+const ORGANIZATION: &str = "0de50000-0000-4000-8000-000000000000";
+const ENVIRONMENT: &str = "0de50000-0000-4000-8000-00000000000e";
+
 async fn organizations() -> Json<Value> {
-    let created_at = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
     Json(json!({ "results": [{
-        "id": "0de50000-0000-4000-8000-000000000000",
-        "created_at": created_at,
+        "id": ORGANIZATION,
+        "created_at": text(Utc::now()),
         "name": "Sandbox",
         "plan": "FREE",
     }] }))
+}
+
+async fn services(Path(organization): Path<String>) -> Result<Json<Value>, Refusal> {
+    if organization != ORGANIZATION {
+        return Err(NOT_FOUND);
+    }
+    let service = |(id, name): (&str, &str)| {
+        json!({
+            "id": id,
+            "name": name,
+            "description": "",
+            "icon_uri": "app://qovery-console/postgresql",
+            "service_type": "DATABASE",
+            "project_id": "0de50000-0000-4000-8000-00000000000f",
+            "project_name": "shop",
+            "environment_id": ENVIRONMENT,
+            "environment_name": "production",
+            "cluster_id": "0de50000-0000-4000-8000-00000000000c",
+        })
+    };
+    Ok(Json(json!({ "results": NAMES.map(service) })))
+}
+
+async fn database(Path(database): Path<String>) -> Result<Json<Value>, Refusal> {
+    let mut names = NAMES.into_iter();
+    let (id, name) = names.find(|(id, _)| *id == database).ok_or(NOT_FOUND)?;
+    Ok(Json(json!({
+        "id": id,
+        "name": name,
+        "type": "POSTGRESQL",
+        "version": "17",
+        "mode": "CONTAINER",
+        "environment": { "id": ENVIRONMENT },
+    })))
 }
 
 async fn list(

@@ -38,6 +38,10 @@ impl Change for Add {
         self.database
     }
 
+    fn steps(&self) -> usize {
+        1
+    }
+
     fn is_confirmed(&self) -> bool {
         false
     }
@@ -47,7 +51,7 @@ impl Change for Add {
         Ok(())
     }
 
-    fn describe(&self, record: Record, (): &()) -> Record {
+    fn describe(&self, record: Record, (): &(), _: usize) -> Record {
         record.named(self.backup.name.as_str())
     }
 
@@ -55,6 +59,7 @@ impl Change for Add {
         &self,
         inner: &Inner,
         (): &(),
+        _: usize,
         context: &Context,
     ) -> Result<Addition, qovery::Error> {
         let added = inner
@@ -69,7 +74,7 @@ impl Change for Add {
     async fn settle(
         &self,
         inner: &Inner,
-        (): &(),
+        _: (&(), usize),
         error: qovery::Error,
         sent: Instant,
         context: &Context,

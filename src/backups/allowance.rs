@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use chrono::{TimeDelta, Utc};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Error;
@@ -26,45 +26,80 @@ impl Allowance {
         }
     }
 
-    /// Whether there could be a change now.
-    pub(super) fn check(&self) -> Result<(), Error> {
-        self.at(Instant::now(), false)
+    /// Whether there could be so many changes now.
+    pub(super) fn check(&self, changes: usize) -> Result<(), Error> {
+        self.at(Instant::now(), changes).map(drop)
     }
 
-    /// Counts a change that is made now. Gives the moment, by which it can be given back.
-    pub(super) fn spend(&self) -> Result<Instant, Error> {
-        let now = Instant::now();
-        self.at(now, true).map(|()| now)
+    /// Counts so many changes, before the first one is made.
+    pub(super) fn reserve(&self, changes: usize) -> Result<Reserved<'_>, Error> {
+        let moment = Instant::now();
+        let mut made = self.at(moment, changes)?;
+        made.extend(std::iter::repeat_n(moment, changes));
+        Ok(Reserved {
+            allowance: self,
+            moment,
+            unspent: changes,
+        })
     }
 
-    /// Counts a change no more: nothing was sent of it, or Qovery refused it.
-    pub(super) fn give_back(&self, spent: Instant) {
+    /// The changes of the last hour, if there is room for more.
+    fn at(&self, now: Instant, more: usize) -> Result<MutexGuard<'_, VecDeque<Instant>>, Error> {
         let mut made = self.made.lock();
-        if let Some(position) = made.iter().position(|made| *made == spent) {
-            made.remove(position);
-        }
-    }
-
-    fn at(&self, now: Instant, spend: bool) -> Result<(), Error> {
         let Some(an_hour) = self.an_hour else {
-            return Ok(());
+            made.clear();
+            return Ok(made);
         };
-        let mut made = self.made.lock();
         while made.front().is_some_and(|first| now - *first >= HOUR) {
             made.pop_front();
         }
-        match made.front() {
-            Some(first) if made.len() >= an_hour.get() as usize => {
-                // The next whole second, so that it is not too early.
-                let pause = Duration::from_secs(HOUR.saturating_sub(now - *first).as_secs() + 1);
-                let at = Utc::now() + pause + TimeDelta::seconds(1);
-                Err(Error::LimitReached { an_hour, pause, at })
-            }
-            _ => {
-                if spend {
-                    made.push_back(now);
-                }
-                Ok(())
+        let most = an_hour.get() as usize;
+        let left = most.saturating_sub(made.len());
+        if more <= left {
+            return Ok(made);
+        }
+        // So many of them have to leave the hour before there is room; of too many at once, all.
+        let leaving = (more.min(most) - left).min(made.len());
+        let last = leaving.checked_sub(1).map_or(now, |last| made[last]);
+        // The next whole second, so that it is not too early.
+        let pause = Duration::from_secs(HOUR.saturating_sub(now - last).as_secs() + 1);
+        let at = Utc::now() + pause + TimeDelta::seconds(1);
+        Err(Error::LimitReached {
+            an_hour,
+            left,
+            wanted: more,
+            pause,
+            at,
+        })
+    }
+}
+
+/// Changes that are counted already. What was not spent is given back when this is dropped.
+#[derive(Debug)]
+pub(super) struct Reserved<'a> {
+    allowance: &'a Allowance,
+    moment: Instant,
+    unspent: usize,
+}
+
+impl Reserved<'_> {
+    /// A change is being made.
+    pub(super) fn spend(&mut self) {
+        self.unspent = self.unspent.saturating_sub(1);
+    }
+
+    /// Nothing was sent of it after all, or Qovery refused it.
+    pub(super) fn take_back(&mut self) {
+        self.unspent += 1;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut made = self.allowance.made.lock();
+        for _ in 0..self.unspent {
+            if let Some(position) = made.iter().position(|made| *made == self.moment) {
+                made.remove(position);
             }
         }
     }
@@ -78,35 +113,46 @@ mod tests {
     fn no_hour_has_more_changes_than_are_allowed() {
         let allowance = Allowance::new(NonZeroU32::new(2));
         let start = Instant::now();
-        let at = |seconds, spend| allowance.at(start + Duration::from_secs(seconds), spend);
-        assert!(at(0, true).is_ok());
-        assert!(at(600, false).is_ok(), "a look counts for nothing");
-        assert!(at(600, true).is_ok());
-        for seconds in [600, 3_599] {
-            let Err(Error::LimitReached { pause, at, .. }) = at(seconds, true) else {
+        let at = |seconds, changes| {
+            let now = start + Duration::from_secs(seconds);
+            let mut made = allowance.at(now, changes)?;
+            made.extend(std::iter::repeat_n(now, changes));
+            Ok::<_, Error>(())
+        };
+        assert!(at(0, 1).is_ok());
+        assert!(at(600, 0).is_ok(), "a look counts for nothing");
+        assert!(at(600, 1).is_ok());
+        for (seconds, changes, left_at) in [(600, 1, 3_600), (3_599, 1, 3_600), (3_599, 2, 4_200)] {
+            let Err(Error::LimitReached { pause, at, .. }) = at(seconds, changes) else {
                 unreachable!("the limit was reached");
             };
-            assert_eq!(pause.as_secs(), 3_601 - seconds);
+            assert_eq!(pause.as_secs(), left_at + 1 - seconds);
             // It is told without its fraction of a second, and must not be too early.
             let told = (at - Utc::now()).num_milliseconds() - 1_000 * pause.as_secs().cast_signed();
             assert!((0..=1_000).contains(&told), "{told} ms");
         }
-        assert!(at(3_600, true).is_ok(), "the first one has left the hour");
-        assert!(at(4_199, true).is_err());
-        assert!(at(4_200, true).is_ok());
+        assert!(at(3_600, 1).is_ok(), "the first one has left the hour");
+        assert!(at(4_199, 1).is_err());
+        assert!(at(4_200, 1).is_ok());
+        assert!(at(9_000, 3).is_err(), "an hour never has so many");
+        assert!(at(9_000, 2).is_ok());
 
         let one = Allowance::new(NonZeroU32::new(1));
-        assert!(one.check().is_ok() && one.check().is_ok());
-        assert!(one.spend().is_ok());
-        assert!(one.check().is_err() && one.spend().is_err());
+        assert!(one.check(1).is_ok() && one.check(1).is_ok());
+        let spend = |allowance: &Allowance| allowance.reserve(1).map(|mut it| it.spend());
+        assert!(spend(&one).is_ok());
+        assert!(one.check(1).is_err() && one.reserve(1).is_err());
 
-        let two = Allowance::new(NonZeroU32::new(2));
-        let spent = two.spend().unwrap();
-        assert!(two.spend().is_ok() && two.check().is_err());
-        two.give_back(spent);
-        assert!(two.spend().is_ok() && two.check().is_err());
+        let three = Allowance::new(NonZeroU32::new(3));
+        let mut reserved = three.reserve(3).unwrap();
+        assert!(three.check(1).is_err(), "what is reserved is taken");
+        reserved.spend();
+        reserved.take_back();
+        reserved.spend();
+        drop(reserved);
+        assert!(three.check(2).is_ok() && three.check(3).is_err());
 
         let any = Allowance::new(None);
-        assert!((0..1_000).all(|_| any.at(start, true).is_ok()));
+        assert!((0..1_000).all(|_| spend(&any).is_ok()));
     }
 }

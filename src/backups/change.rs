@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Confirm, Error, Inner, audit::Record};
+use super::{Confirm, Error, Inner, allowance::Reserved, audit::Record};
 use crate::{
     context::{Context, Interface},
     qovery::{self, Backup, DatabaseId, Failure, Outcome},
@@ -19,13 +19,16 @@ pub(super) trait Change: Send + Sync + 'static {
     const OPERATION: &'static str;
 
     /// What was decided on fresh facts.
-    type Decision: Send + Sync;
+    type Decision: Send + Sync + 'static;
 
-    /// What was made of it.
+    /// What was made of one step.
     type Done: AsRef<Backup> + Send + 'static;
 
     /// The database that it changes.
     fn database(&self) -> DatabaseId;
+
+    /// How many steps it has, each a request to Qovery.
+    fn steps(&self) -> usize;
 
     /// Whether a person was asked, and the host answered yes for them.
     fn is_confirmed(&self) -> bool;
@@ -37,29 +40,39 @@ pub(super) trait Change: Send + Sync + 'static {
         context: &Context,
     ) -> impl Future<Output = Result<Self::Decision, Error>> + Send;
 
-    /// Adds to its record what it is about.
-    fn describe(&self, record: Record, decision: &Self::Decision) -> Record;
+    /// Adds to a step's record what it is about.
+    fn describe(&self, record: Record, decision: &Self::Decision, step: usize) -> Record;
 
-    /// Asks Qovery to make it.
+    /// Asks Qovery to make a step.
     fn send(
         &self,
         inner: &Inner,
         decision: &Self::Decision,
+        step: usize,
         context: &Context,
     ) -> impl Future<Output = Result<Self::Done, qovery::Error>> + Send;
 
-    /// Finds out by the list what became of it, which was sent after `since`, when the answer does not tell.
+    /// Finds out by the list what became of a step, which was sent after `since`, when the answer does
+    /// not tell.
     fn settle(
         &self,
         inner: &Inner,
-        decision: &Self::Decision,
+        at: (&Self::Decision, usize),
         error: qovery::Error,
         since: Instant,
         context: &Context,
     ) -> impl Future<Output = Result<Self::Done, qovery::Error>> + Send;
 
-    /// Remembers how it ended.
+    /// Remembers how a step ended.
     fn ended(&self, inner: &Inner, result: &Result<Self::Done, qovery::Error>);
+}
+
+/// What came of a change.
+pub(super) struct Made<C: Change> {
+    pub(super) decision: C::Decision,
+    pub(super) first: Result<C::Done, Error>,
+    /// What came of the steps after it, up to the first that was not made.
+    pub(super) others: Vec<Result<C::Done, Error>>,
 }
 
 impl Inner {
@@ -69,7 +82,7 @@ impl Inner {
         self: &Arc<Self>,
         context: &Context,
         change: C,
-    ) -> Result<C::Done, Error> {
+    ) -> Result<Made<C>, Error> {
         let called_off = self.shutdown().requested.child_token();
         let _when_the_caller_leaves = called_off.clone().drop_guard();
         let (inner, context_of_change) = (
@@ -97,36 +110,65 @@ impl Inner {
         })
     }
 
-    async fn carry_out<C: Change>(&self, context: &Context, change: &C) -> Result<C::Done, Error> {
+    async fn carry_out<C: Change>(&self, context: &Context, change: &C) -> Result<Made<C>, Error> {
         let database = change.database();
         self.allow_changes()?;
         // An agent that loops is not to use up Qovery's patience, either.
-        self.allowance.check()?;
+        self.allowance.check(change.steps())?;
         let _lock = self.lock(context, database).await?;
         let decision = change.decide(self, context).await?;
+        let mut reserved = self.allowance.reserve(change.steps())?;
+        let first = self.take(context, change, (&decision, 0), &mut reserved);
+        let first = first.await;
+        let mut others = Vec::new();
+        for step in 1..change.steps() {
+            if others.last().unwrap_or(&first).is_err() {
+                break;
+            }
+            let next = self.take(context, change, (&decision, step), &mut reserved);
+            others.push(next.await);
+        }
+        Ok(Made {
+            decision,
+            first,
+            others,
+        })
+    }
+
+    /// Takes one step of a change, unless it was called off or has no time left.
+    async fn take<C: Change>(
+        &self,
+        context: &Context,
+        change: &C,
+        (decision, step): (&C::Decision, usize),
+        reserved: &mut Reserved<'_>,
+    ) -> Result<C::Done, Error> {
+        let database = change.database();
         let limits = self.limits();
+        if context.cancellation.is_cancelled() {
+            return Err(qovery::Error::harmless(Failure::Cancelled).into());
+        }
         if context.deadline.remaining() < limits.attempt + limits.settle {
             return Err(Error::Busy { database });
         }
-        let spent = self.allowance.spend()?;
         let consent = self.consent(context, change.is_confirmed());
         let record = Record::new(context, C::OPERATION, consent, database);
-        let record = change.describe(record, &decision);
-        if let Err(error) = self.audit.intent(&record).await {
-            self.allowance.give_back(spent);
-            return Err(error);
-        }
+        let record = change.describe(record, decision, step);
+        self.audit.intent(&record).await?;
+        reserved.spend();
         let since = Instant::now();
         let sending = context.until(context.deadline.leaving(limits.settle));
         let result = self
-            .until_over(change.send(self, &decision, &sending))
+            .until_over(change.send(self, decision, step, &sending))
             .await;
-        let refused = matches!(&result, Err(error) if error.outcome == Outcome::NotApplied);
+        if matches!(&result, Err(error) if error.outcome == Outcome::NotApplied) {
+            reserved.take_back();
+        }
         let result = match result {
             Err(error) if error.outcome == Outcome::Unknown => {
                 // Whoever called it off wants no more attempts, but is still told what holds.
                 let settling = context.detached();
-                let settled = change.settle(self, &decision, error, since, &settling);
+                let settled = change.settle(self, (decision, step), error, since, &settling);
                 self.until_over(settled).await
             }
             result => result,
@@ -137,9 +179,6 @@ impl Inner {
             Err(error) => (record, error.outcome),
         };
         self.audit.outcome(record, outcome).await;
-        if refused {
-            self.allowance.give_back(spent);
-        }
         self.note(outcome);
         Ok(result?)
     }

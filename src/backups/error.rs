@@ -1,7 +1,7 @@
 //! Why a call was not carried out, in words for a person or a model: what happened, whether
 //! anything was changed, what to do next.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{fmt::Write as _, num::NonZeroU32, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -17,28 +17,23 @@ pub enum Error {
          Nothing was changed. Only the operator can change that, with --read-only."
     )]
     ReadOnly,
-    /// The backup is not, or no longer, in the database's list.
-    #[error(
-        "Backup {backup} is not in the list of database {database}. Nothing was removed. \
-         It may be gone already: list the database's backups, and check both ids."
-    )]
-    NotListed {
+    /// Something stands against removing them. Nobody was asked.
+    #[error("{}", obstructed(*.database, *.wanted, .obstacles))]
+    Obstructed {
         /// The database that was looked into.
         database: DatabaseId,
-        /// The backup that it does not have.
-        backup: BackupId,
+        /// How many backups were to go.
+        wanted: usize,
+        /// Those that cannot, and why.
+        obstacles: Vec<(BackupId, Obstacle)>,
     },
-    /// The backup is one that must stay.
+    /// The key may not look up what databases are called.
     #[error(
-        "Backup {backup} is protected: {protection}. Nothing was removed. {}",
-        .protection.remedy()
+        "Databases cannot be looked up by their names with this API key. Nothing was changed. Ask the \
+         person for the database's id: it is in the address of the database in the Qovery console, \
+         behind service/."
     )]
-    Protected {
-        /// The backup that must stay.
-        backup: BackupId,
-        /// The rule that protects it.
-        protection: Protection,
-    },
+    LookupDenied,
     /// The list has too many pages, or its pages repeat.
     #[error(
         "The list of database {database} could not be completed, so this server cannot tell which \
@@ -74,16 +69,28 @@ pub enum Error {
     },
     /// The operator's limit is reached.
     #[error(
-        "This server makes at most {an_hour} change(s) an hour, and they are used up. Nothing was \
-         changed. The next one is possible in {} seconds, at {}. If you are repeating calls, stop and \
+        "This server makes at most {an_hour} change(s) an hour, and {}. Nothing was \
+         changed. {} possible in {} seconds, at {}. If you are repeating calls, stop and \
          tell the person.",
+        match .left {
+            0 => "they are used up".to_owned(),
+            left => format!("{left} of them are left, of {wanted} that this call takes"),
+        },
+        match (*.wanted).min(.an_hour.get() as usize) {
+            1 => "The next one is".to_owned(),
+            most => format!("{most} are"),
+        },
         .pause.as_secs(),
         .at.format("%H:%M:%S UTC")
     )]
     LimitReached {
         /// How many changes the operator allows.
         an_hour: NonZeroU32,
-        /// How long it takes until the next one.
+        /// How many of them are left.
+        left: usize,
+        /// How many the call would make.
+        wanted: usize,
+        /// How long it takes until there is room.
         pause: Duration,
         /// When that will be.
         at: DateTime<Utc>,
@@ -99,14 +106,60 @@ pub enum Error {
     Qovery(#[from] qovery::Error),
 }
 
+/// Why a backup cannot be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It is not, or no longer, in the database's list.
+    NotListed,
+    /// A rule says that it must stay.
+    Protected(Protection),
+    /// The call names it more than once.
+    NamedTwice,
+}
+
+fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obstacle)]) -> String {
+    if let ([(backup, obstacle)], 1) = (obstacles, wanted) {
+        return match obstacle {
+            Obstacle::NotListed => format!(
+                "Backup {backup} is not in the list of database {database}. Nothing was removed. It \
+                 may be gone already: list the database's backups, and check both ids."
+            ),
+            Obstacle::Protected(protection) => format!(
+                "Backup {backup} is protected: {protection}. Nothing was removed. {}",
+                protection.remedy()
+            ),
+            Obstacle::NamedTwice => format!("Backup {backup} is named twice. Nothing was removed."),
+        };
+    }
+    let mut text = format!(
+        "Of {wanted} backups, {} cannot be removed. Nothing was removed, and nobody was asked. Leave \
+         these out, and call again if the person still wants the rest gone.",
+        obstacles.len()
+    );
+    for (backup, obstacle) in obstacles {
+        let _ = match obstacle {
+            Obstacle::NotListed => {
+                write!(text, "\n{backup}: it is not in the list of this database.")
+            }
+            Obstacle::Protected(protection) => write!(text, "\n{backup}: {protection}."),
+            Obstacle::NamedTwice => write!(text, "\n{backup}: it is named twice."),
+        };
+    }
+    text
+}
+
 impl Error {
     /// The cause as one word, the same for every call that fails so.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ReadOnly => "read_only",
-            Self::NotListed { .. } => "not_listed",
-            Self::Protected { .. } => "protected",
+            Self::Obstructed { obstacles, .. } => match obstacles.first() {
+                Some((_, Obstacle::Protected(_))) => "protected",
+                Some((_, Obstacle::NamedTwice)) => "named_twice",
+                _ => "not_listed",
+            },
+            Self::LookupDenied => "lookup_denied",
             Self::ListIncomplete { .. } => "list_incomplete",
             Self::Unconfirmed(_) => "confirmation_required",
             Self::Changed(_) => "changed",

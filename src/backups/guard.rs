@@ -5,7 +5,7 @@ use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::qovery::{Backup, BackupId};
+use crate::qovery::Backup;
 
 /// Further ahead than clocks and zones can be wrong: such a date says nothing.
 const FUTURE: TimeDelta = TimeDelta::days(1);
@@ -30,7 +30,7 @@ pub enum Protection {
 
 /// How far a backup is, as far as its state says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub enum Condition {
     /// It can be restored from.
     Finished,
     /// It is being made.
@@ -41,19 +41,6 @@ pub(super) enum Condition {
     BeingRemoved,
     /// Nobody knows: it may be a good one.
     Unknown,
-}
-
-/// The rule that protects the backup `id`, if any does.
-pub(super) fn protection(
-    backups: &[Backup],
-    id: BackupId,
-    keep_latest: usize,
-    now: DateTime<Utc>,
-) -> Option<Protection> {
-    let position = backups.iter().position(|backup| backup.id == id)?;
-    protections(backups, keep_latest, now)
-        .into_iter()
-        .nth(position)?
 }
 
 /// For each backup the rule that protects it, if any does.
@@ -93,7 +80,7 @@ pub(super) fn protections(
     ];
     let ranked: Vec<_> = backups
         .iter()
-        .map(|backup| (date(backup, now), condition(backup)))
+        .map(|backup| (date(backup, now), Condition::of(backup)))
         .collect();
     let edges = rules.map(|(number, counts, protection)| {
         let counted = ranked.iter().filter(|(_, condition)| counts(*condition));
@@ -117,19 +104,16 @@ pub(super) fn protections(
 }
 
 /// The newest of some backups; any of them, if nobody can tell how new they are.
-pub(super) fn newest(backups: &[Backup], now: DateTime<Utc>) -> Option<&Backup> {
-    backups
-        .iter()
-        .max_by_key(|backup| (date(backup, now).ok(), backup.id))
-}
-
-/// Whether Qovery is removing it, or has.
-pub(super) fn is_going(backup: &Backup) -> bool {
-    condition(backup) == Condition::BeingRemoved
+pub(super) fn newest<'a>(
+    backups: impl IntoIterator<Item = &'a Backup>,
+    now: DateTime<Utc>,
+) -> Option<&'a Backup> {
+    let backups = backups.into_iter();
+    backups.max_by_key(|backup| (date(backup, now).ok(), backup.id))
 }
 
 /// When a backup was made, or why nobody can tell how new it is.
-fn date(backup: &Backup, now: DateTime<Utc>) -> Result<DateTime<Utc>, Protection> {
+pub(super) fn date(backup: &Backup, now: DateTime<Utc>) -> Result<DateTime<Utc>, Protection> {
     match backup.made_at() {
         None => Err(Protection::Undated),
         Some(date) if date - now > FUTURE => Err(Protection::InFuture),
@@ -137,26 +121,62 @@ fn date(backup: &Backup, now: DateTime<Utc>) -> Result<DateTime<Utc>, Protection
     }
 }
 
-/// Only states that Qovery documents today are known, and only where they can mean one thing.
-fn condition(backup: &Backup) -> Condition {
-    match backup.state() {
-        Some("DEPLOYED" | "READY" | "RESTARTED") => Condition::Finished,
-        Some(
-            "BUILDING" | "DEPLOYING" | "DEPLOYMENT_QUEUED" | "EXECUTING" | "QUEUED" | "RESTARTING"
-            | "RESTART_QUEUED" | "WAITING_RESTARTING" | "WAITING_RUNNING",
-        ) => Condition::InProgress,
-        Some(
-            "BUILD_ERROR" | "CANCELED" | "CANCELING" | "DELETE_ERROR" | "DEPLOYMENT_ERROR"
-            | "RESTART_ERROR" | "STOP_ERROR",
-        ) => Condition::Failed,
-        Some("DELETED" | "DELETE_QUEUED" | "DELETING" | "WAITING_DELETING") => {
-            Condition::BeingRemoved
+impl Condition {
+    /// All of them, in the order of a backup's life.
+    pub const ALL: [Self; 5] = [
+        Self::Finished,
+        Self::InProgress,
+        Self::Failed,
+        Self::BeingRemoved,
+        Self::Unknown,
+    ];
+
+    /// Only states that Qovery documents today are known, and only where they can mean one thing.
+    #[must_use]
+    pub fn of(backup: &Backup) -> Self {
+        match backup.state() {
+            Some("DEPLOYED" | "READY" | "RESTARTED") => Self::Finished,
+            Some(
+                "BUILDING" | "DEPLOYING" | "DEPLOYMENT_QUEUED" | "EXECUTING" | "QUEUED"
+                | "RESTARTING" | "RESTART_QUEUED" | "WAITING_RESTARTING" | "WAITING_RUNNING",
+            ) => Self::InProgress,
+            Some(
+                "BUILD_ERROR" | "CANCELED" | "CANCELING" | "DELETE_ERROR" | "DEPLOYMENT_ERROR"
+                | "RESTART_ERROR" | "STOP_ERROR",
+            ) => Self::Failed,
+            Some("DELETED" | "DELETE_QUEUED" | "DELETING" | "WAITING_DELETING") => {
+                Self::BeingRemoved
+            }
+            _ => Self::Unknown,
         }
-        _ => Condition::Unknown,
+    }
+
+    /// Its name, as callers read it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::InProgress => "in_progress",
+            Self::Failed => "failed",
+            Self::BeingRemoved => "being_removed",
+            Self::Unknown => "unknown",
+        }
     }
 }
 
 impl Protection {
+    /// Its name, as callers read it in a list.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Newest { .. } => "newest",
+            Self::NewestNotFailed => "newest not failed",
+            Self::NewestFinished => "newest finished",
+            Self::Undated => "date not readable",
+            Self::InFuture => "date in the future",
+        }
+    }
+
     /// Who can lift it, or what would.
     pub(super) fn remedy(self) -> &'static str {
         match self {
@@ -256,15 +276,6 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_is_protected_as_in_its_list() {
-        let backups = list(&["READY"; 2]);
-        let protected = |backup: &Backup| protection(&backups, backup.id, 1, now());
-        assert_eq!(protected(&backups[0]), None);
-        assert_eq!(protected(&backups[1]), NEWEST);
-        assert_eq!(protected(&backup(9, "2026-06-09", None)), None);
-    }
-
-    #[test]
     fn behind_failed_and_unfinished_ones_the_last_good_one_stays() {
         use Protection::{NewestFinished, NewestNotFailed};
         let backups = list(&["READY", "READY", "QUEUED", "DEPLOYMENT_ERROR"]);
@@ -328,13 +339,16 @@ mod tests {
     fn what_qovery_removes_already_is_no_restore_point() {
         for state in ["DELETED", "DELETE_QUEUED", "DELETING", "WAITING_DELETING"] {
             let backups = list(&["READY", state]);
-            assert!(is_going(&backups[1]), "{state}");
+            assert!(
+                Condition::of(&backups[1]) == Condition::BeingRemoved,
+                "{state}"
+            );
             assert_eq!(
                 protections(&backups, 0),
                 [Some(Protection::NewestNotFailed), None]
             );
         }
-        assert!(!is_going(&list(&["DELETE_ERROR"])[0]));
+        assert!(Condition::of(&list(&["DELETE_ERROR"])[0]) != Condition::BeingRemoved);
     }
 
     #[test]
@@ -462,7 +476,7 @@ mod tests {
             keep_latest in 0_usize..4,
         ) {
             let has = |backups: &[Backup], conditions: &[Condition]| {
-                backups.iter().any(|backup| conditions.contains(&condition(backup)))
+                backups.iter().any(|backup| conditions.contains(&Condition::of(backup)))
             };
             let good = [Condition::Finished];
             let maybe = [Condition::Finished, Condition::Unknown];
@@ -532,7 +546,7 @@ mod tests {
             let rows = || backups.iter().zip(&protections);
             for (one, its) in rows() {
                 for (other, others) in rows() {
-                    let same = one.created_at == other.created_at && condition(one) == condition(other);
+                    let same = one.created_at == other.created_at && Condition::of(one) == Condition::of(other);
                     prop_assert!(!same || its == others);
                 }
             }

@@ -6,9 +6,15 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use chrono::Utc;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use super::{Confirm, Error, Inner, audit::Record, change::Change, guard};
+use super::{
+    Condition, Confirm, Error, Inner,
+    audit::Record,
+    change::Change,
+    error::Obstacle,
+    guard::{newest, protections},
+};
 use crate::{
     context::Context,
     qovery::{self, Backup, BackupId, DatabaseId},
@@ -20,32 +26,54 @@ use crate::{
 pub struct Removal {
     /// The database.
     pub database: DatabaseId,
-    /// What goes.
-    pub backup: Backup,
+    /// What goes, in the order in which it was named.
+    pub backups: Vec<Backup>,
     /// How many backups of the database remain.
     pub remaining: usize,
-    /// The newest of those.
-    pub newest_remaining: Option<Backup>,
+    /// How many of those are finished.
+    pub finished: usize,
+    /// The newest of the finished ones that remain.
+    pub newest_finished: Option<Backup>,
+    /// The newest of those that remain.
+    pub newest: Option<Backup>,
+}
+
+/// What came of a removal.
+#[derive(Debug)]
+pub struct Removed {
+    /// What was decided.
+    pub removal: Removal,
+    /// What came of each backup in turn, up to the first that was not removed.
+    pub ended: Vec<Result<Backup, Error>>,
 }
 
 /// The facts of a removal, as a number that no other facts have.
 pub type Digest = [u8; 32];
 
 /// What is asked for.
-pub(super) struct Remove {
-    pub(super) database: DatabaseId,
-    pub(super) backup: BackupId,
+#[derive(Debug)]
+pub struct Remove {
+    /// The database.
+    pub database: DatabaseId,
+    /// What is to go: all of it or nothing, as far as rules go.
+    pub backups: Vec<BackupId>,
     /// The facts that a person said yes to, if one was asked.
-    pub(super) confirmed: Option<Digest>,
+    pub confirmed: Option<Digest>,
+    /// Told how many are gone.
+    pub gone: watch::Sender<usize>,
 }
 
 impl Change for Remove {
     const OPERATION: &'static str = "remove";
     type Decision = Removal;
-    type Done = Removal;
+    type Done = Backup;
 
     fn database(&self) -> DatabaseId {
         self.database
+    }
+
+    fn steps(&self) -> usize {
+        self.backups.len()
     }
 
     fn is_confirmed(&self) -> bool {
@@ -54,7 +82,7 @@ impl Change for Remove {
 
     /// The rules hold, and a person has said yes to these very facts if one must.
     async fn decide(&self, inner: &Inner, context: &Context) -> Result<Removal, Error> {
-        let removal = inner.propose(context, self.database, self.backup).await?;
+        let removal = inner.propose(context, self.database, &self.backups).await?;
         match self.confirmed {
             Some(facts) if facts != removal.digest() => Err(Error::Changed(Box::new(removal))),
             None if inner.policy.confirm == Confirm::Always => {
@@ -64,70 +92,105 @@ impl Change for Remove {
         }
     }
 
-    fn describe(&self, record: Record, removal: &Removal) -> Record {
-        record.about(&removal.backup)
+    fn describe(&self, record: Record, removal: &Removal, step: usize) -> Record {
+        record.about(&removal.backups[step])
     }
 
     async fn send(
         &self,
         inner: &Inner,
         removal: &Removal,
+        step: usize,
         context: &Context,
-    ) -> Result<Removal, qovery::Error> {
+    ) -> Result<Backup, qovery::Error> {
+        let backup = &removal.backups[step];
         let removed = inner
             .qovery
-            .remove_backup(self.database, self.backup, context);
-        removed.await.map(|()| removal.clone())
+            .remove_backup(self.database, backup.id, context);
+        removed.await.map(|()| backup.clone())
     }
 
     /// A list that lacks what must be in it proves nothing.
     async fn settle(
         &self,
         inner: &Inner,
-        removal: &Removal,
+        (removal, step): (&Removal, usize),
         error: qovery::Error,
         _: Instant,
         context: &Context,
-    ) -> Result<Removal, qovery::Error> {
+    ) -> Result<Backup, qovery::Error> {
         let Ok((backups, _memory)) = inner.complete_list(context, self.database).await else {
             return Err(error);
         };
         let listed = |wanted: &Backup| backups.iter().find(|backup| backup.id == wanted.id);
-        let stays = removal.newest_remaining.as_ref();
-        match listed(&removal.backup) {
-            Some(backup) if guard::is_going(backup) => Ok(removal.clone()),
+        let backup = &removal.backups[step];
+        match listed(backup) {
+            Some(listed) if Condition::of(listed) == Condition::BeingRemoved => Ok(backup.clone()),
             Some(_) if !error.pending => Err(qovery::Error::harmless(error.failure)),
-            None if stays.is_some_and(|kept| listed(kept).is_some()) => Ok(removal.clone()),
+            None if removal
+                .newest
+                .as_ref()
+                .is_some_and(|it| listed(it).is_some()) =>
+            {
+                Ok(backup.clone())
+            }
             _ => Err(error),
         }
     }
 
-    fn ended(&self, _: &Inner, _: &Result<Removal, qovery::Error>) {}
+    fn ended(&self, _: &Inner, result: &Result<Backup, qovery::Error>) {
+        if result.is_ok() {
+            self.gone.send_modify(|gone| *gone += 1);
+        }
+    }
 }
 
 impl Inner {
-    /// What a removal would come to, by the complete list of this moment.
+    /// What a removal would come to, by the complete list of this moment: all of it, or nothing.
     pub(super) async fn propose(
         &self,
         context: &Context,
         database: DatabaseId,
-        backup: BackupId,
+        wanted: &[BackupId],
     ) -> Result<Removal, Error> {
-        let (mut backups, _memory) = self.complete_list(context, database).await?;
-        let Some(position) = backups.iter().position(|listed| listed.id == backup) else {
-            return Err(Error::NotListed { database, backup });
-        };
+        let (listed, _memory) = self.complete_list(context, database).await?;
         let now = Utc::now();
-        if let Some(protection) = guard::protection(&backups, backup, self.policy.keep_latest, now)
-        {
-            return Err(Error::Protected { backup, protection });
+        let protections = protections(&listed, self.policy.keep_latest, now);
+        let mut named = HashSet::new();
+        let (mut backups, mut obstacles) = (Vec::new(), Vec::new());
+        for id in wanted {
+            let position = listed.iter().position(|backup| backup.id == *id);
+            let obstacle = match position.map(|position| protections[position]) {
+                _ if !named.insert(*id) => Some(Obstacle::NamedTwice),
+                None => Some(Obstacle::NotListed),
+                Some(protection) => protection.map(Obstacle::Protected),
+            };
+            obstacles.extend(obstacle.map(|obstacle| (*id, obstacle)));
+            backups.extend(position.map(|position| listed[position].clone()));
         }
-        let backup = backups.swap_remove(position);
+        if !obstacles.is_empty() {
+            return Err(Error::Obstructed {
+                database,
+                wanted: wanted.len(),
+                obstacles,
+            });
+        }
+        let remaining: Vec<&Backup> = listed
+            .iter()
+            .filter(|backup| !named.contains(&backup.id))
+            .collect();
+        let finished: Vec<&Backup> = remaining
+            .iter()
+            .copied()
+            .filter(|backup| Condition::of(backup) == Condition::Finished)
+            .collect();
         Ok(Removal {
             database,
-            backup,
-            remaining: backups.len(),
-            newest_remaining: guard::newest(&backups, now).cloned(),
+            backups,
+            remaining: remaining.len(),
+            finished: finished.len(),
+            newest_finished: newest(finished, now).cloned(),
+            newest: newest(remaining, now).cloned(),
         })
     }
 
@@ -138,35 +201,17 @@ impl Inner {
         context: &Context,
         database: DatabaseId,
     ) -> Result<(Vec<Backup>, Vec<Arc<Permit>>), Error> {
-        let limits = self.limits();
-        let mut backups: Vec<Backup> = Vec::new();
-        let mut memory = Vec::new();
-        let mut seen = HashSet::new();
-        let mut start_id = None;
-        for _ in 0..limits.pages {
-            let page = self.qovery.list_backups(database, start_id, context);
-            let page = page.await?;
-            memory.push(page.memory);
-            let page = page.value;
-            let next = page.next_start_id();
-            if backups.len() + page.results.len() > limits.backups
-                || !page.results.iter().all(|backup| seen.insert(backup.id))
-            {
-                return Err(Error::ListIncomplete { database });
-            }
-            backups.extend(page.results);
-            match next {
-                Some(next) => start_id = Some(next),
-                None => return Ok((backups, memory)),
-            }
+        let most = self.limits().backups;
+        let read = self.pages(context, database, None, most, |_| false).await?;
+        if !read.complete {
+            return Err(Error::ListIncomplete { database });
         }
-        Err(Error::ListIncomplete { database })
-    }
-}
-
-impl AsRef<Backup> for Removal {
-    fn as_ref(&self) -> &Backup {
-        &self.backup
+        let (mut backups, mut memory) = (Vec::new(), Vec::new());
+        for page in read.pages {
+            backups.extend(page.value.results);
+            memory.push(page.memory);
+        }
+        Ok((backups, memory))
     }
 }
 
@@ -174,22 +219,14 @@ impl Removal {
     /// The facts that a person decides by.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let Backup {
-            id,
-            created_at,
-            name,
-            ..
-        } = &self.backup;
+        let backup =
+            |backup: &Backup| json!([backup.id, backup.name, backup.created_at, backup.state()]);
         let facts = json!([
             self.database,
-            id,
-            name,
-            created_at,
-            self.backup.state(),
+            self.backups.iter().map(backup).collect::<Vec<_>>(),
             self.remaining,
-            self.newest_remaining
-                .as_ref()
-                .map(|newest| &newest.created_at),
+            self.finished,
+            self.newest_finished.as_ref().map(|it| &it.created_at),
         ]);
         Sha256::digest(facts.to_string()).into()
     }
@@ -200,7 +237,9 @@ impl fmt::Display for Removal {
         /// Qovery sets no limit that would hold here.
         const LONGEST: usize = 80;
         let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
-        let backup = &self.backup;
+        let [backup] = self.backups.as_slice() else {
+            return write!(f, "{} backups", self.backups.len());
+        };
         write!(f, "Backup {} (", backup.id)?;
         if let Some(name) = &backup.name {
             write!(f, "\"{}\", ", short(name))?;

@@ -7,9 +7,10 @@
 use rmcp::{
     ErrorData, RoleServer,
     model::{
-        ClientCapabilities, ClientResult, ElicitRequest, ElicitResult, ElicitationAction,
-        ElicitationCapability, ErrorCode, FormElicitationCapability, InputRequest, InputRequests,
-        InputRequiredResult, InputResponses, JsonObject, ServerRequest,
+        ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams, ElicitResult,
+        ElicitationAction, ElicitationCapability, ErrorCode, FormElicitationCapability,
+        InputRequest, InputRequests, InputRequiredResult, InputResponses, JsonObject,
+        ServerRequest,
     },
     service::{PeerRequestOptions, RequestContext},
 };
@@ -18,16 +19,16 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    Server,
-    arguments::RemoveArguments,
-    is_stateless,
+    Server, is_stateless,
+    progress::Progress,
     question::question,
     results::{Decision, Refusal, Reply},
 };
 use crate::{
-    backups::{self, Digest, Removal},
+    backups::{self, Digest, Removal, Remove},
     clean,
     context::{Context, Deadline},
+    qovery::{BackupId, DatabaseId},
 };
 
 /// The name of the question among a result's input requests.
@@ -68,14 +69,36 @@ impl Answer {
                 }
             }
             ElicitationAction::Decline => Self::No(
-                "The host answered no for the person. Nothing was removed. Do not ask again. If it \
-                 showed no question, it cannot show one.",
+                "The host answered no for the person. Nothing was removed. Do not ask again about \
+                 these backups; the rest of the task may go on. If the host showed no question, it \
+                 cannot show one.",
             ),
             _ => Self::No(
                 "The host closed the question without an answer. Nothing was removed. If it showed \
                  no question, it cannot show one.",
             ),
         })
+    }
+}
+
+/// What is to be removed: backups of one database.
+pub(super) struct Target {
+    pub(super) database: DatabaseId,
+    pub(super) backups: Vec<BackupId>,
+}
+
+impl Target {
+    /// The one call that an answer counts for.
+    fn sealed_for(&self, context: &Context) -> Vec<u8> {
+        let Self { database, backups } = self;
+        let caller = context.caller.name();
+        let call = json!([caller, "remove-database-backup", database, backups]);
+        call.to_string().into_bytes()
+    }
+
+    /// Nothing was removed, as the host answered for the person.
+    fn kept(&self, reason: &str) -> Result<Reply, Refusal> {
+        Ok(Reply::new(Decision::kept(&self.backups, reason))?.called("not_confirmed"))
     }
 }
 
@@ -86,18 +109,18 @@ fn object<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
 }
 
 impl Server {
-    /// Removes a backup, once the host has said yes for a person where one can and must be asked.
+    /// Removes backups, once the host has said yes for a person where one can and must be asked.
     /// `answer` is what the client carries back from a question: its sealed state and the response.
     pub(super) async fn remove_with_consent(
         &self,
-        target: RemoveArguments,
+        target: Target,
         (state, responses): (Option<String>, Option<InputResponses>),
         context: &Context,
         peer: &RequestContext<RoleServer>,
     ) -> Result<Reply, Refusal> {
         let facts = state
             .as_deref()
-            .map(|state| self.seal.open(state, &sealed_for(target, context)))
+            .map(|state| self.seal.open(state, &target.sealed_for(context)))
             .transpose()?;
         let answer = responses
             .and_then(|mut responses| responses.remove(QUESTION))
@@ -107,15 +130,15 @@ impl Server {
         let (Some(answer), Some(state)) = (&answer, state) else {
             return match answer {
                 // Taken at its word, even without the state that was sealed with the question.
-                Some(Answer::No(reason)) => kept(reason),
-                _ => self.remove(target, None, context, peer).await,
+                Some(Answer::No(reason)) => target.kept(reason),
+                _ => self.remove(&target, None, context, peer).await,
             };
         };
         // What is final is kept: the next one who sends this answer gets it again.
         let answered = self.questions.answer(&state)?;
         let reply = answered.get_or_try_init(async || match answer {
-            Answer::No(reason) => kept(reason).map_err(Err),
-            Answer::Yes => match self.remove(target, facts, context, peer).await {
+            Answer::No(reason) => target.kept(reason).map_err(Err),
+            Answer::Yes => match self.remove(&target, facts, context, peer).await {
                 Ok(reply) if reply.is_final() => Ok(reply),
                 other => Err(other),
             },
@@ -125,28 +148,37 @@ impl Server {
 
     async fn remove(
         &self,
-        target: RemoveArguments,
+        target: &Target,
         mut confirmed: Option<Digest>,
         context: &Context,
         peer: &RequestContext<RoleServer>,
     ) -> Result<Reply, Refusal> {
-        let RemoveArguments {
-            database_id,
-            backup_id,
-        } = target;
+        let Target { database, backups } = target;
         let stateless = is_stateless(peer);
         let asks = self.backups.ask_where_possible() && can_be_asked(peer);
+        let time = match backups.as_slice() {
+            [_] => self.limits().call,
+            _ => self.limits().batch,
+        };
         loop {
             // A person's time is not the call's.
-            let context = context.until(Deadline::after(self.limits().call));
+            let context = context.until(Deadline::after(time));
             let facts = if confirmed.is_some() || !asks {
-                let removal = self
-                    .backups
-                    .remove(&context, database_id, backup_id, confirmed);
-                match removal.await {
-                    Ok(removal) => {
-                        let reply = Reply::new(json!(Decision::removed(removal)))?;
-                        return Ok(reply.remark(self.unreal()));
+                let progress =
+                    Progress::begin(peer, Some(backups.len()), |gone| format!("{gone} removed"));
+                let removal = Remove {
+                    database: *database,
+                    backups: backups.clone(),
+                    confirmed,
+                    gone: progress.count(),
+                };
+                let removed = self.backups.remove(&context, removal).await;
+                progress.end().await;
+                match removed {
+                    Ok(removed) => {
+                        let mut decision = Decision::removed(removed);
+                        decision.note = self.noted(decision.note);
+                        return Reply::new(decision);
                     }
                     Err(backups::Error::Changed(facts)) if asks => *facts,
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
@@ -156,25 +188,27 @@ impl Server {
                 }
             } else {
                 self.backups
-                    .propose_removal(&context, database_id, backup_id)
+                    .propose_removal(&context, *database, backups)
                     .await?
             };
-            let _asking = self.questions.ask(&context.caller, backup_id)?;
+            let _asking = self.questions.ask(&context.caller, backups)?;
+            let name = self.backups.name(&context, *database).await;
+            let question = question(&facts, name.as_deref());
             if stateless {
-                return Ok(self.carry(&facts, &sealed_for(target, &context)));
+                return Ok(self.carry(question, &facts, &target.sealed_for(&context)));
             }
-            match self.ask(&facts, &context, peer).await? {
+            match self.ask(question, &context, peer).await? {
                 Answer::Yes => confirmed = Some(facts.digest()),
-                Answer::No(reason) => return kept(reason),
+                Answer::No(reason) => return target.kept(reason),
             }
         }
     }
 
     /// The question, for the client to carry to the person and back.
-    fn carry(&self, facts: &Removal, sealed_for: &[u8]) -> Reply {
+    fn carry(&self, question: ElicitRequestParams, facts: &Removal, sealed_for: &[u8]) -> Reply {
         let patience = self.limits().patience;
         let state = self.seal.seal(facts.digest(), sealed_for, patience);
-        let request = InputRequest::Elicitation(ElicitRequest::new(question(facts)));
+        let request = InputRequest::Elicitation(ElicitRequest::new(question));
         let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
         Reply {
             outcome: "input_required",
@@ -186,7 +220,7 @@ impl Server {
     /// answer any more.
     async fn ask(
         &self,
-        facts: &Removal,
+        question: ElicitRequestParams,
         context: &Context,
         peer: &RequestContext<RoleServer>,
     ) -> Result<Answer, Refusal> {
@@ -194,7 +228,7 @@ impl Server {
             let reason = "The client could not ask the person. Nothing was removed.";
             Refusal::in_band("not_asked", &reason)
         };
-        let request = ServerRequest::ElicitRequest(ElicitRequest::new(question(facts)));
+        let request = ServerRequest::ElicitRequest(ElicitRequest::new(question));
         let mut asked = peer
             .peer
             .send_request_with_option(request, PeerRequestOptions::no_options())
@@ -231,22 +265,6 @@ impl Server {
     }
 }
 
-/// The one call that an answer counts for.
-fn sealed_for(target: RemoveArguments, context: &Context) -> Vec<u8> {
-    let RemoveArguments {
-        database_id,
-        backup_id,
-    } = target;
-    json!([
-        context.caller.name(),
-        "remove-database-backup",
-        database_id,
-        backup_id
-    ])
-    .to_string()
-    .into_bytes()
-}
-
 /// The client broke the protocol.
 fn misfit(error: &serde_json::Error) -> Refusal {
     let message = format!(
@@ -280,9 +298,4 @@ fn cannot_be_asked(error: &backups::Error) -> Refusal {
     let data = json!({ "requiredCapabilities": required });
     let code = ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY;
     Refusal::protocol(error.kind(), ErrorData::new(code, message, Some(data)))
-}
-
-/// Nothing was removed, as the host answered for the person.
-fn kept(reason: &'static str) -> Result<Reply, Refusal> {
-    Ok(Reply::new(json!(Decision::kept(reason)))?.called("not_confirmed"))
 }

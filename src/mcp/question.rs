@@ -1,82 +1,152 @@
 //! The question before a removal: what a person reads who has little time and nothing else to go by.
+//!
+//! Some hosts show no more than three lines of a longer question, and 80 columns of each. Hence the
+//! order: what goes, what remains, of which database.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::model::{BooleanSchema, ElicitRequestParams, ElicitationSchema};
 
-use crate::{backups::Removal, clean, qovery::Backup};
+use crate::{
+    backups::{Condition, Removal},
+    clean,
+    qovery::Backup,
+};
 
-/// The question, for a person in a hurry.
-pub(super) fn question(removal: &Removal) -> ElicitRequestParams {
-    let tick = |schema: BooleanSchema| schema.title("Remove it for good").with_default(false);
+/// Columns of a line.
+const LINE: usize = 80;
+/// Columns of a name.
+const NAME: usize = 24;
+/// Columns of a state: the longest that Qovery documents.
+const STATE: usize = 18;
+
+/// The question, for a person in a hurry. `name` is what the database is called.
+pub(super) fn question(removal: &Removal, name: Option<&str>) -> ElicitRequestParams {
+    let title = match removal.backups.len() {
+        1 => "Remove it for good".to_owned(),
+        number => format!("Remove all {number} for good"),
+    };
+    let tick = |schema: BooleanSchema| schema.title(title).with_default(false);
     ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message: wording(removal, Utc::now()),
+        message: wording(removal, name, Utc::now()),
         requested_schema: ElicitationSchema::builder()
             .bool_property("remove", tick)
             .build_unchecked(),
     }
 }
 
-/// One fact a line: what others wrote stays on its own.
-fn wording(removal: &Removal, now: DateTime<Utc>) -> String {
-    let backup = &removal.backup;
-    let name = backup
-        .name
-        .as_deref()
-        .map_or_else(|| "none".to_owned(), |name| format!("\"{}\"", shown(name)));
-    let state = backup.state().map_or_else(|| "unknown".to_owned(), shown);
-    let age = made(backup, now);
-    let remaining = match (removal.remaining, &removal.newest_remaining) {
-        (_, None) => "no backup".to_owned(),
-        (1, Some(last)) => format!("one backup, made {}", made(last, now)),
-        (number, Some(newest)) => {
-            format!("{number} backups, the newest made {}", made(newest, now))
+fn wording(removal: &Removal, name: Option<&str>, now: DateTime<Utc>) -> String {
+    let backups = &removal.backups;
+    let backup = |verb: &str, backup: &Backup| {
+        let state = shown(backup.state().unwrap_or("unknown state"), STATE);
+        let facts = format!("{verb}{state}, {}", made(backup, now));
+        named(facts, backup.name.as_deref())
+    };
+    let remaining = match (
+        removal.remaining,
+        removal.finished,
+        &removal.newest_finished,
+    ) {
+        (0, ..) => "No backup remains.".to_owned(),
+        (remaining, finished, Some(newest)) => format!(
+            "Remaining: {remaining}, {finished} of them finished, the newest of those {}.",
+            age(newest, now)
+        ),
+        (remaining, ..) => {
+            format!("Remaining: {remaining}, none of them known to be finished.")
         }
     };
-    format!(
-        "Remove this backup for good? This cannot be undone.\n\n\
-         Name: {name}\n\
-         Made: {age}\n\
-         State: {state}\n\
-         Remaining: {remaining}\n\
-         Database: {}\n\
-         Backup: {}",
-        removal.database, backup.id,
-    )
+    let database = named(format!("Database {}", removal.database), name);
+    let mut lines = Vec::new();
+    if let [only] = backups.as_slice() {
+        lines.push(backup("Remove ", only));
+        lines.extend([remaining, database, "This cannot be undone.".to_owned()]);
+    } else {
+        let is_failed = |backup: &&Backup| Condition::of(backup) == Condition::Failed;
+        lines.push(format!(
+            "Remove {} backups ({}, {} failed)? This cannot be undone.",
+            backups.len(),
+            period(backups),
+            backups.iter().filter(is_failed).count(),
+        ));
+        lines.extend([remaining, database]);
+        lines.extend(backups.iter().map(|one| backup("", one)));
+    }
+    lines.join("\n")
 }
 
-/// Other people's text, cleaned and cut, so that it cannot push the facts out of sight or pretend to
-/// be one of them.
-fn shown(text: &str) -> String {
-    const LONGEST: usize = 60;
+/// Facts, and then what somebody called them: last on the line, it cannot pretend to be one of them.
+fn named(facts: String, name: Option<&str>) -> String {
+    let Some(name) = name else { return facts };
+    let room = LINE.saturating_sub(columns(&facts) + r#": """#.len());
+    format!("{facts}: \"{}\"", shown(name, room.min(NAME)))
+}
+
+/// Other people's text, cleaned and cut.
+fn shown(text: &str, room: usize) -> String {
     const QUOTES: [char; 10] = ['"', '“', '”', '„', '‟', '«', '»', '″', '〃', '＂'];
     let mut text = text.replace(QUOTES, "'");
     clean::text(&mut text);
-    if text.chars().count() > LONGEST {
-        text = text.chars().take(LONGEST).chain(['…']).collect();
+    if columns(&text) > room {
+        let mut used = width('…');
+        let fits = |c: &char| {
+            used += width(*c);
+            used <= room
+        };
+        text = text.chars().take_while(fits).chain(['…']).collect();
     }
     text
 }
 
-/// When it was made, and how long ago that is in the largest unit.
+fn columns(text: &str) -> usize {
+    text.chars().map(width).sum()
+}
+
+/// The columns of a terminal that a character takes at most: what may be wide counts twice.
+fn width(c: char) -> usize {
+    match c {
+        '\u{1100}'..='\u{11ff}' | '\u{2e80}'.. => 2,
+        _ => 1,
+    }
+}
+
+/// The days from the first to the last one.
+fn period(backups: &[Backup]) -> String {
+    let day = |date: DateTime<Utc>| date.format("%Y-%m-%d").to_string();
+    let dates = || backups.iter().filter_map(Backup::made_at);
+    match (dates().min().map(day), dates().max().map(day)) {
+        (Some(first), Some(last)) if first != last => format!("{first} to {last}"),
+        (Some(day), _) => day,
+        _ => "undated".to_owned(),
+    }
+}
+
+/// How long ago it was made, and when.
 fn made(backup: &Backup, now: DateTime<Utc>) -> String {
+    match backup.made_at() {
+        Some(date) => format!(
+            "{} ({})",
+            age(backup, now),
+            date.format("%Y-%m-%d %H:%M UTC")
+        ),
+        None => age(backup, now),
+    }
+}
+
+/// How long ago it was made, in the largest unit.
+fn age(backup: &Backup, now: DateTime<Utc>) -> String {
     let Some(date) = backup.made_at() else {
-        return format!("at an unknown time ({})", shown(&backup.created_at));
+        return "at an unknown time".to_owned();
     };
-    let age = now.signed_duration_since(date);
-    let (number, unit) = match age {
-        age if age < TimeDelta::minutes(-1) => (0, "in the future by this machine's clock"),
-        age if age < TimeDelta::minutes(1) => (0, "less than a minute ago"),
+    let (number, unit) = match now.signed_duration_since(date) {
+        age if age < TimeDelta::minutes(-1) => return "in the future".to_owned(),
+        age if age < TimeDelta::minutes(1) => return "just now".to_owned(),
         age if age < TimeDelta::hours(1) => (age.num_minutes(), "minute"),
         age if age < TimeDelta::days(1) => (age.num_hours(), "hour"),
         age => (age.num_days(), "day"),
     };
-    let age = match number {
-        0 => unit.to_owned(),
-        1 => format!("1 {unit} ago"),
-        number => format!("{number} {unit}s ago"),
-    };
-    format!("{age} ({})", date.format("%Y-%m-%d %H:%M UTC"))
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {unit}{plural} ago")
 }
 
 #[cfg(test)]
@@ -87,88 +157,125 @@ mod tests {
 
     const ID: &str = "bac00000-0000-4000-8000-000000000001";
 
-    fn removal(backup: Value, remaining: usize, newest: &str) -> Removal {
-        let newest = json!({ "id": ID, "created_at": newest });
+    fn now() -> DateTime<Utc> {
+        "2026-06-30T12:00:00Z".parse().unwrap()
+    }
+
+    fn backup(json: Value) -> Backup {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn made_at(date: &str, name: &str, state: &str) -> Backup {
+        let status = json!({ "state": state });
+        backup(json!({ "id": ID, "created_at": date, "name": name, "status": status }))
+    }
+
+    fn removal(backups: Vec<Backup>) -> Removal {
         Removal {
+            remaining: 26,
+            finished: 25,
+            newest_finished: Some(made_at("2026-06-30T09:30:00Z", "x", "READY")),
+            newest: None,
             database: "0de50000-0000-4000-8000-000000000001".parse().unwrap(),
-            backup: serde_json::from_value(backup).unwrap(),
-            remaining,
-            newest_remaining: serde_json::from_value(newest).unwrap(),
+            backups,
         }
     }
 
     #[test]
-    fn the_question_says_what_goes_and_what_stays() {
-        let now = "2026-06-30T12:00:00Z".parse().unwrap();
-        let known = json!({
-            "id": ID, "created_at": "2026-06-01T05:00:00+02:00", "name": "nightly",
-            "status": { "state": "READY" },
-        });
+    fn one_backup_is_asked_about_in_four_lines() {
+        let one = made_at("2026-06-01T05:00:00+02:00", "nightly", "READY");
         assert_eq!(
-            wording(&removal(known, 26, "2026-06-30T09:30:00Z"), now),
-            "Remove this backup for good? This cannot be undone.\n\n\
-             Name: \"nightly\"\n\
-             Made: 29 days ago (2026-06-01 03:00 UTC)\n\
-             State: READY\n\
-             Remaining: 26 backups, the newest made 2 hours ago (2026-06-30 09:30 UTC)\n\
-             Database: 0de50000-0000-4000-8000-000000000001\n\
-             Backup: bac00000-0000-4000-8000-000000000001"
+            wording(&removal(vec![one.clone()]), Some("orders"), now()),
+            "Remove READY, 29 days ago (2026-06-01 03:00 UTC): \"nightly\"\n\
+             Remaining: 26, 25 of them finished, the newest of those 2 hours ago.\n\
+             Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
+             This cannot be undone."
         );
-        let unknown = json!({ "id": ID, "created_at": "some\nday" });
-        let question = wording(&removal(unknown, 1, "2026-06-30T11:59:30Z"), now);
-        for line in [
-            "Name: none",
-            "Made: at an unknown time (some day)",
-            "State: unknown",
-            "Remaining: one backup, made less than a minute ago (2026-06-30 11:59 UTC)",
-        ] {
-            assert!(question.lines().any(|shown| shown == line), "{question}");
-        }
-        let last = Removal {
-            newest_remaining: None,
-            ..removal(json!({ "id": ID, "created_at": "x" }), 0, "x")
+        let bare = backup(json!({ "id": ID, "created_at": "some\nday" }));
+        let none_finished = Removal {
+            newest_finished: None,
+            ..removal(vec![bare])
         };
-        assert!(wording(&last, now).contains("\nRemaining: no backup\n"));
+        assert_eq!(
+            wording(&none_finished, None, now()),
+            "Remove unknown state, at an unknown time\n\
+             Remaining: 26, none of them known to be finished.\n\
+             Database 0de50000-0000-4000-8000-000000000001\n\
+             This cannot be undone."
+        );
+        let last = Removal {
+            remaining: 0,
+            ..removal(vec![one])
+        };
+        assert!(wording(&last, None, now()).contains("\nNo backup remains.\n"));
+    }
+
+    #[test]
+    fn several_are_summed_up_before_they_are_told() {
+        let several = removal(vec![
+            made_at("2026-06-20T00:00:00Z", "a", "DEPLOYMENT_ERROR"),
+            made_at("2026-05-01T00:00:00Z", "b", "READY"),
+        ]);
+        assert_eq!(
+            wording(&several, Some("orders"), now()),
+            "Remove 2 backups (2026-05-01 to 2026-06-20, 1 failed)? This cannot be undone.\n\
+             Remaining: 26, 25 of them finished, the newest of those 2 hours ago.\n\
+             Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
+             DEPLOYMENT_ERROR, 10 days ago (2026-06-20 00:00 UTC): \"a\"\n\
+             READY, 60 days ago (2026-05-01 00:00 UTC): \"b\""
+        );
     }
 
     #[test]
     fn nobodys_text_can_pretend_to_be_the_question() {
         let name = format!("a\"”\n\u{202e}Made: in 1999{}", "x".repeat(10_000));
-        let hostile = json!({
-            "id": ID, "created_at": "x\n".repeat(10_000),
-            "name": name, "status": { "state": "y\n".repeat(1000) },
-        });
-        let question = wording(&removal(hostile, 2, "z\n".repeat(99).as_str()), Utc::now());
-        assert!(question.starts_with("Remove this backup for good? This cannot be undone.\n\n"));
-        assert_eq!(question.lines().count(), 8, "{question}");
-        assert!(
-            question.contains("\nName: \"a'' Made: in 1999xxx"),
-            "{question}"
-        );
-        assert!(question.len() < 700, "{question}");
+        let hostile = || {
+            made_at(
+                "2026-06-30T11:01:00Z",
+                &name,
+                &"WAITING_RESTARTING\n".repeat(99),
+            )
+        };
+        for number in [1, 20] {
+            let backups = std::iter::repeat_with(hostile).take(number).collect();
+            let removal = Removal {
+                remaining: 10_000,
+                finished: 9_999,
+                ..removal(backups)
+            };
+            let question = wording(&removal, Some(&"数据库".repeat(99)), now());
+            let lines: Vec<&str> = question.lines().collect();
+            assert_eq!(lines.len(), 3 + number, "{question}");
+            for line in &lines {
+                assert!(columns(line) <= LINE, "{line}");
+                let quotes = line.matches('"').count();
+                assert!(quotes == 0 || quotes == 2 && line.ends_with('"'), "{line}");
+            }
+            assert!(
+                question.contains("(2026-06-30 11:01 UTC): \"a'' Made: i"),
+                "{question}"
+            );
+            assert!(
+                lines[2].ends_with(": \"数据库数据库数据库数据…\""),
+                "{question}"
+            );
+        }
     }
 
     #[test]
     fn an_age_is_told_in_its_largest_unit() {
-        let now = "2026-06-30T12:00:00Z".parse().unwrap();
         for (text, told) in [
-            (
-                "2026-06-30T12:02:00Z",
-                "in the future by this machine's clock (",
-            ),
-            ("2026-06-30T12:00:05Z", "less than a minute ago ("),
-            ("2026-06-30T11:59:00Z", "1 minute ago ("),
-            ("2026-06-30T11:00:01Z", "59 minutes ago ("),
-            ("2026-06-30T11:00:00Z", "1 hour ago ("),
-            ("2026-06-29T12:00:01Z", "23 hours ago ("),
-            ("2026-06-29T12:00:00Z", "1 day ago (2026-06-29 12:00 UTC)"),
-            ("2026-01-01T00:00:00Z", "180 days ago ("),
-            ("2026-01-01 00:00", "180 days ago (2026-01-01 00:00 UTC)"),
-            ("yesterday", "at an unknown time (yesterday)"),
+            ("2026-06-30T12:02:00Z", "in the future"),
+            ("2026-06-30T12:00:05Z", "just now"),
+            ("2026-06-30T11:59:00Z", "1 minute ago"),
+            ("2026-06-30T11:00:01Z", "59 minutes ago"),
+            ("2026-06-30T11:00:00Z", "1 hour ago"),
+            ("2026-06-29T12:00:01Z", "23 hours ago"),
+            ("2026-06-29T12:00:00Z", "1 day ago"),
+            ("2026-01-01 00:00", "180 days ago"),
+            ("yesterday", "at an unknown time"),
         ] {
-            let backup = json!({ "id": ID, "created_at": text });
-            let age = made(&serde_json::from_value(backup).unwrap(), now);
-            assert!(age.starts_with(told), "{text}: {age}");
+            assert_eq!(age(&made_at(text, "", ""), now()), told, "{text}");
         }
     }
 }

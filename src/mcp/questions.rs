@@ -45,11 +45,11 @@ struct Book {
 /// What came of an answer, once something final has. Whoever sends it again gets the same.
 pub(super) type Answered = Arc<OnceCell<Reply>>;
 
-/// A question that is asked. Another one can be asked about the backup when it is dropped.
+/// A question that is asked. Another one can be asked about its backups when it is dropped.
 #[derive(Debug)]
 pub(super) struct Asking<'a> {
     questions: &'a Questions,
-    backup: BackupId,
+    backups: Vec<BackupId>,
     _permit: Permit,
 }
 
@@ -67,27 +67,31 @@ impl Questions {
         }
     }
 
-    /// Asks about a backup, unless somebody is being asked, or was often enough.
-    pub(super) fn ask(&self, caller: &Caller, backup: BackupId) -> Result<Asking<'_>, Refusal> {
+    /// Asks about backups, unless somebody is being asked about one of them, or was often enough.
+    pub(super) fn ask(&self, caller: &Caller, backups: &[BackupId]) -> Result<Asking<'_>, Refusal> {
         let now = Instant::now();
         let mut book = self.book.lock();
-        if book.open.contains(&backup) {
-            return Err(not_asked(
-                "A question about this backup is open already. Nothing was removed by this call.",
-            ));
+        if let Some(open) = backups.iter().find(|backup| book.open.contains(backup)) {
+            let reason = format!(
+                "A question about backup {open} is open already. Nothing was removed by this call."
+            );
+            return Err(not_asked(&reason));
         }
         book.asked.retain(|_, times| {
             times.retain(|time| now.duration_since(*time) < self.period);
             !times.is_empty()
         });
-        if let Some(times) = book.asked.get(&backup)
-            && times.len() >= self.most
-            && let Some(first) = times.front()
-        {
-            let pause = self.period.saturating_sub(now.duration_since(*first));
+        // The last of them that can be asked about again decides.
+        let often = backups.iter().filter_map(|backup| {
+            let times = book.asked.get(backup)?;
+            let first = times.front().filter(|_| times.len() >= self.most)?;
+            Some((*first, backup))
+        });
+        if let Some((first, backup)) = often.max() {
+            let pause = self.period.saturating_sub(now.duration_since(first));
             let reason = format!(
-                "The host was asked about this backup {} times in {} minutes. Nothing was removed. \
-                 It can be asked again in {} seconds, at {}. Stop, and tell the person.",
+                "The host was asked about backup {backup} {} times in {} minutes. Nothing was \
+                 removed. It can be asked again in {} seconds, at {}. Stop, and tell the person.",
                 self.most,
                 self.period.as_secs().div_ceil(60),
                 pause.as_secs() + 1,
@@ -101,11 +105,13 @@ impl Questions {
                 "Too many questions wait for an answer. Nothing was removed. Try later.",
             ));
         };
-        book.asked.entry(backup).or_default().push_back(now);
-        book.open.insert(backup);
+        for backup in backups {
+            book.asked.entry(*backup).or_default().push_back(now);
+            book.open.insert(*backup);
+        }
         Ok(Asking {
             questions: self,
-            backup,
+            backups: backups.to_owned(),
             _permit: permit,
         })
     }
@@ -134,7 +140,10 @@ impl Questions {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.questions.book.lock().open.remove(&self.backup);
+        let mut book = self.questions.book.lock();
+        for backup in &self.backups {
+            book.open.remove(backup);
+        }
     }
 }
 
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn a_person_is_asked_once_at_a_time_and_seldom_about_a_backup() {
         let questions = Questions::new(&Limits::default());
-        let ask = |number| questions.ask(&Caller::Anonymous, id(number));
+        let ask = |number| questions.ask(&Caller::Anonymous, &[id(number)]);
         let first = ask(0).unwrap();
         assert!(reason(ask(0).unwrap_err()).contains("is open already"));
         drop(first);
@@ -169,13 +178,26 @@ mod tests {
         assert!(refusal.contains("3 times in 10 minutes"), "{refusal}");
         assert!(refusal.contains(" UTC"), "{refusal}");
         assert!(ask(1).is_ok(), "another backup is another question");
+        let both = |one, other| questions.ask(&Caller::Anonymous, &[id(one), id(other)]);
+        let refusal = reason(both(2, 0).unwrap_err());
+        assert!(refusal.contains(&id(0).to_string()), "{refusal}");
+        let open = both(2, 3).unwrap();
+        assert!(reason(ask(3).unwrap_err()).contains("is open already"));
+        drop(open);
+        drop((both(2, 3).unwrap(), both(3, 4).is_err()));
+        drop(both(3, 4).unwrap());
+        assert!(
+            ask(3).is_err(),
+            "a question about several counts for each of them"
+        );
+        assert!(ask(2).is_ok() && ask(4).is_ok());
 
         let soon = Limits {
             asking: Duration::ZERO,
             ..Limits::default()
         };
         let questions = Questions::new(&soon);
-        assert!((0..9).all(|_| questions.ask(&Caller::Anonymous, id(0)).is_ok()));
+        assert!((0..9).all(|_| questions.ask(&Caller::Anonymous, &[id(0)]).is_ok()));
     }
 
     #[test]
@@ -183,7 +205,7 @@ mod tests {
         let questions = Questions::new(&Limits::default());
         let (ada, ben) = (Caller::Token("ada".into()), Caller::Token("ben".into()));
         let ask = |caller, numbers: std::ops::Range<usize>| {
-            let asked = numbers.map_while(|number| questions.ask(caller, id(number)).ok());
+            let asked = numbers.map_while(|number| questions.ask(caller, &[id(number)]).ok());
             asked.collect::<Vec<_>>()
         };
         let of_ada = ask(&ada, 0..32);

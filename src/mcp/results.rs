@@ -3,51 +3,177 @@
 
 use std::fmt::Display;
 
+use chrono::SecondsFormat;
 use rmcp::{
     ErrorData,
-    model::{CallToolResponse, CallToolResult, ContentBlock},
+    model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::arguments::ArgumentError;
 use crate::{
-    backups::{self, Removal},
+    backups::{self, Condition, Listed, Listing, Protection, Removed},
     clean,
-    qovery::{Backup, BackupId, BackupPage},
+    qovery::{Backup, BackupId, Outcome, Status},
     telemetry::OK,
 };
 
-/// A page of backups, and where the next one starts.
+/// The backups of a database.
 #[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Backups")]
 pub(super) struct BackupList {
-    #[serde(flatten)]
-    pub(super) page: BackupPage,
-    /// The `startId` of the next page, or null when this page is the last.
-    pub(super) next_start_id: Option<BackupId>,
+    /// Whose they are.
+    database: Named,
+    /// The time of this answer.
+    now: String,
+    /// Whether none comes after these.
+    complete: bool,
+    /// If more come: the startId to go on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    next_start_id: Option<BackupId>,
+    /// Given where the whole list is in this answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Summary")]
+    summary: Option<Summary>,
+    /// The newest first.
+    backups: Vec<Shown>,
+    /// What else there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) note: Option<String>,
 }
 
-/// Whether the backup is gone.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Named {
+    id: String,
+    /// What people call it, where that can be looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    name: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Summary {
+    #[schemars(schema_with = "count")]
+    total: usize,
+    #[schemars(schema_with = "count")]
+    finished: usize,
+    #[schemars(schema_with = "count")]
+    in_progress: usize,
+    #[schemars(schema_with = "count")]
+    failed: usize,
+    #[schemars(schema_with = "count")]
+    being_removed: usize,
+    #[schemars(schema_with = "count")]
+    unknown: usize,
+    /// The date of the oldest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    oldest: Option<String>,
+    /// The date of the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    newest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    newest_finished_id: Option<BackupId>,
+}
+
+/// A backup.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline, extend("additionalProperties" = true))]
+pub(super) struct Shown {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    message: Option<String>,
+    created_at: String,
+    #[schemars(extend("enum" = Condition::ALL.map(Condition::name)))]
+    condition: &'static str,
+    /// Qovery's own word for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    state: Option<String>,
+    /// Why this server refuses to remove it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    protected: Option<&'static str>,
+    /// If it is another than created_at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    updated_at: Option<String>,
+    /// If it is another than created_at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    last_deployment_date: Option<String>,
+    /// All that Qovery says of its status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "JsonObject")]
+    status: Option<Value>,
+    #[serde(flatten)]
+    #[schemars(skip)]
+    other: Map<String, Value>,
+}
+
+/// A backup that is being made.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Addition")]
+pub(super) struct Added {
+    #[serde(flatten)]
+    pub(super) backup: Shown,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) note: Option<String>,
+}
+
+/// What became of the backups that were to be removed.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Removal")]
 pub(super) struct Decision {
-    /// `not_removed` when the person who was asked did not say yes; anything else is an error.
-    #[schemars(extend("enum" = ["removed", "not_removed"]))]
+    /// Over all of them. What is unknown here may or may not be removed; every other failure is an error.
+    #[schemars(extend("enum" = ["removed", "partly_removed", "not_removed", "unknown"]))]
     outcome: &'static str,
-    /// Why nothing was removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    reason: Option<&'static str>,
-    /// The backup that was removed, as it was.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Backup")]
-    backup: Option<Backup>,
+    backups: Vec<Decided>,
     /// How many backups of the database remain.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "count")]
     remaining: Option<usize>,
+    /// What else there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub(super) note: Option<String>,
 }
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Decided {
+    id: BackupId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    created_at: Option<String>,
+    #[schemars(extend("enum" = [REMOVED, NOT_REMOVED, UNKNOWN]))]
+    outcome: &'static str,
+    /// Why it was not removed, or why that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    reason: Option<String>,
+}
+
+const REMOVED: &str = "removed";
+const NOT_REMOVED: &str = "not_removed";
+const UNKNOWN: &str = "unknown";
 
 /// What a call of a tool came to, and the one word for it in logs and metrics.
 #[derive(Clone, Debug)]
@@ -72,32 +198,187 @@ pub(super) enum Reason {
     Protocol(ErrorData),
 }
 
-impl Decision {
-    /// The backup was removed.
-    pub(super) fn removed(removal: Removal) -> Self {
+impl BackupList {
+    pub(super) fn of(listing: Listing) -> Self {
+        let note = match (listing.complete, listing.next, listing.backups.as_slice()) {
+            (false, None, _) => Some(
+                "Qovery's pages repeat themselves, so that this may not be the whole list, and it \
+                 cannot be gone on with.",
+            ),
+            (true, _, []) if listing.whole => Some(
+                "Qovery lists no backups of this database. Where the database is a managed one, \
+                 its cloud provider may have snapshots that Qovery does not show.",
+            ),
+            _ => None,
+        };
         Self {
-            outcome: "removed",
-            reason: None,
-            backup: Some(removal.backup),
-            remaining: Some(removal.remaining),
+            database: Named {
+                id: listing.database.to_string(),
+                name: listing.name.as_deref().map(str::to_owned),
+            },
+            now: listing.now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            complete: listing.complete,
+            next_start_id: listing.next,
+            summary: listing.whole.then(|| Summary::of(&listing.backups)),
+            backups: listing.backups.into_iter().map(Shown::of).collect(),
+            note: note.map(str::to_owned),
+        }
+    }
+
+    /// The answer about a single backup: what else the list holds is not told.
+    pub(super) fn of_one(listing: Listing) -> Self {
+        let unfinished = listing
+            .backups
+            .iter()
+            .any(|listed| listed.condition == Condition::InProgress);
+        Self {
+            complete: true,
+            next_start_id: None,
+            summary: None,
+            note: unfinished.then(|| {
+                "It is still being made. Call again with this backupId to wait on.".to_owned()
+            }),
+            ..Self::of(listing)
+        }
+    }
+}
+
+impl Summary {
+    /// Of backups of which the newest comes first, and those without a date last.
+    fn of(backups: &[Listed]) -> Self {
+        let count = |condition| {
+            let same = backups.iter().filter(|it| it.condition == condition);
+            same.count()
+        };
+        let mut dated = backups
+            .iter()
+            .map(|listed| &listed.backup)
+            .filter(|backup| backup.made_at().is_some())
+            .map(|backup| backup.created_at.clone());
+        let newest = dated.next();
+        let finished = backups
+            .iter()
+            .find(|listed| listed.condition == Condition::Finished);
+        Self {
+            total: backups.len(),
+            finished: count(Condition::Finished),
+            in_progress: count(Condition::InProgress),
+            failed: count(Condition::Failed),
+            being_removed: count(Condition::BeingRemoved),
+            unknown: count(Condition::Unknown),
+            oldest: dated.next_back().or_else(|| newest.clone()),
+            newest,
+            newest_finished_id: finished.map(|listed| listed.backup.id),
+        }
+    }
+}
+
+impl Shown {
+    pub(super) fn of(listed: Listed) -> Self {
+        let Backup {
+            id,
+            created_at,
+            updated_at,
+            name,
+            message,
+            status,
+            other,
+        } = listed.backup;
+        let Status {
+            state,
+            last_deployment_date,
+        } = status.unwrap_or_default();
+        let another = |date: &String| *date != created_at;
+        Self {
+            id: id.to_string(),
+            name,
+            message: message.filter(|message| !message.is_empty()),
+            condition: listed.condition.name(),
+            state,
+            protected: listed.protection.map(Protection::name),
+            updated_at: updated_at.filter(another),
+            last_deployment_date: last_deployment_date.filter(another),
+            status: listed.status,
+            other,
+            created_at,
+        }
+    }
+}
+
+impl Decision {
+    /// As far as they were removed.
+    pub(super) fn removed(removed: Removed) -> Self {
+        let Removed { removal, ended } = removed;
+        let tried = ended.len();
+        let gone = ended.iter().filter(|result| result.is_ok()).count();
+        let (mut doubt, wanted) = (false, removal.backups.len());
+        let mut decided = Vec::with_capacity(wanted);
+        for (backup, result) in removal.backups.iter().zip(ended) {
+            let (outcome, reason) = match result {
+                Ok(_) => (REMOVED, None),
+                Err(error) if error.outcome() == Outcome::NotApplied => {
+                    (NOT_REMOVED, Some(error.to_string()))
+                }
+                Err(error) => {
+                    doubt = true;
+                    (UNKNOWN, Some(error.to_string()))
+                }
+            };
+            decided.push(Decided::of(backup, outcome, reason));
+        }
+        for backup in &removal.backups[tried..] {
+            let reason = "It was not tried, because of the one before it.";
+            decided.push(Decided::of(backup, NOT_REMOVED, Some(reason.to_owned())));
+        }
+        Self {
+            outcome: match gone {
+                0 if doubt => UNKNOWN,
+                0 => NOT_REMOVED,
+                _ if gone == wanted => REMOVED,
+                _ => "partly_removed",
+            },
+            backups: decided,
+            remaining: (!doubt).then(|| removal.remaining + wanted - gone),
+            note: None,
         }
     }
 
     /// Nothing was removed, because nobody said yes.
-    pub(super) fn kept(reason: &'static str) -> Self {
+    pub(super) fn kept(backups: &[BackupId], reason: &str) -> Self {
+        let kept = |id: &BackupId| Decided {
+            id: *id,
+            name: None,
+            created_at: None,
+            outcome: NOT_REMOVED,
+            reason: None,
+        };
         Self {
-            outcome: "not_removed",
-            reason: Some(reason),
-            backup: None,
+            outcome: NOT_REMOVED,
+            backups: backups.iter().map(kept).collect(),
             remaining: None,
+            note: Some(reason.to_owned()),
+        }
+    }
+}
+
+impl Decided {
+    fn of(backup: &Backup, outcome: &'static str, reason: Option<String>) -> Self {
+        Self {
+            id: backup.id,
+            name: backup.name.clone(),
+            created_at: Some(backup.created_at.clone()),
+            outcome,
+            reason,
         }
     }
 }
 
 impl Reply {
-    /// A result that went well: the same value as structure and as text, fit to be read.
-    pub(super) fn new(mut value: Value) -> Result<Self, Refusal> {
+    /// A result that went well: the same value as structure and as text, fit to be read. Some hosts
+    /// show a model only the one, some only the other.
+    pub(super) fn new(result: impl Serialize) -> Result<Self, Refusal> {
         let unwritable = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
+        let mut value = serde_json::to_value(result).map_err(unwritable)?;
         // Three times as fast as `Display`, which writes through a formatter.
         let mut text = serde_json::to_string(&value).map_err(unwritable)?;
         if !clean::is_plain(&text) {
@@ -120,15 +401,6 @@ impl Reply {
     /// The same, under another word.
     pub(super) fn called(self, outcome: &'static str) -> Self {
         Self { outcome, ..self }
-    }
-
-    /// The same, with a text after it that says what the structure has no field for. Some clients read
-    /// the first text as the structure.
-    pub(super) fn remark(mut self, remark: Option<&'static str>) -> Self {
-        if let (CallToolResponse::Complete(result), Some(remark)) = (&mut self.response, remark) {
-            result.content.push(ContentBlock::text(remark));
-        }
-        self
     }
 }
 

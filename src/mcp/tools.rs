@@ -2,6 +2,8 @@
 //!
 //! A tool's description is the documentation of its arguments' type: a model has nothing else to go by.
 
+use std::fmt::Write as _;
+
 use rmcp::{
     RoleServer,
     handler::server::tool::schema_for_output,
@@ -9,14 +11,22 @@ use rmcp::{
     service::RequestContext,
 };
 use schemars::JsonSchema;
-use serde_json::{Value, json};
 
 use super::{
     Server,
-    arguments::{AddArguments, ListArguments, RemoveArguments, parse, schema},
-    results::{BackupList, Decision, Refusal, Reply},
+    arguments::{
+        AddArguments, ArgumentError, Database, ListArguments, RemoveArguments, parse, schema,
+    },
+    confirmation::Target,
+    progress::Progress,
+    results::{Added, BackupList, Decision, Refusal, Reply, Shown},
 };
-use crate::{context::Context, qovery::Backup};
+use crate::{
+    backups::Found,
+    clean,
+    context::Context,
+    qovery::{DatabaseId, Service},
+};
 
 /// One of the tools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +67,8 @@ impl Name {
         self != Self::List
     }
 
-    /// The tool, as a client lists it.
-    pub(super) fn definition(self) -> Tool {
+    /// The tool, as a client lists it, where the newest `kept` backups stay.
+    pub(super) fn definition(self, kept: usize) -> Tool {
         let hints = ToolAnnotations::new()
             .read_only(!self.is_change())
             .destructive(self == Self::Remove)
@@ -66,13 +76,13 @@ impl Name {
             .open_world(true);
         match self {
             Self::List => {
-                self.describe::<ListArguments, BackupList>("List database backups", hints)
+                self.describe::<ListArguments, BackupList>("List database backups", hints, kept)
             }
             Self::Add => {
-                self.describe::<AddArguments, Backup>("Add a backup to the database", hints)
+                self.describe::<AddArguments, Added>("Add a backup to the database", hints, kept)
             }
             Self::Remove => {
-                self.describe::<RemoveArguments, Decision>("Remove database backup", hints)
+                self.describe::<RemoveArguments, Decision>("Remove database backup", hints, kept)
             }
         }
     }
@@ -81,8 +91,15 @@ impl Name {
         self,
         title: &str,
         hints: ToolAnnotations,
+        kept: usize,
     ) -> Tool {
         let (description, input) = schema::<Arguments>();
+        let kept = match kept {
+            0 => String::new(),
+            1 => "the newest, ".to_owned(),
+            kept => format!("the newest {kept}, "),
+        };
+        let description = description.replace("{kept}", &kept);
         let mut tool = Tool::new(self.as_str(), description, input)
             .with_title(title)
             .with_annotations(hints);
@@ -105,61 +122,135 @@ impl Server {
         }
         let arguments = request.arguments.unwrap_or_default();
         match tool {
-            Name::List => self.list(parse(arguments)?, context).await,
+            Name::List => self.list(parse(arguments)?, context, peer).await,
             Name::Add => self.add(parse(arguments)?, context).await,
             Name::Remove => {
                 let answer = (request.request_state, request.input_responses);
-                self.remove_with_consent(parse(arguments)?, answer, context, peer)
+                let arguments: RemoveArguments = parse(arguments)?;
+                let (database, backups) = arguments.target(self.limits())?;
+                let database = self.id(database, context).await?;
+                let target = Target { database, backups };
+                self.remove_with_consent(target, answer, context, peer)
                     .await
             }
         }
     }
 
-    async fn list(&self, arguments: ListArguments, context: &Context) -> Result<Reply, Refusal> {
-        let ListArguments {
-            database_id,
-            start_id,
-            verbose,
-        } = arguments;
-        let answered = self.backups.list(context, database_id, start_id).await?;
-        let whole = verbose.unwrap_or(false).then(|| answered.whole());
-        let next_start_id = answered.value.next_start_id();
-        let page = answered.value;
-        let mut list = json!(BackupList {
-            page,
-            next_start_id,
-        });
-        if let Some(whole) = whole {
-            let backups = list["results"].as_array_mut().into_iter().flatten();
-            for (position, backup) in backups.enumerate() {
-                add_status(backup, &whole["results"][position]);
+    async fn list(
+        &self,
+        arguments: ListArguments,
+        context: &Context,
+        peer: &RequestContext<RoleServer>,
+    ) -> Result<Reply, Refusal> {
+        let database = match arguments.database_id {
+            Database::Id(id) | Database::Address(id) => id,
+            name @ Database::Name(_) => self.id(name, context).await?,
+        };
+        let verbose = arguments.verbose.unwrap_or(false);
+        let mut list = match (arguments.backup_id, arguments.start_id) {
+            (None, start_id) => {
+                let listing = self.backups.list(context, database, start_id, verbose);
+                BackupList::of(listing.await?)
             }
-        }
+            (Some(backup), None) => {
+                let progress = Progress::begin(peer, None, |_| "It is still being made".to_owned());
+                let looked = progress.count();
+                let backup = (database, backup);
+                let listing = self.backups.watch(context, backup, verbose, &looked).await;
+                drop(looked);
+                progress.end().await;
+                BackupList::of_one(listing?)
+            }
+            (Some(_), Some(_)) => {
+                return Err(ArgumentError::new(
+                    "`startId` is given beside `backupId`; leave one of them out",
+                )
+                .into());
+            }
+        };
+        list.note = self.noted(list.note);
         Reply::new(list)
     }
 
     async fn add(&self, arguments: AddArguments, context: &Context) -> Result<Reply, Refusal> {
-        let database = arguments.database_id;
-        let added = self.backups.add(context, database, arguments.backup()?);
-        let added = added.await?;
-        let remark = added.recovered.then_some(
-            "Qovery's answer was lost, but the backup was found by listing: it is being made. \
-             Do not repeat the call.",
-        );
-        let mut backup = json!(added.answered.value);
-        add_status(&mut backup, &added.answered.whole());
-        let reply = Reply::new(backup)?;
-        Ok(reply.remark(remark).remark(self.unreal()))
+        let (database, backup) = arguments.addition()?;
+        let database = self.id(database, context).await?;
+        let added = self.backups.add(context, database, backup).await?;
+        let lost = "Qovery's answer was lost, but the backup was found by listing: do not repeat \
+                    the call.";
+        let next = "It is being made: call list-database-backups with its id as backupId until its \
+                    condition is finished.";
+        let note = if added.recovered {
+            format!("{lost} {next}")
+        } else {
+            next.to_owned()
+        };
+        let note = self.noted(Some(note));
+        let backup = Shown::of(added.answered.value.into());
+        Reply::new(Added { backup, note })
+    }
+
+    /// The id of a database. For a name or an address, the call is refused with the ids that it may mean.
+    async fn id(&self, database: Database, context: &Context) -> Result<DatabaseId, Refusal> {
+        match database {
+            Database::Id(id) => Ok(id),
+            Database::Address(id) => {
+                let reason = format!(
+                    "This takes an id, not an address. The id in the address is {id}. Nothing was \
+                     changed."
+                );
+                Err(Refusal::in_band("name_given", &reason))
+            }
+            Database::Name(name) => {
+                let found = self.backups.find(context, &name).await?;
+                Err(Refusal::in_band("name_given", &names(&name, &found)))
+            }
+        }
     }
 }
 
-/// Adds to a backup what else Qovery says of its status.
-fn add_status(backup: &mut Value, whole: &Value) {
-    let known = backup.get_mut("status").and_then(Value::as_object_mut);
-    let (Some(known), Some(whole)) = (known, whole["status"].as_object()) else {
-        return;
+/// What a name may mean.
+fn names(name: &str, found: &Found) -> String {
+    /// More would not help to choose.
+    const MOST: usize = 10;
+
+    let name = clean::excerpt(name);
+    let mut text = match (found.databases.as_slice(), found.exactly) {
+        ([], _) => {
+            return format!(
+                "No database that this API key can see is called \"{name}\" or nearly so. Nothing was \
+                 done. Ask the person for its id: it is in the address of the database in the Qovery \
+                 console, behind service/."
+            );
+        }
+        ([_], true) => {
+            format!("\"{name}\" is a name. Nothing was done yet: call again with the id.")
+        }
+        (_, true) => format!(
+            "\"{name}\" is the name of more than one database. Nothing was done. Ask the person which \
+             one is meant, and call again with its id."
+        ),
+        (_, false) => format!(
+            "No database is called \"{name}\", but some nearly are. Nothing was done. Ask the person \
+             which one is meant, and call again with its id."
+        ),
     };
-    for (name, value) in whole {
-        known.entry(name.clone()).or_insert_with(|| value.clone());
+    for database in found.databases.iter().take(MOST) {
+        let Service {
+            id,
+            name,
+            project_name,
+            environment_name,
+            ..
+        } = database;
+        let _ = write!(
+            text,
+            "\n{id}: \"{name}\" in project \"{project_name}\", environment \"{environment_name}\""
+        );
     }
+    let more = found.databases.len().saturating_sub(MOST);
+    if more > 0 {
+        let _ = write!(text, "\nand {more} more");
+    }
+    text
 }

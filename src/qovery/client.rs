@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     sync::{OnceCell, Semaphore},
@@ -13,9 +13,10 @@ use tokio::{
 };
 
 use super::{
-    Backup, BackupId, BackupPage, BaseUrl, Credentials, DatabaseId, Error, Facts, Failure,
-    NewBackup, Outcome,
+    Backup, BackupId, BackupPage, BaseUrl, Credentials, Database, DatabaseId, Error, Facts,
+    Failure, NewBackup, Organization, OrganizationId, Outcome, Service,
     exchange::{Answer, causes},
+    model::Results,
 };
 use crate::{context::Context, process::Process, shares::Permit, telemetry::Attempt};
 
@@ -91,13 +92,8 @@ impl Client {
         context: &Context,
     ) -> Result<Answered<BackupPage>, Error> {
         let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
-        let request = Request {
-            method: Method::GET,
-            path: format!("/database/{database}/backup{query}"),
-            body: None,
-        };
-        let answer = self.send(&request, context).await?;
-        answer.read().map_err(Error::harmless)
+        self.get(format!("/database/{database}/backup{query}"), context)
+            .await
     }
 
     /// Asks Qovery to make a backup, and gives what Qovery made of it. It goes on in Qovery.
@@ -161,26 +157,57 @@ impl Client {
         })
     }
 
-    /// Asks which organizations the key can see, to learn whether it is accepted. Gives their
-    /// number.
+    /// The organizations that the key can see.
     ///
     /// # Errors
     ///
     /// Any [`Failure`]; nothing is ever changed.
-    pub async fn check_access(&self, context: &Context) -> Result<usize, Error> {
-        #[derive(Deserialize)]
-        struct Organizations {
-            #[serde(default)]
-            results: Vec<serde::de::IgnoredAny>,
-        }
+    pub async fn organizations(&self, context: &Context) -> Result<Vec<Organization>, Error> {
+        let list: Answered<Results<_>> = self.get("/organization".to_owned(), context).await?;
+        Ok(list.value.results)
+    }
+
+    /// The services of an organization, its databases among them.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Failure`]; nothing is ever changed.
+    pub async fn services(
+        &self,
+        organization: OrganizationId,
+        context: &Context,
+    ) -> Result<Vec<Service>, Error> {
+        let path = format!("/organization/{organization}/services");
+        let list: Answered<Results<_>> = self.get(path, context).await?;
+        Ok(list.value.results)
+    }
+
+    /// What there is to know of a database.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Failure`]; nothing is ever changed.
+    pub async fn database(
+        &self,
+        database: DatabaseId,
+        context: &Context,
+    ) -> Result<Database, Error> {
+        let answered = self.get(format!("/database/{database}"), context).await?;
+        Ok(answered.value)
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: String,
+        context: &Context,
+    ) -> Result<Answered<T>, Error> {
         let request = Request {
             method: Method::GET,
-            path: "/organization".to_owned(),
+            path,
             body: None,
         };
         let answer = self.send(&request, context).await?;
-        let organizations: Answered<Organizations> = answer.read().map_err(Error::harmless)?;
-        Ok(organizations.value.results.len())
+        answer.read().map_err(Error::harmless)
     }
 
     /// Attempts a request until it succeeds, may not be repeated, is called off, or has no time left.

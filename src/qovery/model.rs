@@ -54,6 +54,11 @@ id! {
     BackupId
 }
 
+id! {
+    /// The id of an organization.
+    OrganizationId
+}
+
 /// Text that is not an id. It is not repeated: it may be a megabyte long.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000")]
@@ -153,6 +158,12 @@ pub struct Backup {
     pub other: Map<String, Value>,
 }
 
+impl AsRef<Self> for Backup {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl Backup {
     /// The backup's state, where Qovery says one.
     #[must_use]
@@ -184,6 +195,42 @@ pub struct Status {
     )]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
+}
+
+/// What a list holds that has one page only (`OrganizationResponseList` and the like).
+#[derive(Debug, Deserialize)]
+pub(super) struct Results<T> {
+    #[serde(default = "Vec::new")]
+    pub(super) results: Vec<T>,
+}
+
+/// An organization, as far as a look-up needs it (`Organization`).
+#[derive(Debug, Deserialize)]
+pub struct Organization {
+    /// Its id.
+    pub id: OrganizationId,
+}
+
+/// A service of an organization, as far as a look-up needs it.
+#[derive(Debug, Deserialize)]
+pub struct Service {
+    /// Its id; of a database, the database's.
+    pub id: DatabaseId,
+    /// What somebody called it.
+    pub name: String,
+    /// What it is, for instance `DATABASE`.
+    pub service_type: String,
+    /// What its project is called.
+    pub project_name: String,
+    /// What its environment is called.
+    pub environment_name: String,
+}
+
+/// A database, as far as a look-up needs it (`Database`).
+#[derive(Debug, Deserialize)]
+pub struct Database {
+    /// What somebody called it.
+    pub name: String,
 }
 
 /// A backup to be made (`BackupRequest`).

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{BackupPage, DOCUMENT, NewBackup, Problem, operation, operations};
 use crate::{
-    backups::{Error, Protection, Removal},
+    backups::{Error, Obstacle, Protection, Removal},
     problem::Details,
     qovery::{self, Failure, Scheme, Unreachable, Unreadable},
 };
@@ -173,12 +173,11 @@ fn operations_failing_with(error: &Error) -> &'static [&'static str] {
         Error::ReadOnly | Error::Busy { .. } | Error::LimitReached { .. } | Error::Unaudited => {
             &["add", "remove"]
         }
-        Error::NotListed { .. }
-        | Error::Protected { .. }
-        | Error::ListIncomplete { .. }
-        | Error::Unconfirmed(_) => &["remove"],
-        // Nobody was asked, whose word could be about other facts.
-        Error::Changed(_) => &[],
+        Error::Obstructed { .. } | Error::ListIncomplete { .. } | Error::Unconfirmed(_) => {
+            &["remove"]
+        }
+        // Nobody was asked, whose word could be about other facts; and nothing is looked up.
+        Error::Changed(_) | Error::LookupDenied => &[],
     }
 }
 
@@ -188,19 +187,28 @@ fn errors() -> Vec<Error> {
     let details = json!({ "id": BACKUP, "created_at": "2026-06-27T03:00:00Z" });
     let removal = Removal {
         database,
-        backup: serde_json::from_value(details).unwrap(),
+        backups: vec![serde_json::from_value(details).unwrap()],
         remaining: 0,
-        newest_remaining: None,
+        finished: 0,
+        newest_finished: None,
+        newest: None,
+    };
+    let obstructed = |obstacle| Error::Obstructed {
+        database,
+        wanted: 1,
+        obstacles: vec![(backup, obstacle)],
     };
     let own = [
         Error::ReadOnly,
-        Error::NotListed { database, backup },
-        Error::Protected { backup, protection },
+        obstructed(Obstacle::NotListed),
+        obstructed(Obstacle::Protected(protection)),
         Error::ListIncomplete { database },
         Error::Unconfirmed(Box::new(removal)),
         Error::Busy { database },
         Error::LimitReached {
             an_hour: 60.try_into().unwrap(),
+            left: 0,
+            wanted: 1,
             pause: Duration::from_secs(60),
             at: chrono::DateTime::UNIX_EPOCH,
         },

@@ -16,29 +16,36 @@ async fn what_is_not_an_id_is_refused_by_name() {
     let long = "a".repeat(1 << 20);
     let ids = [
         "",
+        "urn:uuid:0de50000-0000-4000-8000-000000000001",
+        "{0de50000-0000-4000-8000-000000000001}",
+        "0de50000000040008000000000000001",
+        &long,
+    ];
+    // Of a database, these are names.
+    let names = [
         "orders",
         "../organization",
         "0de50000-0000-4000-8000-000000000001/../..",
         "%2e%2e%2forganization",
         "0de50000-0000-4000-8000-00000000000%2e%2e",
-        "urn:uuid:0de50000-0000-4000-8000-000000000001",
-        "{0de50000-0000-4000-8000-000000000001}",
-        "0de50000000040008000000000000001",
         "0de50000-0000-4000-8000-00000000000g",
         " 0de50000-0000-4000-8000-000000000001",
-        &long,
     ];
     let mut cases = Vec::new();
     for id in ids {
         cases.push((LIST, json!({ "databaseId": id }), "databaseId"));
-        cases.push((LIST, json!({ "databaseId": ID, "startId": id }), "startId"));
         let add = json!({ "databaseId": id, "name": "n", "message": "m" });
         cases.push((ADD, add, "databaseId"));
-        cases.push((
-            REMOVE,
-            json!({ "databaseId": ID, "backupId": id }),
-            "backupId",
-        ));
+    }
+    for id in ids.into_iter().chain(names) {
+        for argument in ["startId", "backupId"] {
+            let list = json!({ "databaseId": ID, argument: id });
+            cases.push((LIST, list, argument));
+        }
+        let remove = json!({ "databaseId": ID, "backupId": id });
+        cases.push((REMOVE, remove, "backupId"));
+        let several = json!({ "databaseId": ID, "backupIds": [ID, id] });
+        cases.push((REMOVE, several, "backupIds[1]"));
     }
     for text in refusals(cases).await {
         assert!(
@@ -70,7 +77,6 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
         ),
         (LIST, hidden, "evil"),
         (ADD, json!({ "databaseId": ID, "message": "m" }), "name"),
-        (ADD, json!({ "databaseId": ID, "name": "n" }), "message"),
         (ADD, add(json!(""), json!("m")), "name"),
         (ADD, add(json!("x".repeat(256)), json!("m")), "name"),
         (ADD, add(json!("n"), json!("x".repeat(4001))), "message"),
@@ -85,7 +91,32 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
             json!({ "databaseId": ID, "body": { "name": "n", "message": "m", "x": 1 } }),
             "x",
         ),
+        (
+            LIST,
+            json!({ "databaseId": ID, "backupId": ID, "startId": ID }),
+            "`startId`",
+        ),
         (REMOVE, json!({ "databaseId": ID }), "backupId"),
+        (
+            REMOVE,
+            json!({ "databaseId": ID, "backupId": ID, "backupIds": [ID] }),
+            "`backupIds`",
+        ),
+        (
+            REMOVE,
+            json!({ "databaseId": ID, "backupIds": [] }),
+            "1 to 20",
+        ),
+        (
+            REMOVE,
+            json!({ "databaseId": ID, "backupIds": vec![ID; 21] }),
+            "has 21",
+        ),
+        (
+            REMOVE,
+            json!({ "databaseId": ID, "backupIds": ID }),
+            "backupIds",
+        ),
         (
             REMOVE,
             json!({ "databaseId": ID, "backupId": ID, "force": true }),

@@ -50,7 +50,11 @@ async fn a_backup_goes_after_a_yes_and_once() {
         let question = host.ask(1).await;
         assert_eq!(database.changes(), [""; 0]);
         let decision = host.answer(&question, yes()).await.decision();
-        let removed = json!({ "outcome": "removed", "backup": backup(1, "READY"), "remaining": 2 });
+        let gone = json!({
+            "id": backup_id(1), "name": "backup 1", "created_at": "2026-06-01T00:00:00Z",
+            "outcome": "removed",
+        });
+        let removed = json!({ "outcome": "removed", "backups": [gone], "remaining": 2 });
         assert_eq!(decision, removed, "{way:?}");
         assert_eq!(database.changes(), [removes(1)]);
     }
@@ -66,23 +70,20 @@ async fn the_question_names_what_goes_and_what_stays() {
     for way in WAYS {
         let database = three().await;
         // In the middle between two numbers of days or hours: the answer does not change meanwhile.
-        let (old, new) = (ago(84 * 60), ago(330));
+        let old = ago(84 * 60);
         database.change(|backups| {
             backups[0]["created_at"] = json!(old);
             backups[0]["name"] = json!("before the migration 🚀");
-            backups[1]["created_at"] = json!(new);
+            backups[1]["created_at"] = json!(ago(330));
             backups[2]["created_at"] = json!(ago(400));
         });
         let question = host(&database, way).await.ask(1).await;
-        let dates = [&old, &new].map(|date| format!("{} {} UTC", &date[..10], &date[11..16]));
         let mut params = question.params.clone();
         params.as_object_mut().unwrap().remove("_meta");
-        let mut params = params.to_string();
-        for date in dates {
-            assert_eq!(params.matches(&date).count(), 1, "{params}");
-            params = params.replace(&date, "<date>");
-        }
-        let params: Value = serde_json::from_str(&params).unwrap();
+        let params = params.to_string();
+        let date = format!("{} {} UTC", &old[..10], &old[11..16]);
+        assert_eq!(params.matches(&date).count(), 1, "{params}");
+        let params: Value = serde_json::from_str(&params.replace(&date, "<date>")).unwrap();
         insta::assert_json_snapshot!("question", params);
 
         // A client may fill in the default by itself.
@@ -100,12 +101,12 @@ async fn the_question_names_what_goes_and_what_stays() {
 async fn the_question_words_ages_numbers_and_what_is_not_known() {
     let database = three().await;
     for (age, words) in [
-        (0, "Made: less than a minute ago ("),
-        (30, "Made: 30 minutes ago ("),
-        (90, "Made: 1 hour ago ("),
-        (23 * 60 + 30, "Made: 23 hours ago ("),
-        (36 * 60, "Made: 1 day ago ("),
-        (400 * 24 * 60 + 720, "Made: 400 days ago ("),
+        (0, "Remove READY, just now ("),
+        (30, "Remove READY, 30 minutes ago ("),
+        (90, "Remove READY, 1 hour ago ("),
+        (23 * 60 + 30, "Remove READY, 23 hours ago ("),
+        (36 * 60, "Remove READY, 1 day ago ("),
+        (400 * 24 * 60 + 720, "Remove READY, 400 days ago ("),
     ] {
         database.change(|backups| {
             backups[0]["created_at"] = json!(ago(age));
@@ -115,15 +116,14 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
         });
         let question = host(&database, WAYS[1]).await.ask(1).await;
         assert!(question.text().contains(words), "{question:?}");
-        let future = "the newest made in the future by this machine's clock (";
+        let future = "the newest of those in the future.\n";
         assert!(question.text().contains(future), "{question:?}");
     }
     let bare = json!({ "id": backup_id(1), "created_at": ago(84 * 60) });
     database.change(|backups| backups[0] = bare);
     let question = host(&database, WAYS[1]).await.ask(1).await;
-    for words in ["Name: none\nMade: 3 days ago (", "State: unknown\n"] {
-        assert!(question.text().contains(words), "{question:?}");
-    }
+    let words = "Remove unknown state, 3 days ago (";
+    assert!(question.text().starts_with(words), "{question:?}");
 }
 
 #[tokio::test]
@@ -131,8 +131,8 @@ async fn anything_but_a_yes_removes_nothing() {
     const NO_TICK: Option<&str> =
         Some("The host answered for the person without ticking the box. Nothing was removed.");
     const NO: Option<&str> = Some(
-        "The host answered no for the person. Nothing was removed. Do not ask again. If it showed no \
-         question, it cannot show one.",
+        "The host answered no for the person. Nothing was removed. Do not ask again about these \
+         backups; the rest of the task may go on. If the host showed no question, it cannot show one.",
     );
     const CLOSED: Option<&str> = Some(
         "The host closed the question without an answer. Nothing was removed. If it showed no \
@@ -170,7 +170,8 @@ async fn anything_but_a_yes_removes_nothing() {
             let question = host.ask(number).await;
             let step = host.answer(&question, answer.clone()).await;
             if let Some(reason) = reason {
-                let decision = json!({ "outcome": "not_removed", "reason": reason });
+                let kept = json!([{ "id": backup_id(number), "outcome": "not_removed" }]);
+                let decision = json!({ "outcome": "not_removed", "backups": kept, "note": reason });
                 assert_eq!(step.decision(), decision, "{way:?} {answer}");
             } else {
                 let text = step.misfit(way.1);
@@ -360,7 +361,8 @@ async fn a_yes_needs_the_state_and_the_state_needs_a_yes() {
                 None => drop(half.as_object_mut().unwrap().remove(member)),
             }
             let again = host.call(half).await.question();
-            assert!(again.text().ends_with(&backup_id(number)), "{again:?}");
+            let name = format!(": \"backup {number}\"\n");
+            assert!(again.text().contains(&name), "{again:?}");
         }
         let question = host.ask(1).await;
         let whole = question.answered(&yes(), question.state());
@@ -383,7 +385,7 @@ async fn a_yes_needs_the_state_and_the_state_needs_a_yes() {
         // As after a lost answer: who sends it again is told what came of it.
         let again = host.call(whole).await.decision();
         assert_eq!(again["outcome"], "removed", "{again}");
-        assert_eq!(again["backup"]["id"], backup_id(1), "{again}");
+        assert_eq!(again["backups"][0]["id"], backup_id(1), "{again}");
         assert_eq!(database.changes(), [removes(1)]);
     }
 }
@@ -456,23 +458,23 @@ async fn what_changed_meanwhile_is_asked_again() {
     let changes: [(Change, &str); 5] = [
         (
             |backups| backups[0]["status"]["state"] = json!("EXECUTING"),
-            "State: EXECUTING\n",
+            "Remove EXECUTING, ",
         ),
         (
             |backups| backups[0]["name"] = json!("precious"),
-            "Name: \"precious\"\n",
+            ": \"precious\"\n",
         ),
         (
             |backups| drop(backups.remove(1)),
-            "Remaining: one backup, made ",
+            "Remaining: 1, 1 of them finished, ",
         ),
         (
             |backups| backups.push(backup(4, "READY")),
-            "Remaining: 3 backups, the newest made ",
+            "Remaining: 3, 3 of them finished, ",
         ),
         (
             |backups| backups[2]["created_at"] = json!(ago(330)),
-            "the newest made 5 hours ago (",
+            "the newest of those 5 hours ago.\n",
         ),
     ];
     for (way, (change, words)) in WAYS
@@ -640,9 +642,23 @@ async fn over_rest_nobody_is_asked_and_always_refuses() {
     }
 }
 
+/// What fits into so many columns of a terminal, of which a rocket takes two.
+fn cut(text: &str, room: usize) -> String {
+    let columns = |c| if c == '🚀' { 2 } else { 1 };
+    if text.chars().map(columns).sum::<usize>() <= room {
+        return text.to_owned();
+    }
+    let mut left = room - 1;
+    let fits = |c: &char| {
+        let fits = columns(*c) <= left;
+        left = left.saturating_sub(columns(*c));
+        fits
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
+}
+
 #[tokio::test]
 async fn what_others_wrote_cannot_change_the_question() {
-    let spaces = format!("{}…", " ".repeat(60));
     let hostile = [
         // Facts of its own, and lines for them.
         (
@@ -668,10 +684,9 @@ async fn what_others_wrote_cannot_change_the_question() {
             "x\u{e0001}\u{e0068}\u{e0069}\u{e007f}".to_owned(),
             "x".to_owned(),
         ),
-        ("x".repeat(60), "x".repeat(60)),
-        ("x".repeat(10_000), format!("{}…", "x".repeat(60))),
-        ("🚀".repeat(10_000), format!("{}…", "🚀".repeat(60))),
-        ("\n".repeat(10_000), spaces),
+        ("x".repeat(10_000), "x".repeat(30)),
+        ("🚀".repeat(10_000), "🚀".repeat(30)),
+        ("\n".repeat(10_000), " ".repeat(30)),
         ("\u{e0041}".repeat(10_000), String::new()),
         (String::new(), String::new()),
     ];
@@ -690,17 +705,15 @@ async fn what_others_wrote_cannot_change_the_question() {
             let question = host.ask(number).await;
             let closed = host.answer(&question, json!({ "action": "cancel" })).await;
             assert_eq!(closed.decision()["outcome"], "not_removed");
-            let text = question.text();
-            assert_eq!(text.matches(&backup_id(number)).count(), 1, "{text}");
-            text.replace(&backup_id(number), &backup_id(1))
+            question.text().to_owned()
         };
         // In the middle of a day and of an hour: their ages do not change meanwhile.
         let [mut ours, mut other] = [backup(1, "DEPLOYMENT_ERROR"), backup(2, "READY")];
         ours["created_at"] = json!(ago(84 * 60));
         other["created_at"] = json!(ago(330));
         let plain = asked(&ours, &other).await;
-        let (_, made) = plain.split_once("Remaining: one backup, made ").unwrap();
-        let made = made.lines().next().unwrap();
+        let remaining = "1 of them finished, the newest of those 5 hours ago";
+        assert!(plain.contains(remaining), "{plain}");
         for (text, shown) in &hostile {
             let [mut name, mut state] = [(); 2].map(|()| ours.clone());
             name["name"] = json!(text);
@@ -708,11 +721,15 @@ async fn what_others_wrote_cannot_change_the_question() {
             // One whose own date cannot be read is never asked about.
             let mut date = other.clone();
             date["created_at"] = json!(text);
-            let unknown = format!("at an unknown time ({shown})");
+            let unknown = remaining.replace("5 hours ago", "at an unknown time");
             for (ours, other, expected) in [
-                (&name, &other, plain.replace("backup 1", shown)),
-                (&state, &other, plain.replace("DEPLOYMENT_ERROR", shown)),
-                (&ours, &date, plain.replace(made, &unknown)),
+                (&name, &other, plain.replace("backup 1", &cut(shown, 18))),
+                (
+                    &state,
+                    &other,
+                    plain.replace("DEPLOYMENT_ERROR", &cut(shown, 18)),
+                ),
+                (&ours, &date, plain.replace(remaining, &unknown)),
             ] {
                 assert_eq!(asked(ours, other).await, expected, "{way:?}");
             }
@@ -729,7 +746,7 @@ async fn a_person_is_asked_about_a_backup_once_at_a_time() {
         host.ask(1).await;
         let text = host.remove(1).await.refusal();
         assert!(
-            text.contains("A question about this backup is open already"),
+            text.contains(" is open already. Nothing was removed"),
             "{text}"
         );
         // Another one is another question.
@@ -795,7 +812,7 @@ async fn a_yes_that_is_sent_twice_removes_once() {
     for answer in answers {
         let decision = &answer["result"]["structuredContent"];
         assert_eq!(decision["outcome"], "removed", "{answer}");
-        assert_eq!(decision["backup"]["id"], backup_id(1), "{answer}");
+        assert_eq!(decision["backups"][0]["id"], backup_id(1), "{answer}");
     }
     assert_eq!(database.changes(), [removes(1)]);
 }

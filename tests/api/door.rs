@@ -452,7 +452,7 @@ async fn every_call_is_one_line_of_the_log() {
     .await;
     let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
     let mut client = Client::new(&server, Era::Stateless, None);
-    let wrong = json!({ "databaseId": "x" });
+    let wrong = json!({ "databaseId": "" });
     let anybody = "anonymous";
     let cases = [
         (list(), anybody, "rest", "list", "ok", 200),

@@ -162,7 +162,7 @@ async fn odd_dates_never_lay_the_newest_backup_bare() {
         let database = database(at);
         let list = json!({ "databaseId": database });
         let list = session.ok("list-database-backups", list).await;
-        let listed = list["results"].as_array().unwrap();
+        let listed = list["backups"].as_array().unwrap();
         assert_eq!(listed.len(), case.backups.len(), "{}: {list}", case.name);
         for (number, (date, verdict)) in numbers(case).zip(&case.backups) {
             let backup = backup_id(number);

@@ -45,16 +45,17 @@ async fn a_backup_is_listed_added_and_removed_with_sessions_and_without() {
             let tools = tools.message()["result"]["tools"].clone();
             assert_eq!(tools.as_array().unwrap().len(), 3);
 
-            let first = client.ok(LIST, orders()).await;
-            assert_eq!(first["results"].as_array().unwrap().len(), 20);
-            let next = json!({ "databaseId": Sandbox::ORDERS, "startId": first["next_start_id"] });
-            let second = client.ok(LIST, next).await;
-            assert_eq!(second["results"].as_array().unwrap().len(), 7);
+            let all = client.ok(LIST, orders()).await;
+            let all = all["backups"].as_array().unwrap();
+            assert_eq!(all.len(), 27);
+            let next = json!({ "databaseId": Sandbox::ORDERS, "startId": all[19]["id"] });
+            let rest = client.ok(LIST, next).await;
+            assert_eq!(rest["backups"].as_array().unwrap().len(), 7);
 
             let new = json!({ "databaseId": Sandbox::ORDERS, "name": "n", "message": "m" });
             let added = client.ok(ADD, new).await;
             let list = client.ok(LIST, orders()).await;
-            assert_eq!(list["results"][0]["id"], added["id"]);
+            assert_eq!(list["backups"][0]["id"], added["id"]);
 
             let old = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(3) });
             let removed = client.ok(REMOVE, old.clone()).await;
@@ -107,7 +108,6 @@ async fn arguments_that_do_not_fit_are_refused_in_band_and_by_name() {
             json!({ "databaseId": id, "name": "", "message": "" }),
             "name",
         ),
-        (ADD, json!({ "databaseId": id, "name": "n" }), "message"),
         (
             REMOVE,
             json!({ "databaseId": id, "backupId": id, "force": true }),
@@ -116,8 +116,6 @@ async fn arguments_that_do_not_fit_are_refused_in_band_and_by_name() {
     ];
     for wrong in [
         "",
-        "orders",
-        "../organization",
         "urn:uuid:0de50000-0000-4000-8000-000000000001",
         "{0de50000-0000-4000-8000-000000000001}",
         "0de50000000040008000000000000001",

@@ -32,7 +32,7 @@ async fn a_call_in_flight_is_answered_after_standard_input_closes() {
         session.close_stdin();
         upstream.release();
         let answer = session.answer(id).await;
-        assert_eq!(answer["result"]["structuredContent"]["results"], json!([]));
+        assert_eq!(answer["result"]["structuredContent"]["backups"], json!([]));
         let end = session.finish().await;
         assert!(end.status.success(), "{:?}", end.status);
         assert_eq!(end.stdout, "");
@@ -51,7 +51,7 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
         signal(&session.child, name).await;
         upstream.release();
         let answer = session.answer(id).await;
-        assert_eq!(answer["result"]["structuredContent"]["results"], json!([]));
+        assert_eq!(answer["result"]["structuredContent"]["backups"], json!([]));
         // Standard input is still open.
         assert!(session.child.wait().await.unwrap().success());
     }

@@ -146,7 +146,7 @@ async fn removals_over(face: Face) {
             "applied" if face == Face::Mcp => {
                 let result = &told.json["structuredContent"];
                 assert_eq!(result["outcome"], "removed", "{name}: {told:?}");
-                assert_eq!(result["backup"]["id"], target, "{name}");
+                assert_eq!(result["backups"][0]["id"], target, "{name}");
             }
             "applied" => assert_eq!(told.answer.status, 204, "{name}: {told:?}"),
             "unknown" => {
@@ -325,20 +325,22 @@ fn additions() -> Vec<LostAddition> {
     ]
 }
 
-/// The backup is answered as if nothing had happened, and over MCP with a remark.
+/// The backup is answered as if nothing had happened, and over MCP with a note.
 fn assert_recovered(face: Face, database: &str, entry: &Entry, told: &Told) {
     assert!(told.ok, "{told:?}");
     match face {
         Face::Mcp => {
-            let remark = "Qovery's answer was lost, but the backup was found by listing";
-            let said = told.json["content"][1]["text"].as_str().unwrap();
-            assert!(said.starts_with(remark), "{told:?}");
-            assert!(said.ends_with("Do not repeat the call."), "{told:?}");
+            let note = "Qovery's answer was lost, but the backup was found by listing: do not repeat \
+                        the call.";
             let structured = &told.json["structuredContent"];
+            assert!(
+                structured["note"].as_str().unwrap().starts_with(note),
+                "{told:?}"
+            );
             let text: Value = serde_json::from_str(&told.text).unwrap();
             assert_eq!(text, *structured);
-            assert_eq!(*structured, entry.json());
-            assert_eq!(told.json["content"].as_array().unwrap().len(), 2);
+            assert_eq!(structured["id"], entry.json()["id"]);
+            assert_eq!(told.json["content"].as_array().unwrap().len(), 1);
         }
         Face::Rest => {
             assert_eq!(told.answer.status, 201);
@@ -676,10 +678,7 @@ async fn a_change_in_the_sandbox_is_said_to_be_none() {
     let real = TestApp::with_upstream(&sandbox.base_url());
     let unreal = TestApp::new(&[("QOVERY_BACKUPS_SANDBOX", "true")]);
     for era in ERAS {
-        for (app, remarks) in [
-            (&real, &[][..]),
-            (&unreal, &["This is the sandbox: nothing in it is real."]),
-        ] {
+        for (app, is_real) in [(&real, true), (&unreal, false)] {
             let mut session = app.session(era, &[]).await;
             let database = Sandbox::ORDERS;
             let added = json!({ "databaseId": database, "name": "n", "message": "m" });
@@ -690,12 +689,10 @@ async fn a_change_in_the_sandbox_is_said_to_be_none() {
             ] {
                 let result = session.call(tool, arguments).await;
                 assert_eq!(result["isError"], false, "{result}");
-                let content = result["content"].as_array().unwrap();
-                let told: Vec<&str> = content[1..]
-                    .iter()
-                    .map(|block| block["text"].as_str().unwrap())
-                    .collect();
-                assert_eq!(told, remarks, "{era:?} {tool}: {result}");
+                let note = result["structuredContent"]["note"].as_str();
+                let unreal = "This is the sandbox: nothing in it is real.";
+                let is_told = note.is_some_and(|note| note.ends_with(unreal));
+                assert_eq!(is_told, !is_real, "{era:?} {tool}: {result}");
             }
         }
     }

@@ -554,8 +554,8 @@ async fn calls_are_counted_by_interface_operation_and_outcome() {
     let content_type = metrics.header("content-type").unwrap();
     assert!(content_type.starts_with("text/plain; version=0.0.4"));
     let metrics = metrics.text();
-    // Two lists, one of them repeated; the list of a removal; the list over MCP.
-    for (status, count) in [("200", 4), ("201", 1), ("204", 1), ("503", 1)] {
+    // Two lists, one of them repeated; the list of a removal; the list over MCP, and its database's name.
+    for (status, count) in [("200", 5), ("201", 1), ("204", 1), ("503", 1)] {
         let line =
             format!(r#"qovery_backups_upstream_attempts_total{{status="{status}"}} {count}"#);
         assert!(

@@ -354,6 +354,7 @@ async fn requests_are_what_the_api_takes() {
                     "GET /database/{id}/backup?startId={} HTTP/1.1",
                     backup_id(2)
                 ),
+                &format!("GET /database/{id} HTTP/1.1"),
                 &format!("POST /database/{id}/backup HTTP/1.1"),
                 &format!("GET /database/{id}/backup HTTP/1.1"),
                 &format!("DELETE /database/{id}/backup/{} HTTP/1.1", backup_id(1)),
@@ -366,7 +367,7 @@ async fn requests_are_what_the_api_takes() {
                 "{request}"
             );
         }
-        let (_, body) = requests[1].split_once("\r\n\r\n").unwrap();
+        let (_, body) = requests[2].split_once("\r\n\r\n").unwrap();
         let body: Value = serde_json::from_str(body).unwrap();
         assert_eq!(body, json!({ "name": "n", "message": "m" }));
     }

@@ -1,0 +1,134 @@
+//! What databases are called. Names are for people and models: no rule goes by them, and nothing is
+//! listed, added or removed for one.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::{Error, Inner};
+use crate::{
+    clean,
+    context::{Context, Deadline},
+    qovery::{self, DatabaseId, Failure, Service},
+};
+
+/// What look-ups came to lately. Clones of a name share it.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    /// Names, and databases without one, each until when.
+    names: Mutex<HashMap<DatabaseId, Known>>,
+    /// Until when nobody asks again whether the key may look up databases by their names.
+    denied: Mutex<Option<Instant>>,
+}
+
+/// Until when it is known, and the name, if there is one.
+type Known = (Instant, Option<Arc<str>>);
+
+/// Databases that are called so.
+#[derive(Debug)]
+pub struct Found {
+    /// Those that are, and where none is, those that nearly are.
+    pub databases: Vec<Service>,
+    /// Whether their name is the very one that was asked for.
+    pub exactly: bool,
+}
+
+/// Names that are remembered at once.
+const REMEMBERED: usize = 1024;
+/// After a look-up that failed otherwise than by being denied.
+const SOON: Duration = Duration::from_secs(60);
+
+impl Inner {
+    /// A database's name, where it can be had in a short time.
+    pub(super) async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
+        let limits = self.limits();
+        let now = Instant::now();
+        {
+            let mut names = self.directory.names.lock();
+            names.retain(|_, (until, _)| *until > now);
+            if let Some((_, name)) = names.get(&database) {
+                return name.clone();
+            }
+        }
+        let time = limits.name.min(context.deadline.remaining());
+        let soon = context.until(Deadline::after(time));
+        let answer = timeout(time, self.qovery.database(database, &soon)).await;
+        let (kept, name) = match answer {
+            Ok(Ok(known)) => (limits.remembered, Some(clean::excerpt(&known.name).into())),
+            Ok(Err(error)) if is_denied(&error) => (limits.remembered, None),
+            _ => (SOON, None),
+        };
+        let mut names = self.directory.names.lock();
+        if names.len() < REMEMBERED {
+            names.insert(database, (now + kept, name.clone()));
+        }
+        name
+    }
+
+    /// The databases that are called so, exactly or nearly.
+    pub(super) async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
+        let denied = || *self.directory.denied.lock();
+        if denied().is_some_and(|until| until > Instant::now()) {
+            return Err(Error::LookupDenied);
+        }
+        let services = self.services(context).await.map_err(|error| {
+            if is_denied(&error) {
+                let until = Instant::now() + self.limits().remembered;
+                *self.directory.denied.lock() = Some(until);
+                Error::LookupDenied
+            } else {
+                error.into()
+            }
+        })?;
+        let wanted = name.to_lowercase();
+        let databases = services
+            .into_iter()
+            .filter(|service| service.service_type == "DATABASE")
+            .map(|service| Service {
+                name: clean::excerpt(&service.name),
+                project_name: clean::excerpt(&service.project_name),
+                environment_name: clean::excerpt(&service.environment_name),
+                ..service
+            });
+        let likeness = |service: &Service| {
+            let known = service.name.to_lowercase();
+            if known == wanted {
+                2.0
+            } else if known.contains(&wanted) || wanted.contains(&known) && !known.is_empty() {
+                1.0
+            } else {
+                strsim::jaro_winkler(&known, &wanted)
+            }
+        };
+        let mut databases: Vec<_> = databases
+            .map(|service| (likeness(&service), service))
+            .filter(|(likeness, _)| *likeness > 0.85)
+            .collect();
+        databases.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        let exactly = databases
+            .first()
+            .is_some_and(|(likeness, _)| *likeness > 1.0);
+        databases.retain(|(likeness, _)| !exactly || *likeness > 1.0);
+        Ok(Found {
+            databases: databases.into_iter().map(|(_, found)| found).collect(),
+            exactly,
+        })
+    }
+
+    async fn services(&self, context: &Context) -> Result<Vec<Service>, qovery::Error> {
+        let mut services = Vec::new();
+        for organization in self.qovery.organizations(context).await? {
+            services.extend(self.qovery.services(organization.id, context).await?);
+        }
+        Ok(services)
+    }
+}
+
+/// Whether the key may not do it. A policy token is answered 401 for that, as a wrong key is.
+fn is_denied(error: &qovery::Error) -> bool {
+    matches!(
+        error.failure,
+        Failure::Unauthorized(_) | Failure::Forbidden { .. }
+    )
+}

@@ -1,0 +1,237 @@
+//! Listing: the whole list where one answer holds it, with what the rules say of each backup.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use tokio::{sync::watch, time::sleep};
+
+use super::{Condition, Error, Inner, Obstacle, Protection, guard};
+use crate::{
+    context::Context,
+    qovery::{self, Answered, Backup, BackupId, BackupPage, DatabaseId, Failure},
+    shares::Permit,
+};
+
+/// The backups of a database, or as many as one answer holds.
+#[derive(Debug)]
+pub struct Listing {
+    /// The database.
+    pub database: DatabaseId,
+    /// What it is called, where that can be had.
+    pub name: Option<Arc<str>>,
+    /// The moment by which ages and rules were told.
+    pub now: DateTime<Utc>,
+    /// The backups, the newest first.
+    pub backups: Vec<Listed>,
+    /// Whether these are all that the database has.
+    pub whole: bool,
+    /// Whether none comes after these.
+    pub complete: bool,
+    /// The last backup in Qovery's own order, if more come after it.
+    pub next: Option<BackupId>,
+    /// The memory that Qovery's answers take.
+    _memory: Vec<Arc<Permit>>,
+}
+
+/// A backup, and what the rules say of it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The backup.
+    pub backup: Backup,
+    /// How far it is.
+    pub condition: Condition,
+    /// The rule that protects it, if the whole list is known and one does.
+    pub protection: Option<Protection>,
+    /// All that Qovery says of its status, where that was asked for.
+    pub status: Option<Value>,
+}
+
+impl From<Backup> for Listed {
+    /// A backup of which nothing else is known.
+    fn from(backup: Backup) -> Self {
+        Self {
+            condition: Condition::of(&backup),
+            protection: None,
+            status: None,
+            backup,
+        }
+    }
+}
+
+/// Pages of a list, as far as they were read.
+pub(super) struct Read {
+    pub(super) pages: Vec<Answered<BackupPage>>,
+    /// The last backup that was read, if more come after it.
+    pub(super) next: Option<BackupId>,
+    /// Whether none comes after these.
+    pub(super) complete: bool,
+}
+
+impl Inner {
+    /// Lists a database's backups from the beginning, or after `start_id`.
+    pub(super) async fn listing(
+        &self,
+        context: &Context,
+        database: DatabaseId,
+        start_id: Option<BackupId>,
+        verbose: bool,
+    ) -> Result<Listing, Error> {
+        let most = self.limits().listed;
+        let read = self
+            .pages(context, database, start_id, most, |_| false)
+            .await?;
+        let name = self.name(context, database).await;
+        Ok(self.told(database, name, read, start_id.is_none(), verbose))
+    }
+
+    /// One backup; while it is being made, this waits a while for its condition to change. `looked` is
+    /// told how often was looked so far.
+    pub(super) async fn watch(
+        &self,
+        context: &Context,
+        (database, backup): (DatabaseId, BackupId),
+        verbose: bool,
+        looked: &watch::Sender<usize>,
+    ) -> Result<Listing, Error> {
+        let has_it = |page: &BackupPage| page.results.iter().any(|listed| listed.id == backup);
+        let name = self.name(context, database).await;
+        let mut pauses = self.limits().looks.into_iter();
+        let mut seen: Option<Listing> = None;
+        loop {
+            let pages = self.pages(context, database, None, self.limits().backups, has_it);
+            let pages = match (pages.await, seen.take()) {
+                (Ok(pages), _) => pages,
+                // What was seen a moment ago says more than that the next look failed.
+                (Err(Error::Qovery(error)), Some(seen)) if !context.cancellation.is_cancelled() => {
+                    tracing::debug!(%error, "a look at a backup failed");
+                    return Ok(seen);
+                }
+                (Err(error), _) => return Err(error),
+            };
+            let mut listing = self.told(database, name.clone(), pages, true, verbose);
+            listing.backups.retain(|listed| listed.backup.id == backup);
+            let Some(listed) = listing.backups.first() else {
+                return Err(Error::Obstructed {
+                    database,
+                    wanted: 1,
+                    obstacles: vec![(backup, Obstacle::NotListed)],
+                });
+            };
+            let pause = pauses
+                .next()
+                .filter(|pause| *pause < context.deadline.remaining());
+            let Some(pause) = pause.filter(|_| listed.condition == Condition::InProgress) else {
+                return Ok(listing);
+            };
+            looked.send_modify(|looks| *looks += 1);
+            tokio::select! {
+                biased;
+                () = context.cancellation.cancelled() => {
+                    return Err(qovery::Error::harmless(Failure::Cancelled).into());
+                }
+                () = self.shutdown().winding_down.cancelled() => return Ok(listing),
+                () = sleep(pause) => {}
+            }
+            seen = Some(listing);
+        }
+    }
+
+    /// Reads a list page by page: to its end, until it has `most` backups, or to the page that is
+    /// `enough`. A list whose pages repeat has no end.
+    pub(super) async fn pages(
+        &self,
+        context: &Context,
+        database: DatabaseId,
+        start_id: Option<BackupId>,
+        most: usize,
+        enough: impl Fn(&BackupPage) -> bool,
+    ) -> Result<Read, Error> {
+        let mut read = Read {
+            pages: Vec::new(),
+            next: start_id,
+            complete: false,
+        };
+        let mut seen = HashSet::new();
+        for _ in 0..self.limits().pages {
+            let page = self.qovery.list_backups(database, read.next, context);
+            let mut page = page.await?;
+            read.next = page.value.next_start_id();
+            let results = &mut page.value.results;
+            let room = most - seen.len();
+            if results.len() > room {
+                results.truncate(room);
+                read.next = results.last().map(|backup| backup.id);
+            }
+            let number = results.len();
+            results.retain(|backup| seen.insert(backup.id));
+            let repeats = results.len() < number;
+            if repeats {
+                read.next = None;
+            }
+            let is_over = read.next.is_none() || seen.len() == most || enough(&page.value);
+            read.pages.push(page);
+            if is_over {
+                read.complete = read.next.is_none() && !repeats;
+                break;
+            }
+        }
+        Ok(read)
+    }
+
+    fn told(
+        &self,
+        database: DatabaseId,
+        name: Option<Arc<str>>,
+        read: Read,
+        from_the_beginning: bool,
+        verbose: bool,
+    ) -> Listing {
+        let now = Utc::now();
+        let whole = from_the_beginning && read.complete;
+        let mut backups = Vec::new();
+        let mut statuses = HashMap::new();
+        let mut memory = Vec::new();
+        for page in read.pages {
+            if verbose {
+                let mut sent = page.whole();
+                let sent = sent["results"].as_array_mut().into_iter().flatten();
+                statuses.extend(sent.filter_map(|backup| {
+                    let id = backup["id"].as_str()?.parse::<BackupId>().ok()?;
+                    Some((id, backup["status"].take()))
+                }));
+            }
+            backups.extend(page.value.results);
+            memory.push(page.memory);
+        }
+        let protections = if whole {
+            guard::protections(&backups, self.policy.keep_latest, now)
+        } else {
+            vec![None; backups.len()]
+        };
+        let mut backups: Vec<_> = backups
+            .into_iter()
+            .zip(protections)
+            .map(|(backup, protection)| Listed {
+                protection,
+                status: statuses.remove(&backup.id),
+                ..backup.into()
+            })
+            .collect();
+        backups.sort_by_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));
+        Listing {
+            database,
+            name,
+            now,
+            backups,
+            whole,
+            complete: read.complete,
+            next: read.next,
+            _memory: memory,
+        }
+    }
+}
