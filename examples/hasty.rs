@@ -12,8 +12,11 @@ fn main() -> ExitCode {
     program::run(Limits {
         attempt: milliseconds(1_500),
         call: milliseconds(5_000),
+        batch: milliseconds(5_000),
         settle: milliseconds(1_000),
         lock: milliseconds(700),
+        looks: [milliseconds(200), milliseconds(600)],
+        name: milliseconds(500),
         header: milliseconds(1_000),
         body_time: milliseconds(1_000),
         stall: milliseconds(1_000),

@@ -23,7 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get},
 };
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use parking_lot::Mutex;
@@ -135,7 +135,7 @@ impl Backup {
             id: Uuid::new_v4().to_string(),
             name: name.to_owned(),
             message: message.to_owned(),
-            created_at: Utc::now(),
+            created_at: Utc::now().trunc_subsecs(3),
             state: None,
         }
     }
@@ -144,7 +144,7 @@ impl Backup {
         Self {
             // Fixed, so that documentation can name it.
             id: format!("bac00000-0000-4000-8000-{number:012}"),
-            created_at: Utc::now() - TimeDelta::hours(hours_ago),
+            created_at: Utc::now().trunc_subsecs(0) - TimeDelta::hours(hours_ago),
             state: Some("READY"),
             ..Self::new(name, message)
         }
@@ -155,7 +155,7 @@ impl Backup {
         const STARTS: TimeDelta = TimeDelta::milliseconds(1_500);
         const ENDS: TimeDelta = TimeDelta::seconds(4);
         match (self.state, Utc::now() - self.created_at) {
-            (Some(state), _) => (state, TimeDelta::seconds(42)),
+            (Some(state), _) => (state, TimeDelta::zero()),
             (None, age) if age < STARTS => ("QUEUED", TimeDelta::zero()),
             (None, age) if age < ENDS => ("EXECUTING", STARTS),
             (None, _) => ("READY", ENDS),
@@ -208,7 +208,7 @@ impl Backup {
 }
 
 fn text(date: DateTime<Utc>) -> String {
-    date.to_rfc3339_opts(SecondsFormat::Millis, true)
+    date.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 fn samples() -> HashMap<&'static str, Vec<Backup>> {

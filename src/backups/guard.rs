@@ -221,7 +221,7 @@ mod tests {
     use proptest::{prelude::*, sample::Index};
     use serde_json::json;
 
-    use super::*;
+    use super::{super::removal::weigh, *};
 
     fn now() -> DateTime<Utc> {
         "2026-07-01T00:00:00Z".parse().unwrap()
@@ -493,6 +493,30 @@ mod tests {
             prop_assert_eq!(has(&backups, &good), has(&before, &good));
             prop_assert_eq!(has(&backups, &maybe), has(&before, &maybe));
             prop_assert!(backups.len() >= keep_latest.min(before.len()));
+        }
+
+        /// What goes at once may all go alone, and leaves what must stay.
+        #[test]
+        fn a_batch_takes_nothing_that_a_single_removal_would_be_refused(
+            backups in any_list(),
+            picks in prop::collection::vec(any::<Index>(), 1..8),
+            keep_latest in 0_usize..4,
+        ) {
+            let database = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
+            let wanted: Vec<_> = picks.iter().map(|pick| pick.get(&backups).id).collect();
+            let weigh = |wanted: &[_]| weigh(database, &backups, wanted, keep_latest, now());
+            let refused = wanted.iter().any(|id| weigh(&[*id]).is_err());
+            let twice = (1..wanted.len()).any(|at| wanted[..at].contains(&wanted[at]));
+            let batch = weigh(&wanted);
+            prop_assert_eq!(batch.is_err(), refused || twice);
+            let is_finished = |backup: &&Backup| Condition::of(backup) == Condition::Finished;
+            let newest_finished = newest(backups.iter().filter(is_finished), now());
+            if let Ok(removal) = batch {
+                prop_assert_eq!(removal.remaining, backups.len() - wanted.len());
+                prop_assert!(removal.remaining >= keep_latest.min(backups.len()));
+                let left = removal.newest_finished.map(|backup| backup.created_at);
+                prop_assert_eq!(left.as_ref(), newest_finished.map(|backup| &backup.created_at));
+            }
         }
 
         #[test]

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::watch, time::Instant};
@@ -154,44 +154,13 @@ impl Inner {
         wanted: &[BackupId],
     ) -> Result<Removal, Error> {
         let (listed, _memory) = self.complete_list(context, database).await?;
-        let now = Utc::now();
-        let protections = protections(&listed, self.policy.keep_latest, now);
-        let mut named = HashSet::new();
-        let (mut backups, mut obstacles) = (Vec::new(), Vec::new());
-        for id in wanted {
-            let position = listed.iter().position(|backup| backup.id == *id);
-            let obstacle = match position.map(|position| protections[position]) {
-                _ if !named.insert(*id) => Some(Obstacle::NamedTwice),
-                None => Some(Obstacle::NotListed),
-                Some(protection) => protection.map(Obstacle::Protected),
-            };
-            obstacles.extend(obstacle.map(|obstacle| (*id, obstacle)));
-            backups.extend(position.map(|position| listed[position].clone()));
-        }
-        if !obstacles.is_empty() {
-            return Err(Error::Obstructed {
-                database,
-                wanted: wanted.len(),
-                obstacles,
-            });
-        }
-        let remaining: Vec<&Backup> = listed
-            .iter()
-            .filter(|backup| !named.contains(&backup.id))
-            .collect();
-        let finished: Vec<&Backup> = remaining
-            .iter()
-            .copied()
-            .filter(|backup| Condition::of(backup) == Condition::Finished)
-            .collect();
-        Ok(Removal {
+        weigh(
             database,
-            backups,
-            remaining: remaining.len(),
-            finished: finished.len(),
-            newest_finished: newest(finished, now).cloned(),
-            newest: newest(remaining, now).cloned(),
-        })
+            &listed,
+            wanted,
+            self.policy.keep_latest,
+            Utc::now(),
+        )
     }
 
     /// Every backup of the database, and the memory that they take. Part of a list cannot tell which
@@ -213,6 +182,46 @@ impl Inner {
         }
         Ok((backups, memory))
     }
+}
+
+/// What the removal of the `wanted` ones of all `listed` backups of a database comes to.
+pub(super) fn weigh(
+    database: DatabaseId,
+    listed: &[Backup],
+    wanted: &[BackupId],
+    keep_latest: usize,
+    now: DateTime<Utc>,
+) -> Result<Removal, Error> {
+    let protections = protections(listed, keep_latest, now);
+    let mut named = HashSet::new();
+    let (mut backups, mut obstacles) = (Vec::new(), Vec::new());
+    for id in wanted {
+        let position = listed.iter().position(|backup| backup.id == *id);
+        let obstacle = match position.map(|position| protections[position]) {
+            _ if !named.insert(*id) => Some(Obstacle::NamedTwice),
+            None => Some(Obstacle::NotListed),
+            Some(protection) => protection.map(Obstacle::Protected),
+        };
+        obstacles.extend(obstacle.map(|obstacle| (*id, obstacle)));
+        backups.extend(position.map(|position| listed[position].clone()));
+    }
+    if !obstacles.is_empty() {
+        return Err(Error::Obstructed {
+            database,
+            wanted: wanted.len(),
+            obstacles,
+        });
+    }
+    let remaining = || listed.iter().filter(|backup| !named.contains(&backup.id));
+    let finished = || remaining().filter(|backup| Condition::of(backup) == Condition::Finished);
+    Ok(Removal {
+        database,
+        backups,
+        remaining: remaining().count(),
+        finished: finished().count(),
+        newest_finished: newest(finished(), now).cloned(),
+        newest: newest(remaining(), now).cloned(),
+    })
 }
 
 impl Removal {

@@ -1,6 +1,5 @@
 //! How far a call is, for a client that wants to know (MCP, "Progress").
 
-use axum::http::{header::ACCEPT, request::Parts};
 use rmcp::{RoleServer, model::ProgressNotificationParam, service::RequestContext};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -18,8 +17,8 @@ impl Progress {
         told: fn(usize) -> String,
     ) -> Self {
         let (count, mut counted) = watch::channel(0);
+        // Over HTTP, no request is let in whose client does not take a stream of events.
         let token = request.meta.get_progress_token();
-        let token = token.filter(|_| takes_events(request));
         let peer = request.peer.clone();
         let telling = token.map(|token| {
             tokio::spawn(async move {
@@ -56,18 +55,6 @@ impl Progress {
             tracing::error!(%error, "the progress of a call could not be told");
         }
     }
-}
-
-/// Whether the client of a request over HTTP takes a stream of events. On a pipe it takes anything.
-fn takes_events(request: &RequestContext<RoleServer>) -> bool {
-    let Some(parts) = request.extensions.get::<Parts>() else {
-        return true;
-    };
-    let accepts = parts.headers.get_all(ACCEPT);
-    accepts
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("text/event-stream"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody counts to 2^52 here")]

@@ -12,6 +12,7 @@ mod arguments;
 #[cfg(unix)]
 mod audit;
 mod check;
+mod chores;
 mod config;
 mod confirm;
 mod docs;
