@@ -132,8 +132,8 @@ fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obsta
         };
     }
     let mut text = format!(
-        "Of {wanted} backups, {} cannot be removed. Nothing was removed, and nobody was asked. Leave \
-         these out, and call again if the person still wants the rest gone.",
+        "Of {wanted} backups, {} cannot be removed. Nothing was removed. Nobody was asked. Leave these \
+         out, and call again if the person still wants the rest gone.",
         obstacles.len()
     );
     for (backup, obstacle) in obstacles {

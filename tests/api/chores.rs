@@ -501,8 +501,7 @@ async fn one_obstacle_keeps_all_and_nobody_is_asked() {
         let mut host = host(&database, way, &[]).await;
         let text = host.call(removal_of(&[1, 6, 9, 1, 2])).await.refusal();
         for line in [
-            "Of 5 backups, 3 cannot be removed. Nothing was removed, and nobody was asked."
-                .to_owned(),
+            "Of 5 backups, 3 cannot be removed. Nothing was removed. Nobody was asked.".to_owned(),
             format!("{}: it is the newest one.", backup_id(6)),
             format!("{}: it is not in the list of this database.", backup_id(9)),
             format!("{}: it is named twice.", backup_id(1)),

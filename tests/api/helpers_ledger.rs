@@ -526,7 +526,7 @@ pub(crate) const FACES: [Face; 2] = [Face::Mcp, Face::Rest];
 
 /// Somebody who calls over one connection, which stays open.
 pub(crate) struct Caller {
-    face: Face,
+    pub(crate) face: Face,
     client: Client,
     connection: Connection,
     token: Option<&'static str>,
@@ -588,6 +588,12 @@ impl Caller {
                 Request::delete(&target).token(self.token)
             }
         }
+    }
+
+    /// Removes several at once, over MCP.
+    pub(crate) fn remove_all(&mut self, database: &str, backups: &[String]) -> Request {
+        let arguments = json!({ "databaseId": database, "backupIds": backups });
+        self.client.tool("remove-database-backup", &arguments)
     }
 
     /// Lists, and is told.

@@ -4,7 +4,7 @@
 //! `STORM_CALLS` sets the number of calls: `STORM_CALLS=10000 cargo test --test api storm -- --nocapture`.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use crate::{
     helpers::{Reply, TestApp, number_of, reply, seed},
     helpers_http::Server,
     helpers_ledger::{
-        Caller, Deed, FACES, FAILED, Fate, GOOD, Ledger, QUEUED, Says, Told, database, trace,
+        Caller, Deed, FACES, FAILED, Face, Fate, GOOD, Ledger, QUEUED, Says, Told, database, trace,
     },
 };
 
@@ -74,7 +74,7 @@ struct Made {
     operation: &'static str,
     database: String,
     /// What it removes.
-    target: Option<String>,
+    targets: Vec<String>,
     told: Told,
     latency: Duration,
 }
@@ -83,22 +83,53 @@ impl Made {
     fn id(&self) -> String {
         format!("call-{}", self.number)
     }
+
+    /// What its caller was told of each backup that it removes, or of the one that it adds.
+    fn outcomes(&self) -> Vec<(Option<&str>, &str)> {
+        let told = &self.told;
+        let each = told.json["structuredContent"]["backups"].as_array();
+        if let Some(each) = each.filter(|_| self.operation == "remove") {
+            let outcome = |backup: &'_ Value| match backup["outcome"].as_str().unwrap() {
+                "removed" => "applied",
+                "not_removed" => "not_applied",
+                _ => "unknown",
+            };
+            assert_eq!(each.len(), self.targets.len(), "{told:?}");
+            return each
+                .iter()
+                .map(|backup| (backup["id"].as_str(), outcome(backup)))
+                .collect();
+        }
+        let targets = self.targets.iter().map(|id| Some(id.as_str()));
+        let nothing = self.targets.is_empty().then_some(None);
+        let told = |target| (target, told.outcome);
+        targets.chain(nothing).map(told).collect()
+    }
 }
 
 async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
     let operation = ["list", "add", "remove"][number % 3];
     let database = database(fastrand::usize(..DATABASES));
     let entries = ledger.backups(&database);
-    let target = (operation == "remove").then(|| match fastrand::u8(..10) {
-        0 => entries.last().unwrap().id.clone(),
-        1 => Uuid::from_u128(fastrand::u128(..)).to_string(),
-        _ => entries[fastrand::usize(..entries.len())].id.clone(),
-    });
+    let any = || entries[fastrand::usize(..entries.len())].id.clone();
+    let targets = match (operation, fastrand::u8(..10)) {
+        ("remove", 0) => vec![entries.last().unwrap().id.clone()],
+        ("remove", 1) => vec![Uuid::from_u128(fastrand::u128(..)).to_string()],
+        ("remove", 2..6) => vec![any()],
+        ("remove", _) => BTreeSet::from([any(), any(), any()]).into_iter().collect(),
+        _ => Vec::new(),
+    };
+    // Over REST, one goes at a time.
+    let targets = match caller.face {
+        Face::Mcp => targets,
+        Face::Rest => targets.into_iter().take(1).collect(),
+    };
     let id = format!("call-{number}");
-    let request = match (operation, &target) {
+    let request = match (operation, targets.as_slice()) {
         ("list", _) => caller.list(&database),
         ("add", _) => caller.add(&database, &id, "m"),
-        (_, target) => caller.remove(&database, target.as_ref().unwrap()),
+        (_, [target]) => caller.remove(&database, target),
+        (_, targets) => caller.remove_all(&database, targets),
     };
     let request = request
         .header("X-Request-Id", &id)
@@ -109,7 +140,7 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
         number,
         operation,
         database,
-        target,
+        targets,
         told,
         latency: since.elapsed(),
     }
@@ -150,32 +181,40 @@ fn check_answers(ledger: &Ledger, made: &[Made]) {
     for made in made {
         let (id, told) = (made.id(), &made.told);
         let own = by_call.get(&made.number).map_or(&[][..], Vec::as_slice);
-        assert!(own.len() <= 1, "{id} has two effects: {own:?}, {told:?}");
-        match (made.operation, told.outcome) {
-            ("list", outcome) => {
-                assert!(own.is_empty() && outcome != "unknown", "{told:?}");
-                assert_eq!(outcome == "applied", told.ok, "{told:?}");
+        assert!(
+            own.len() <= made.targets.len().max(1),
+            "{id}: {own:?}, {told:?}"
+        );
+        for (target, outcome) in made.outcomes() {
+            let target = target.filter(|_| made.operation == "remove");
+            let own = || own.iter().filter(|id| target.is_none_or(|it| it == **id));
+            match (made.operation, outcome) {
+                ("list", outcome) => {
+                    assert!(own().count() == 0 && outcome != "unknown", "{told:?}");
+                    assert_eq!(outcome == "applied", told.ok, "{told:?}");
+                }
+                ("add", "applied") => {
+                    let added = added.get(id.as_str()).map(Vec::as_slice);
+                    let own: Vec<&str> = own().copied().collect();
+                    assert_eq!(added, Some(own.as_slice()), "{told:?}");
+                    assert_eq!(own.len(), 1, "{told:?}");
+                    // An answer that broke off after its status names no backup.
+                    assert!(told.backup_id().is_none_or(|id| own == [id]), "{told:?}");
+                    assert_eq!(told.ok, told.backup_id().is_some(), "{told:?}");
+                }
+                // Perhaps by another call whose answer was lost: the backup is gone.
+                ("remove", "applied") => {
+                    let target = target.unwrap();
+                    assert!(told.ok, "{told:?}");
+                    assert!(
+                        removed.contains(&(made.database.as_str(), target)),
+                        "{told:?}"
+                    );
+                    assert!(!ledger.has(&made.database, target), "{told:?}");
+                }
+                (_, "not_applied") => assert_eq!(own().count(), 0, "{id}: {told:?}"),
+                (_, outcome) => assert_eq!(outcome, "unknown", "{told:?}"),
             }
-            ("add", "applied") => {
-                let added = added.get(id.as_str()).map(Vec::as_slice);
-                assert_eq!(added, Some(own), "{told:?}");
-                assert_eq!(own.len(), 1, "{told:?}");
-                // An answer that broke off after its status names no backup.
-                assert!(told.backup_id().is_none_or(|id| own == [id]), "{told:?}");
-                assert_eq!(told.ok, told.backup_id().is_some(), "{told:?}");
-            }
-            // Perhaps by another call whose answer was lost: the backup is gone.
-            ("remove", "applied") => {
-                let target = made.target.as_deref().unwrap();
-                assert!(told.ok, "{told:?}");
-                assert!(
-                    removed.contains(&(made.database.as_str(), target)),
-                    "{told:?}"
-                );
-                assert!(!ledger.has(&made.database, target), "{told:?}");
-            }
-            (_, "not_applied") => assert!(own.is_empty(), "{id}: {own:?}, {told:?}"),
-            (_, outcome) => assert_eq!(outcome, "unknown", "{told:?}"),
         }
     }
 }
@@ -186,28 +225,38 @@ fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
     for line in log.lines() {
         let record: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
         let phase = usize::from(record["phase"] == "outcome");
-        let id = record["request_id"].as_str().unwrap().to_owned();
+        // Of an addition, the intent knows no backup yet.
+        let removed = record["operation"] == "remove";
+        let backup = record["backup_id"].as_str().filter(|_| removed);
+        let id = (
+            record["request_id"].as_str().unwrap().to_owned(),
+            backup.map(str::to_owned),
+        );
         assert!(phases[phase].insert(id, record).is_none(), "twice: {line}");
     }
     let [intents, outcomes] = phases;
     assert!(log.ends_with('\n'));
     assert_eq!(intents.len(), outcomes.len());
     for made in made {
-        let id = made.id();
-        match outcomes.get(&id) {
-            Some(outcome) => {
-                assert_eq!(intents[&id]["operation"], made.operation, "{outcome}");
-                assert_eq!(outcome["outcome"], made.told.outcome, "{:?}", made.told);
+        for (target, told) in made.outcomes() {
+            let target = target.filter(|_| made.operation == "remove");
+            let id = (made.id(), target.map(str::to_owned));
+            match outcomes.get(&id) {
+                Some(outcome) => {
+                    assert_eq!(intents[&id]["operation"], made.operation, "{outcome}");
+                    assert_eq!(outcome["outcome"], told, "{:?}", made.told);
+                }
+                None => assert!(
+                    made.operation == "list" || told == "not_applied",
+                    "{:?}",
+                    made.told
+                ),
             }
-            None => assert!(
-                made.operation == "list" || made.told.outcome == "not_applied",
-                "{:?}",
-                made.told
-            ),
         }
     }
     for effect in ledger.effects() {
-        let id = format!("call-{}", effect.call.unwrap());
+        let call = format!("call-{}", effect.call.unwrap());
+        let id = (call, effect.removed.then_some(effect.backup.id.clone()));
         assert!(intents.contains_key(&id), "{effect:?}");
     }
     intents.len()
