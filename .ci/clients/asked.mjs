@@ -47,15 +47,9 @@ async function removal(client, backupId) {
 }
 
 async function listed(client) {
-    const backups = [];
-    let startId;
-    do {
-        const page = { databaseId, ...(startId && { startId }) };
-        const result = await client.callTool({ name: 'list-database-backups', arguments: page }, ...options);
-        backups.push(...result.structuredContent.results.map(({ id, name }) => ({ id, name })));
-        startId = result.structuredContent.next_start_id;
-    } while (startId);
-    return backups;
+    const call = { name: 'list-database-backups', arguments: { databaseId } };
+    const result = await client.callTool(call, ...options);
+    return result.structuredContent.backups.map(({ id, name }) => ({ id, name }));
 }
 
 for (const { server, backup, answer } of JSON.parse(cases)) {

@@ -18,8 +18,9 @@ from mcp import Client, MCPError
 from mcp.client.stdio import StdioServerParameters
 from mcp_types import ElicitResult
 
+import work
 from served import ORDERS, Served
-from work import MODES, REMOVE, expect, pages
+from work import MODES, REMOVE, expect
 
 server, node, npm = sys.argv[1:]
 TYPESCRIPT = Path(__file__).with_name("asked.mjs")
@@ -60,7 +61,7 @@ async def removal(client, backup):
 
 
 async def listed(client):
-    return [{"id": b["id"], "name": b["name"]} for page in await pages(client) for b in page]
+    return [{"id": b["id"], "name": b["name"]} for b in await work.listed(client)]
 
 
 def python(server, era, directory, asked):

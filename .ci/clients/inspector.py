@@ -36,12 +36,12 @@ for era in ["legacy", "modern"]:
     call = ["--method", "tools/call", "--tool-name", TOOLS[0], "--tool-arg", f"databaseId={ORDERS}"]
     result = inspect(era, *call)
     expect(not result.get("isError"), f"{era}: {result['content']}")
-    backups = result["structuredContent"]["results"]
-    expect(len(backups) == 20, f"{era}: {len(backups)} backups on the first page")
+    backups = result["structuredContent"]["backups"]
+    expect(len(backups) == 27, f"{era}: {len(backups)} backups")
     expect(
         json.loads(result["content"][0]["text"]) == result["structuredContent"],
         f"{era}: the text is not the structure",
     )
     # Only a result of the modern era carries who answered.
     expect(("_meta" in result) == (era == "modern"), f"{era}: {result.get('_meta')}")
-    print(f"{era}: {', '.join(names)}; {len(backups)} backups on the first page")
+    print(f"{era}: {', '.join(names)}; {len(backups)} backups")

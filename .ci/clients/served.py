@@ -177,7 +177,7 @@ def is_page(status, body):
     if status != 200:
         return False
     answer = json.loads(body)
-    return "results" in answer.get("result", {}).get("structuredContent", answer)
+    return "results" in answer or "backups" in answer.get("result", {}).get("structuredContent", {})
 
 
 class SlowQovery:
@@ -197,7 +197,7 @@ class SlowQovery:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                if head.startswith(b"GET /database/"):
+                if b"/backup" in head:
                     self.now += 1
                     self.pages += 1
                     self.most = max(self.most, self.now)

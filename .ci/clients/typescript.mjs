@@ -21,8 +21,8 @@ const databaseId = '0de50000-0000-4000-8000-000000000001';
 const LIST = 'list-database-backups';
 const ADD = 'add-backup-database';
 const REMOVE = 'remove-database-backup';
-// What the sandbox says after the structure, where somebody could take a change for real.
-const UNREAL = ['This is the sandbox: nothing in it is real.'];
+// What the sandbox says in each answer, so that nobody takes it for real.
+const UNREAL = 'This is the sandbox: nothing in it is real.';
 
 const mode = { legacy: 'legacy', auto: 'auto' }[era] ?? { pin: era };
 const client = new Client({ name: 'gate', version: '1' }, { versionNegotiation: { mode } });
@@ -38,9 +38,9 @@ async function call(name, args) {
     const result = await client.callTool({ name, arguments: args }, ...options);
     assert.ok(!result.isError, `${name}: ${JSON.stringify(result.content)}`);
     const structure = result.structuredContent;
-    const [text, ...remarks] = result.content.map(block => block.text);
-    assert.deepEqual(JSON.parse(text), structure, `${name}: the text is not the structure`);
-    assert.deepEqual(remarks, name === LIST ? [] : UNREAL, `${name}: what it says after the structure`);
+    assert.equal(result.content.length, 1);
+    assert.deepEqual(JSON.parse(result.content[0].text), structure, `${name}: the text is not the structure`);
+    assert.ok(structure.note.endsWith(UNREAL), `${name}: it says ${structure.note}`);
     return structure;
 }
 
@@ -53,16 +53,7 @@ async function refused(name, args) {
     return result.content[0].text;
 }
 
-async function pages() {
-    const pages = [await call(LIST, { databaseId })];
-    while (pages.at(-1).next_start_id) {
-        assert.ok(pages.length < 10, 'the pages do not end');
-        pages.push(await call(LIST, { databaseId, startId: pages.at(-1).next_start_id }));
-    }
-    return pages.map(page => page.results.map(backup => backup.id));
-}
-
-const ids = async () => (await pages()).flat();
+const ids = async () => (await call(LIST, { databaseId })).backups.map(backup => backup.id);
 
 const headers = token ? { Authorization: `Bearer ${token}` } : {};
 const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
@@ -78,9 +69,8 @@ assert.deepEqual(
     ]
 );
 
-assert.deepEqual((await pages()).map(page => page.length), [20, 7]);
 const before = await ids();
-assert.equal(new Set(before).size, 27, 'a backup is on two pages');
+assert.deepEqual([before.length, new Set(before).size], [27, 27]);
 
 const added = await call(ADD, { databaseId, name: 'gate', message: 'Made by the gate.' });
 assert.equal(added.name, 'gate');
@@ -90,10 +80,10 @@ assert.match(await refused(REMOVE, { databaseId, backupId: added.id }), /is prot
 assert.ok((await ids()).includes(added.id), 'the newest was removed');
 
 const removal = await call(REMOVE, { databaseId, backupId: before.at(-1) });
-assert.deepEqual([removal.backup.id, removal.remaining], [before.at(-1), 27]);
+assert.deepEqual([removal.backups[0].id, removal.remaining], [before.at(-1), 27]);
 assert.deepEqual(await ids(), [added.id, ...before.slice(0, -1)], 'other backups than the oldest are gone');
 
-assert.match(await refused(LIST, { databaseId: 'orders' }), /databaseId/);
+assert.match(await refused(LIST, { databaseId: 'orders' }), new RegExp(databaseId));
 
 const session = transport.sessionId ?? null;
 const version = generation === 'v1' ? transport.protocolVersion : client.getNegotiatedProtocolVersion();

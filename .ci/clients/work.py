@@ -1,6 +1,5 @@
 """What a host does with the sandbox, through whichever Python client it is given."""
 
-import asyncio
 import json
 import time
 
@@ -13,9 +12,8 @@ LIST, ADD, REMOVE = "list-database-backups", "add-backup-database", "remove-data
 # In this order, and whether each only reads, destroys, and may be repeated.
 TOOLS = [(LIST, True, False, True), (ADD, False, False, False), (REMOVE, False, True, True)]
 
-# What the sandbox says after the structure, where somebody could take a change for real.
-UNREAL = ["This is the sandbox: nothing in it is real."]
-REMARKS = {LIST: [], ADD: UNREAL, REMOVE: UNREAL}
+# What the sandbox says in each answer, so that nobody takes it for real.
+UNREAL = "This is the sandbox: nothing in it is real."
 
 STATELESS = ["2026-07-28"]
 # How the client begins, and which versions it may then speak. `auto` asks `server/discover` first,
@@ -33,9 +31,9 @@ async def call(client, tool, **arguments):
     result = await client.call_tool(tool, arguments)
     expect(not result.is_error, f"{tool}: {result.content}")
     structure = result.structured_content
-    text, *remarks = [block.text for block in result.content]
-    expect(json.loads(text) == structure, f"{tool}: the text is not the structure")
-    expect(remarks == REMARKS[tool], f"{tool}: after the structure it says {remarks}")
+    (content,) = result.content
+    expect(json.loads(content.text) == structure, f"{tool}: the text is not the structure")
+    expect(structure["note"].endswith(UNREAL), f"{tool}: it says {structure['note']}")
     return structure
 
 
@@ -48,30 +46,26 @@ async def refused(client, tool, **arguments):
     return content.text
 
 
-async def pages(client):
-    """Every page of the backups, read as the tool's description says."""
-    pages = [await call(client, LIST, databaseId=ORDERS)]
-    while start := pages[-1]["next_start_id"]:
-        expect(len(pages) < 10, "the pages do not end")
-        pages.append(await call(client, LIST, databaseId=ORDERS, startId=start))
-    return [page["results"] for page in pages]
+async def listed(client):
+    """All backups, the newest first."""
+    listed = await call(client, LIST, databaseId=ORDERS)
+    expect(listed["complete"], "the list is not whole")
+    return listed["backups"]
 
 
 async def ids(client):
-    return [backup["id"] for page in await pages(client) for backup in page]
+    return [backup["id"] for backup in await listed(client)]
 
 
-async def becomes_ready(client, backup):
-    """Lists until the backup is ready, and gives the states that it went through."""
-    states = [backup["status"]["state"]]
-    deadline = time.monotonic() + 15
-    while states[-1] != "READY":
-        expect(time.monotonic() < deadline, f"the backup did not become ready: {states}")
-        await asyncio.sleep(0.2)
-        page = await call(client, LIST, databaseId=ORDERS)
-        (state,) = [b["status"]["state"] for b in page["results"] if b["id"] == backup["id"]]
-        if state != states[-1]:
-            states.append(state)
+async def becomes_finished(client, backup):
+    """Waits for the backup as the tools say, and gives the states in which it was seen."""
+    states = [backup["state"]]
+    deadline = time.monotonic() + 25
+    while backup["condition"] == "in_progress":
+        expect(time.monotonic() < deadline, f"the backup did not become finished: {states}")
+        (backup,) = (await call(client, LIST, databaseId=ORDERS, backupId=backup["id"]))["backups"]
+        states.append(backup["state"])
+    expect(backup["condition"] == "finished", f"it became {backup}")
     return states
 
 
@@ -85,28 +79,27 @@ async def work(client):
     tools = [hints(tool) for tool in (await client.list_tools()).tools]
     expect(tools == TOOLS, f"the tools are {tools}")
 
-    sizes = [len(page) for page in await pages(client)]
-    expect(sizes == [20, 7], f"the pages hold {sizes}")
     before = await ids(client)
-    expect(len(set(before)) == 27, "a backup is on two pages")
+    expect(len(set(before)) == len(before) == 27, f"listed: {before}")
 
     added = await call(client, ADD, databaseId=ORDERS, name="gate", message="Made by the gate.")
     expect(added["id"] not in before and added["name"] == "gate", f"what was added is {added}")
-    states = await becomes_ready(client, added)
-    expect(len(states) > 1, f"a new backup was ready at once: {states}")
+    states = await becomes_finished(client, added)
+    expect(len(states) > 1, f"a new backup was finished at once: {states}")
     expect(await ids(client) == [added["id"], *before], "the new backup is not the newest")
 
     text = await refused(client, REMOVE, databaseId=ORDERS, backupId=added["id"])
     expect("is protected" in text, f"the newest: {text}")
     expect(added["id"] in await ids(client), "the newest was removed")
 
-    oldest = before[-1]
-    removal = await call(client, REMOVE, databaseId=ORDERS, backupId=oldest)
-    expect(removal["backup"]["id"] == oldest and removal["remaining"] == 27, f"removed: {removal}")
-    expect(await ids(client) == [added["id"], *before[:-1]], "other backups than the oldest are gone")
+    oldest = before[-2:]
+    removal = await call(client, REMOVE, databaseId=ORDERS, backupIds=oldest)
+    gone = [backup["id"] for backup in removal["backups"] if backup["outcome"] == "removed"]
+    expect(gone == oldest and removal["remaining"] == 26, f"removed: {removal}")
+    expect(await ids(client) == [added["id"], *before[:-2]], "other backups than the oldest are gone")
 
     text = await refused(client, LIST, databaseId=UNKNOWN)
     expect("404" in text, f"an unknown database: {text}")
     text = await refused(client, LIST, databaseId="orders")
-    expect("databaseId" in text, f"an id that is none: {text}")
+    expect(ORDERS in text, f"a name: {text}")
     return states

@@ -50,6 +50,11 @@ impl Inner {
             if let Some((_, name)) = names.get(&database) {
                 return name.clone();
             }
+            if names.len() >= REMEMBERED {
+                return None;
+            }
+            // Of many calls at once, one asks; the others do without.
+            names.insert(database, (now + limits.name, None));
         }
         let time = limits.name.min(context.deadline.remaining());
         let soon = context.until(Deadline::after(time));
@@ -60,9 +65,7 @@ impl Inner {
             _ => (SOON, None),
         };
         let mut names = self.directory.names.lock();
-        if names.len() < REMEMBERED {
-            names.insert(database, (now + kept, name.clone()));
-        }
+        names.insert(database, (now + kept, name.clone()));
         name
     }
 

@@ -317,7 +317,7 @@ fn result_of(answer: &[u8], id: u64) -> Value {
 }
 
 fn check_list(result: &Value) {
-    let backups = result["structuredContent"]["results"].as_array();
+    let backups = result["structuredContent"]["backups"].as_array();
     assert_eq!(backups.map(Vec::len), Some(BACKUPS), "{result}");
 }
 
