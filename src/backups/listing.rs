@@ -222,7 +222,7 @@ impl Inner {
                 ..backup.into()
             })
             .collect();
-        backups.sort_by_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));
+        backups.sort_by_cached_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));
         Listing {
             database,
             name,

@@ -121,17 +121,17 @@ impl Server {
             self.backups.allow_changes()?;
         }
         let arguments = request.arguments.unwrap_or_default();
+        // Each on the heap: a call is no larger than it must be, and moved often.
         match tool {
-            Name::List => self.list(parse(arguments)?, context, peer).await,
-            Name::Add => self.add(parse(arguments)?, context).await,
+            Name::List => Box::pin(self.list(parse(arguments)?, context, peer)).await,
+            Name::Add => Box::pin(self.add(parse(arguments)?, context)).await,
             Name::Remove => {
                 let answer = (request.request_state, request.input_responses);
                 let arguments: RemoveArguments = parse(arguments)?;
                 let (database, backups) = arguments.target(self.limits())?;
                 let database = self.id(database, context).await?;
                 let target = Target { database, backups };
-                self.remove_with_consent(target, answer, context, peer)
-                    .await
+                Box::pin(self.remove_with_consent(target, answer, context, peer)).await
             }
         }
     }

@@ -8,7 +8,10 @@ use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveTime, Utc};
 /// gives no offset.
 pub(super) fn read(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
-    let date = since_1970(text).or_else(|| calendar(text))?;
+    // Nearly every date is RFC 3339, and read fastest so.
+    let strict = DateTime::parse_from_rfc3339(text).ok();
+    let date = strict.map(|date| date.to_utc());
+    let date = date.or_else(|| since_1970(text).or_else(|| calendar(text)))?;
     // A date that was never set is written as one of the year 1, or of 1970.
     (date.year() >= 2000).then_some(date)
 }
