@@ -26,6 +26,9 @@ use rmcp::{
 };
 use serde_json::{Value, json};
 
+const LIST: &str = "list-database-backups";
+const REMOVE: &str = "remove-database-backup";
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let sandbox = Sandbox::start().await?;
@@ -48,9 +51,11 @@ async fn main() -> anyhow::Result<()> {
     let agent = Agent(Person.serve(near).await?);
 
     agent.meet().await?;
-    let newest = agent.read().await?;
-    agent.add().await?;
-    agent.remove(&newest).await?;
+    let orders = agent.find().await?;
+    agent.report(&orders).await?;
+    agent.back_up(&orders).await?;
+    agent.keep_the_newest_ten(&orders).await?;
+    agent.remove_the_newest(&orders).await?;
 
     agent.0.cancel().await?;
     serving.await??;
@@ -73,12 +78,12 @@ impl ClientHandler for Person {
         question: ElicitRequestParams,
         _: RequestContext<RoleClient>,
     ) -> Result<ElicitResult, ErrorData> {
-        if let ElicitRequestParams::FormElicitationParams { message, .. } = question {
-            for line in message.lines() {
-                println!("    | {line}");
-            }
-            println!("    | [x] Remove it for good");
+        let question = json!(question);
+        for line in question["message"].as_str().unwrap_or_default().lines() {
+            println!("    | {line}");
         }
+        let form = &question["requestedSchema"]["properties"];
+        println!("    | [x] {}", form["remove"]["title"]);
         let yes = json!({ "remove": true });
         Ok(ElicitResult::new(ElicitationAction::Accept).with_content(yes))
     }
@@ -102,67 +107,62 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads every page. Gives the id of the newest backup.
-    async fn read(&self) -> anyhow::Result<String> {
-        heading("\"Which backups does orders have?\"");
-        let mut arguments = json!({ "databaseId": Sandbox::ORDERS });
-        let first = self.call("list-database-backups", &arguments).await?;
-        show(&first);
-        let newest = text(&first["results"][0]["id"]).to_owned();
-        arguments["startId"] = first["next_start_id"].clone();
-        let second = self.call("list-database-backups", &arguments).await?;
-        show(&second);
-        Ok(newest)
+    /// Asks by a name, and is told the id.
+    async fn find(&self) -> anyhow::Result<Value> {
+        heading("\"How are the backups of orders?\"");
+        let name = json!({ "databaseId": "orders" });
+        self.refused(LIST, &name).await?;
+        Ok(Sandbox::ORDERS.into())
     }
 
-    /// Adds a backup, and waits until it is made.
-    async fn add(&self) -> anyhow::Result<()> {
-        heading("\"Back up orders before I migrate.\"");
-        let arguments = json!({
-            "databaseId": Sandbox::ORDERS,
-            "name": "before-migration-42",
-            "message": "Asked for before the migration.",
-        });
-        let added = self.call("add-backup-database", &arguments).await?;
-        println!("added {} {}", text(&added["id"]), text(&added["name"]));
-        let list = json!({ "databaseId": Sandbox::ORDERS });
-        let mut state = String::new();
-        while state != "READY" {
-            let page = self
-                .result("list-database-backups", &list)
-                .await?
-                .structured_content;
-            let page = page.context("a list has structured content")?;
-            let now = text(&page["results"][0]["status"]["state"]);
-            if now != state {
-                println!("its state is {now}");
-                now.clone_into(&mut state);
-            }
+    async fn report(&self, database: &Value) -> anyhow::Result<()> {
+        let list = self.call(LIST, &json!({ "databaseId": database })).await?;
+        println!("{}", list["summary"]);
+        for backup in backups(&list).iter().take(4) {
+            println!("{backup}");
         }
+        println!("... and {} more", backups(&list).len() - 4);
         Ok(())
     }
 
-    async fn remove(&self, old: &str) -> anyhow::Result<()> {
-        heading("\"Remove the newest backup of orders.\" It is protected:");
-        let list = json!({ "databaseId": Sandbox::ORDERS });
-        let page = self.call("list-database-backups", &list).await?;
-        let newest = json!({ "databaseId": Sandbox::ORDERS, "backupId": page["results"][0]["id"] });
-        self.refused("remove-database-backup", &newest).await?;
+    /// Adds a backup, and waits until it is finished.
+    async fn back_up(&self, database: &Value) -> anyhow::Result<()> {
+        heading("\"Back up orders before I migrate, and tell me when it is safe.\"");
+        let add = json!({ "databaseId": database, "name": "before-migration-42" });
+        let added = self.call("add-backup-database", &add).await?;
+        println!("{added}");
+        let wait = json!({ "databaseId": database, "backupId": added["id"] });
+        let list = self.call(LIST, &wait).await?;
+        println!("{}", list["backups"][0]);
+        Ok(())
+    }
 
-        heading("\"Then remove the one before it.\" The person is asked:");
-        let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": old });
-        let removed = self.call("remove-database-backup", &arguments).await?;
-        let backup = &removed["backup"];
+    async fn keep_the_newest_ten(&self, database: &Value) -> anyhow::Result<()> {
+        heading("\"Keep the newest ten.\" The person is asked, once:");
+        let list = self.call(LIST, &json!({ "databaseId": database })).await?;
+        let old = backups(&list).iter().skip(10);
+        let old: Vec<&Value> = old.map(|backup| &backup["id"]).collect();
+        let remove = json!({ "databaseId": database, "backupIds": old });
+        let removed = self.call(REMOVE, &remove).await?;
         println!(
-            "removed {} {}; {} remain",
-            text(&backup["id"]),
-            text(&backup["name"]),
+            "{}: {} of them; {} remain",
+            removed["outcome"],
+            backups(&removed).len(),
             removed["remaining"]
         );
+        Ok(())
+    }
+
+    async fn remove_the_newest(&self, database: &Value) -> anyhow::Result<()> {
+        heading("\"Remove the newest one.\" It is protected:");
+        let list = self.call(LIST, &json!({ "databaseId": database })).await?;
+        let newest = &list["backups"][0]["id"];
+        let remove = json!({ "databaseId": database, "backupId": newest });
+        self.refused(REMOVE, &remove).await?;
 
         heading("An id that does not exist:");
         let unknown = json!({ "databaseId": "0de50000-0000-4000-8000-000000000404" });
-        self.refused("list-database-backups", &unknown).await
+        self.refused(LIST, &unknown).await
     }
 
     async fn call(&self, tool: &'static str, arguments: &Value) -> anyhow::Result<Value> {
@@ -202,28 +202,6 @@ fn heading(line: &str) {
     println!("\n== {line}");
 }
 
-/// The beginning of a page, and where the next one starts.
-fn show(page: &Value) {
-    let backups = page["results"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    for backup in backups.iter().take(4) {
-        println!(
-            "{}  {}  {:<16} {}",
-            text(&backup["id"]),
-            text(&backup["created_at"]),
-            text(&backup["status"]["state"]),
-            text(&backup["name"])
-        );
-    }
-    println!(
-        "... {} on this page; next_start_id is {}",
-        backups.len(),
-        page["next_start_id"]
-    );
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+fn backups(result: &Value) -> &[Value] {
+    result["backups"].as_array().map_or(&[], Vec::as_slice)
 }

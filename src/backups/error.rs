@@ -139,10 +139,10 @@ fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obsta
     for (backup, obstacle) in obstacles {
         let _ = match obstacle {
             Obstacle::NotListed => {
-                write!(text, "\n{backup}: it is not in the list of this database.")
+                write!(text, " {backup}: it is not in the list of this database.")
             }
-            Obstacle::Protected(protection) => write!(text, "\n{backup}: {protection}."),
-            Obstacle::NamedTwice => write!(text, "\n{backup}: it is named twice."),
+            Obstacle::Protected(protection) => write!(text, " {backup}: {protection}."),
+            Obstacle::NamedTwice => write!(text, " {backup}: it is named twice."),
         };
     }
     text

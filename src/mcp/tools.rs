@@ -245,12 +245,12 @@ fn names(name: &str, found: &Found) -> String {
         } = database;
         let _ = write!(
             text,
-            "\n{id}: \"{name}\" in project \"{project_name}\", environment \"{environment_name}\""
+            " {id}: \"{name}\" in project \"{project_name}\", environment \"{environment_name}\"."
         );
     }
     let more = found.databases.len().saturating_sub(MOST);
     if more > 0 {
-        let _ = write!(text, "\nand {more} more");
+        let _ = write!(text, " And {more} more.");
     }
     text
 }
