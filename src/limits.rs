@@ -171,6 +171,13 @@ mod tests {
                 limits.upstream_requests
             ),
             format!("{} seconds in all", limits.drain.as_secs()),
+            format!("up to {} `backups`, newest first", limits.listed),
+            format!("or up to {} `backupIds`", limits.batch_size),
+            format!("which may take {} seconds", limits.batch.as_secs()),
+            format!(
+                "waits up to {} seconds for it, and looks three times",
+                limits.looks.iter().sum::<Duration>().as_secs()
+            ),
             format!("at most {}, each for five minutes", limits.sessions),
             format!("no stream for {} seconds", limits.unheard.as_secs()),
             format!(

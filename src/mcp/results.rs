@@ -139,7 +139,7 @@ pub(super) struct Added {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Removal")]
 pub(super) struct Decision {
-    /// Over all of them. What is unknown here may or may not be removed; every other failure is an error.
+    /// Over all of them. What is unknown may have been removed or not.
     #[schemars(extend("enum" = ["removed", "partly_removed", "not_removed", "unknown"]))]
     outcome: &'static str,
     backups: Vec<Decided>,

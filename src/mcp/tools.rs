@@ -254,3 +254,50 @@ fn names(name: &str, found: &Found) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn descriptions_and_schemas_give_the_limits_that_hold() {
+        let limits = Limits::default();
+        let description = |name: Name, kept| name.definition(kept).description.unwrap();
+        let list = description(Name::List, 1);
+        let wait = limits.looks.iter().sum::<Duration>().as_secs();
+        assert!(
+            list.contains(&format!("has up to {}:", limits.listed)),
+            "{list}"
+        );
+        assert!(list.contains(&format!("up to {wait} seconds")), "{list}");
+        let most = limits.batch_size;
+        for (kept, words) in [
+            (
+                0,
+                "whatever the arguments: the newest that has not failed, and",
+            ),
+            (
+                1,
+                "whatever the arguments: the newest, the newest that has not failed, and",
+            ),
+            (
+                7,
+                "whatever the arguments: the newest 7, the newest that has not failed, and",
+            ),
+        ] {
+            let remove = description(Name::Remove, kept);
+            assert!(
+                remove.contains(&format!("backupIds for up to {most},")),
+                "{remove}"
+            );
+            assert!(remove.contains(words), "{remove}");
+        }
+        let schema = json!(Name::Remove.definition(1).input_schema);
+        assert_eq!(schema["properties"]["backupIds"]["maxItems"], most);
+    }
+}
