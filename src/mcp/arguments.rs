@@ -4,7 +4,12 @@
 use std::borrow::Cow;
 
 use rmcp::model::JsonObject;
-use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use schemars::{
+    JsonSchema, Schema, SchemaGenerator,
+    generate::SchemaSettings,
+    json_schema,
+    transform::{RecursiveTransform, Transform},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
@@ -27,13 +32,10 @@ pub(super) struct ListArguments {
     /// with the ids of the databases called so.
     pub(super) database_id: Database,
     /// One backup, to look at or to wait for.
-    #[schemars(with = "BackupId", default)]
     pub(super) backup_id: Option<BackupId>,
     /// Begin after this backup: the next_start_id of the answer before.
-    #[schemars(with = "BackupId", default)]
     pub(super) start_id: Option<BackupId>,
     /// Add all that Qovery says of each status.
-    #[schemars(with = "bool", default)]
     pub(super) verbose: Option<bool>,
 }
 
@@ -49,7 +51,6 @@ pub(super) struct AddArguments {
     #[schemars(with = "BackupName")]
     name: Option<BackupName>,
     /// What the backup is for.
-    #[schemars(with = "BackupMessage", default)]
     message: Option<BackupMessage>,
     /// The form of the capability specification, which sends both in one object.
     #[schemars(skip)]
@@ -67,10 +68,9 @@ pub(super) struct RemoveArguments {
     /// The database's id (UUID).
     pub(super) database_id: Database,
     /// The backup to remove, as the list gave it.
-    #[schemars(with = "BackupId", default)]
     backup_id: Option<BackupId>,
     /// The backups to remove, as the list gave them.
-    #[schemars(with = "Vec<BackupId>", default, length(min = 1, max = 20))]
+    #[schemars(length(min = 1, max = 20))]
     backup_ids: Option<Vec<BackupId>>,
 }
 
@@ -105,18 +105,12 @@ pub(super) fn parse<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, Arg
     })
 }
 
-/// The documentation of a tool's arguments, and their schema without it.
+/// The documentation of a type, and its schema without it.
 pub(super) fn schema<T: JsonSchema>() -> (String, JsonObject) {
     let generator = SchemaSettings::draft2020_12().into_generator();
     let mut schema = generator.into_root_schema_for::<T>();
+    RecursiveTransform(tidy).transform(&mut schema);
     schema.remove("title");
-    tidy(&mut schema);
-    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
-    for (_, property) in properties.into_iter().flatten() {
-        if let Ok(property) = property.try_into() {
-            tidy(property);
-        }
-    }
     let description = schema.remove("description");
     let description = description.as_ref().and_then(Value::as_str);
     (
@@ -125,14 +119,20 @@ pub(super) fn schema<T: JsonSchema>() -> (String, JsonObject) {
     )
 }
 
-/// A description is one line. An argument that may be left out has no default worth showing, least of
-/// all `null`, which its type does not even announce.
+/// A description is one line, and what may be absent is left out, never `null`.
 fn tidy(schema: &mut Schema) {
     if schema.get("default").is_some_and(Value::is_null) {
         schema.remove("default");
     }
     if let Some(Value::String(description)) = schema.get_mut("description") {
         *description = description.replace('\n', " ");
+    }
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use chrono::SecondsFormat;
 use rmcp::{
     ErrorData,
-    model::{CallToolResponse, CallToolResult, ContentBlock, JsonObject},
+    model::{CallToolResponse, CallToolResult, ContentBlock},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
@@ -31,18 +31,12 @@ pub(super) struct BackupList {
     /// Whether none comes after these.
     complete: bool,
     /// If more come: the startId to go on with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     next_start_id: Option<BackupId>,
     /// Given where the whole list is in this answer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Summary")]
     summary: Option<Summary>,
     /// The newest first.
     backups: Vec<Shown>,
     /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub(super) note: Option<String>,
 }
 
@@ -51,8 +45,6 @@ pub(super) struct BackupList {
 struct Named {
     id: String,
     /// What people call it, where that can be looked up.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     name: Option<String>,
 }
 
@@ -72,15 +64,9 @@ struct Summary {
     #[schemars(schema_with = "count")]
     unknown: usize,
     /// The date of the oldest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     oldest: Option<String>,
     /// The date of the newest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     newest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     newest_finished_id: Option<BackupId>,
 }
 
@@ -89,34 +75,21 @@ struct Summary {
 #[schemars(inline, extend("additionalProperties" = true))]
 pub(super) struct Shown {
     id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     message: Option<String>,
     created_at: String,
     #[schemars(extend("enum" = Condition::ALL.map(Condition::name)))]
     condition: &'static str,
     /// Qovery's own word for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     state: Option<String>,
     /// Why this server refuses to remove it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     protected: Option<&'static str>,
     /// If it is another than created_at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     updated_at: Option<String>,
     /// If it is another than created_at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     last_deployment_date: Option<String>,
     /// All that Qovery says of its status.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "JsonObject")]
+    #[schemars(with = "Option<Map<String, Value>>")]
     status: Option<Value>,
     #[serde(flatten)]
     #[schemars(skip)]
@@ -130,8 +103,6 @@ pub(super) struct Added {
     #[serde(flatten)]
     pub(super) backup: Shown,
     /// What to do next.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub(super) note: Option<String>,
 }
 
@@ -144,12 +115,9 @@ pub(super) struct Decision {
     outcome: &'static str,
     backups: Vec<Decided>,
     /// How many backups of the database remain.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "count")]
+    #[schemars(schema_with = "count", default)]
     remaining: Option<usize>,
     /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     pub(super) note: Option<String>,
 }
 
@@ -157,17 +125,11 @@ pub(super) struct Decision {
 #[schemars(inline)]
 struct Decided {
     id: BackupId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     created_at: Option<String>,
     #[schemars(extend("enum" = [REMOVED, NOT_REMOVED, UNKNOWN]))]
     outcome: &'static str,
     /// Why it was not removed, or why that is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
     reason: Option<String>,
 }
 
@@ -379,6 +341,7 @@ impl Reply {
     pub(super) fn new(result: impl Serialize) -> Result<Self, Refusal> {
         let unwritable = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
         let mut value = serde_json::to_value(result).map_err(unwritable)?;
+        leave_out_nulls(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
         let mut text = serde_json::to_string(&value).map_err(unwritable)?;
         if !clean::is_plain(&text) {
@@ -444,6 +407,18 @@ impl From<backups::Error> for Refusal {
 impl From<ArgumentError> for Refusal {
     fn from(error: ArgumentError) -> Self {
         Self::in_band("invalid_arguments", &error)
+    }
+}
+
+/// What is absent is left out: hosts have lost whole results over a `null` or over a type of two names.
+fn leave_out_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(leave_out_nulls);
+        }
+        Value::Array(values) => values.iter_mut().for_each(leave_out_nulls),
+        _ => {}
     }
 }
 

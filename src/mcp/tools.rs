@@ -2,11 +2,10 @@
 //!
 //! A tool's description is the documentation of its arguments' type: a model has nothing else to go by.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use rmcp::{
     RoleServer,
-    handler::server::tool::schema_for_output,
     model::{CallToolRequestParams, Tool, ToolAnnotations},
     service::RequestContext,
 };
@@ -87,7 +86,7 @@ impl Name {
         }
     }
 
-    fn describe<Arguments: JsonSchema, Output: JsonSchema + 'static>(
+    fn describe<Arguments: JsonSchema, Output: JsonSchema>(
         self,
         title: &str,
         hints: ToolAnnotations,
@@ -103,7 +102,7 @@ impl Name {
         let mut tool = Tool::new(self.as_str(), description, input)
             .with_title(title)
             .with_annotations(hints);
-        tool.output_schema = Some(schema_for_output::<Output>());
+        tool.output_schema = Some(Arc::new(schema::<Output>().1));
         tool
     }
 }
