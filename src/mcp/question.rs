@@ -1,7 +1,7 @@
 //! The question before a removal: what a person reads who has little time and nothing else to go by.
 //!
-//! Some hosts show no more than three lines of a longer question, and 80 columns of each. Hence the
-//! order: what goes, what remains, of which database.
+//! Some hosts show no more than three lines of a longer question, and cut each at the edge of the
+//! terminal. Hence the order: what goes, what remains, of which database.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::model::{BooleanSchema, ElicitRequestParams, ElicitationSchema};
@@ -12,8 +12,8 @@ use crate::{
     qovery::Backup,
 };
 
-/// Columns of a line.
-const LINE: usize = 80;
+/// Columns of a line: those of a terminal of 80, less what hosts put around a question.
+const LINE: usize = 74;
 /// Columns of a name.
 const NAME: usize = 24;
 /// Columns of a state: the longest that Qovery documents.
@@ -49,12 +49,10 @@ fn wording(removal: &Removal, name: Option<&str>, now: DateTime<Utc>) -> String 
     ) {
         (0, ..) => "No backup remains.".to_owned(),
         (remaining, finished, Some(newest)) => format!(
-            "Remaining: {remaining}, {finished} of them finished, the newest of those {}.",
+            "Remaining: {remaining}, {finished} finished, the newest {}.",
             age(newest, now)
         ),
-        (remaining, ..) => {
-            format!("Remaining: {remaining}, none of them known to be finished.")
-        }
+        (remaining, ..) => format!("Remaining: {remaining}, none known to be finished."),
     };
     let database = named(format!("Database {}", removal.database), name);
     let mut lines = Vec::new();
@@ -63,13 +61,13 @@ fn wording(removal: &Removal, name: Option<&str>, now: DateTime<Utc>) -> String 
         lines.extend([remaining, database, "This cannot be undone.".to_owned()]);
     } else {
         let is_failed = |backup: &&Backup| Condition::of(backup) == Condition::Failed;
+        let failed = backups.iter().filter(is_failed).count();
         lines.push(format!(
-            "Remove {} backups ({}, {} failed)? This cannot be undone.",
+            "Remove {} backups of {}? This cannot be undone.",
             backups.len(),
             period(backups),
-            backups.iter().filter(is_failed).count(),
         ));
-        lines.extend([remaining, database]);
+        lines.extend([format!("Of them {failed} failed. {remaining}"), database]);
         lines.extend(backups.iter().map(|one| backup("", one)));
     }
     lines.join("\n")
@@ -187,7 +185,7 @@ mod tests {
         assert_eq!(
             wording(&removal(vec![one.clone()]), Some("orders"), now()),
             "Remove READY, 29 days ago (2026-06-01 03:00 UTC): \"nightly\"\n\
-             Remaining: 26, 25 of them finished, the newest of those 2 hours ago.\n\
+             Remaining: 26, 25 finished, the newest 2 hours ago.\n\
              Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
              This cannot be undone."
         );
@@ -199,7 +197,7 @@ mod tests {
         assert_eq!(
             wording(&none_finished, None, now()),
             "Remove unknown state, at an unknown time\n\
-             Remaining: 26, none of them known to be finished.\n\
+             Remaining: 26, none known to be finished.\n\
              Database 0de50000-0000-4000-8000-000000000001\n\
              This cannot be undone."
         );
@@ -218,8 +216,8 @@ mod tests {
         ]);
         assert_eq!(
             wording(&several, Some("orders"), now()),
-            "Remove 2 backups (2026-05-01 to 2026-06-20, 1 failed)? This cannot be undone.\n\
-             Remaining: 26, 25 of them finished, the newest of those 2 hours ago.\n\
+            "Remove 2 backups of 2026-05-01 to 2026-06-20? This cannot be undone.\n\
+             Of them 1 failed. Remaining: 26, 25 finished, the newest 2 hours ago.\n\
              Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
              DEPLOYMENT_ERROR, 10 days ago (2026-06-20 00:00 UTC): \"a\"\n\
              READY, 60 days ago (2026-05-01 00:00 UTC): \"b\""
@@ -252,7 +250,7 @@ mod tests {
                 assert!(quotes == 0 || quotes == 2 && line.ends_with('"'), "{line}");
             }
             assert!(
-                question.contains("(2026-06-30 11:01 UTC): \"a'' Made: i"),
+                question.contains("(2026-06-30 11:01 UTC): \"a'' M"),
                 "{question}"
             );
             assert!(

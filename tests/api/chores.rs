@@ -472,9 +472,9 @@ async fn several_go_after_one_question() {
         let lines: Vec<&str> = question.text().lines().collect();
         assert_eq!(
             lines[0],
-            "Remove 3 backups (2026-06-01 to 2026-06-03, 1 failed)? This cannot be undone."
+            "Remove 3 backups of 2026-06-01 to 2026-06-03? This cannot be undone."
         );
-        assert!(lines[1].starts_with("Remaining: 3, 3 of them finished, the newest of those "));
+        assert!(lines[1].starts_with("Of them 1 failed. Remaining: 3, 3 finished, the newest "));
         assert!(lines[2].contains(Sandbox::ORDERS), "{question:?}");
         assert_eq!(lines.len(), 6, "{question:?}");
         let title = &question.params["requestedSchema"]["properties"]["remove"]["title"];
@@ -589,7 +589,7 @@ async fn a_yes_is_for_the_very_set_that_was_asked_about() {
         // One of them fails meanwhile: the person saw another number of failed ones.
         database.change(|backups| backups[0]["status"]["state"] = json!(FAILED));
         let again = host.answer(&question, yes()).await.question();
-        assert!(again.text().contains("2 failed"), "{again:?}");
+        assert!(again.text().contains("Of them 2 failed."), "{again:?}");
         let decision = host.answer(&again, yes()).await.decision();
         assert_eq!(decision["outcome"], "removed", "{decision}");
         assert_eq!(database.changes(), [1, 2].map(removes));
