@@ -4,7 +4,7 @@
 //! The audit trail waits apart from the other lines, of which anybody can cause as many as they like.
 
 use std::{
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     mem,
     sync::Arc,
     thread,
@@ -24,6 +24,9 @@ use crate::{
 
 /// Bytes of lines that may wait, of either kind: about a thousand lines.
 const MOST: usize = 256 << 10;
+
+/// When to try again to write to a pipe that is full.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// What the end of the process waits for the last lines.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -85,13 +88,25 @@ impl Lines {
             mem::swap(next, &mut lines);
             waiting.writing = !lines.is_empty();
             if waiting.writing {
-                // Where standard error is closed, nobody is left to be told.
-                MutexGuard::unlocked(&mut waiting, || drop(to.write_all(&lines)));
+                MutexGuard::unlocked(&mut waiting, || write_all(&mut to, &lines));
                 lines.clear();
             } else {
                 changed.notify_all();
                 changed.wait(&mut waiting);
             }
+        }
+    }
+}
+
+/// Where standard error is closed, nobody is left to be told. A host may also have made a pipe of it
+/// that says when it is full instead of waiting.
+fn write_all(to: &mut impl Write, mut lines: &[u8]) {
+    while !lines.is_empty() {
+        match to.write(lines) {
+            Ok(written) => lines = &lines[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(AGAIN),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
     }
 }

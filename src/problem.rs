@@ -221,7 +221,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Changed(_) => return StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
-        Error::LimitReached { .. } => return StatusCode::TOO_MANY_REQUESTS,
+        Error::LimitReached { .. } | Error::TooMany { .. } => return StatusCode::TOO_MANY_REQUESTS,
         Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
         Error::Qovery(error) => &error.failure,
     };

@@ -26,5 +26,5 @@ pub use credentials::{Credentials, CredentialsError, Scheme};
 pub use error::{Error, Facts, Failure, Outcome, Unreachable, Unreadable};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,
-    NewBackup, Organization, OrganizationId, Service, Status, Text, TextError,
+    NewBackup, Organization, OrganizationId, Results, Service, Status, Text, TextError,
 };

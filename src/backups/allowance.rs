@@ -58,9 +58,13 @@ impl Allowance {
         if more <= left {
             return Ok(made);
         }
-        // So many of them have to leave the hour before there is room; of too many at once, all.
-        let leaving = (more.min(most) - left).min(made.len());
-        let last = leaving.checked_sub(1).map_or(now, |last| made[last]);
+        // So many of them have to leave the hour before there is room.
+        let Some(last) = made.get(more - left - 1).copied() else {
+            return Err(Error::TooMany {
+                an_hour,
+                wanted: more,
+            });
+        };
         // The next whole second, so that it is not too early.
         let pause = Duration::from_secs(HOUR.saturating_sub(now - last).as_secs() + 1);
         let at = Utc::now() + pause + TimeDelta::seconds(1);
@@ -134,7 +138,9 @@ mod tests {
         assert!(at(3_600, 1).is_ok(), "the first one has left the hour");
         assert!(at(4_199, 1).is_err());
         assert!(at(4_200, 1).is_ok());
-        assert!(at(9_000, 3).is_err(), "an hour never has so many");
+        let never = at(9_000, 3).unwrap_err();
+        assert!(matches!(never, Error::TooMany { wanted: 3, .. }), "{never}");
+        assert!(!never.retryable());
         assert!(at(9_000, 2).is_ok());
 
         let one = Allowance::new(NonZeroU32::new(1));

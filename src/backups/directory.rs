@@ -10,7 +10,7 @@ use super::{Error, Inner};
 use crate::{
     clean,
     context::{Context, Deadline},
-    qovery::{self, DatabaseId, Failure, Service},
+    qovery::{self, DatabaseId, Failure, Scheme, Service},
 };
 
 /// What look-ups came to lately. Clones of a name share it.
@@ -71,11 +71,11 @@ impl Inner {
 
     /// The databases that are called so, exactly or nearly.
     pub(super) async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
-        let denied = || *self.directory.denied.lock();
-        if denied().is_some_and(|until| until > Instant::now()) {
+        let until = *self.directory.denied.lock();
+        if until.is_some_and(|until| until > Instant::now()) {
             return Err(Error::LookupDenied);
         }
-        let services = self.services(context).await.map_err(|error| {
+        let denied = |error: qovery::Error| {
             if is_denied(&error) {
                 let until = Instant::now() + self.limits().remembered;
                 *self.directory.denied.lock() = Some(until);
@@ -83,55 +83,66 @@ impl Inner {
             } else {
                 error.into()
             }
-        })?;
-        let wanted = name.to_lowercase();
-        let databases = services
-            .into_iter()
-            .filter(|service| service.service_type == "DATABASE")
-            .map(|service| Service {
-                name: clean::excerpt(&service.name),
-                project_name: clean::excerpt(&service.project_name),
-                environment_name: clean::excerpt(&service.environment_name),
-                ..service
-            });
-        let likeness = |service: &Service| {
-            let known = service.name.to_lowercase();
-            if known == wanted {
-                2.0
-            } else if known.contains(&wanted) || wanted.contains(&known) && !known.is_empty() {
-                1.0
-            } else {
-                strsim::jaro_winkler(&known, &wanted)
-            }
         };
-        let mut databases: Vec<_> = databases
-            .map(|service| (likeness(&service), service))
-            .filter(|(likeness, _)| *likeness > 0.85)
-            .collect();
-        databases.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        let exactly = databases
-            .first()
-            .is_some_and(|(likeness, _)| *likeness > 1.0);
-        databases.retain(|(likeness, _)| !exactly || *likeness > 1.0);
+        let organizations = self.qovery.organizations(context).await.map_err(denied)?;
+        let wanted = name.to_lowercase();
+        let mut found = Vec::new();
+        let (mut shut, mut open) = (None, false);
+        for organization in organizations {
+            match self.qovery.services(organization.id, context).await {
+                Ok(services) => {
+                    open = true;
+                    let services = services.value.results.into_iter();
+                    found.extend(services.filter_map(|service| alike(service, &wanted)));
+                }
+                // A key may be for one of them.
+                Err(error) if is_denied(&error) => shut = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(error) = shut.filter(|_| !open) {
+            return Err(denied(error));
+        }
+        found.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        let exactly = found.first().is_some_and(|(likeness, _)| *likeness > 1.0);
+        found.retain(|(likeness, _)| !exactly || *likeness > 1.0);
         Ok(Found {
-            databases: databases.into_iter().map(|(_, found)| found).collect(),
+            databases: found.into_iter().map(|(_, found)| found).collect(),
             exactly,
         })
     }
-
-    async fn services(&self, context: &Context) -> Result<Vec<Service>, qovery::Error> {
-        let mut services = Vec::new();
-        for organization in self.qovery.organizations(context).await? {
-            services.extend(self.qovery.services(organization.id, context).await?);
-        }
-        Ok(services)
-    }
 }
 
-/// Whether the key may not do it. A policy token is answered 401 for that, as a wrong key is.
+/// A database that is called so, or nearly, and how near: 2 for the very name.
+fn alike(service: Service, wanted: &str) -> Option<(f64, Service)> {
+    let name = clean::excerpt(&service.name);
+    let known = name.to_lowercase();
+    let (shorter, longer) = (known.len().min(wanted.len()), known.len().max(wanted.len()));
+    if service.service_type != "DATABASE" || shorter == 0 {
+        return None;
+    }
+    let likeness = if known == wanted {
+        2.0
+    } else if known.contains(wanted) || wanted.contains(&known) {
+        1.0
+    } else if longer <= 2 * shorter {
+        strsim::jaro_winkler(&known, wanted)
+    } else {
+        0.0
+    };
+    let shown = Service {
+        name,
+        project_name: clean::excerpt(&service.project_name),
+        environment_name: clean::excerpt(&service.environment_name),
+        ..service
+    };
+    (likeness > 0.85).then_some((likeness, shown))
+}
+
+/// Whether the key may not do it. A policy token is answered 401 for that.
 fn is_denied(error: &qovery::Error) -> bool {
     matches!(
         error.failure,
-        Failure::Unauthorized(_) | Failure::Forbidden { .. }
+        Failure::Unauthorized(Scheme::Policy) | Failure::Forbidden { .. }
     )
 }

@@ -76,9 +76,9 @@ pub enum Error {
             0 => "they are used up".to_owned(),
             left => format!("{left} of them are left, of {wanted} that this call takes"),
         },
-        match (*.wanted).min(.an_hour.get() as usize) {
+        match .wanted {
             1 => "The next one is".to_owned(),
-            most => format!("{most} are"),
+            wanted => format!("{wanted} are"),
         },
         .pause.as_secs(),
         .at.format("%H:%M:%S UTC")
@@ -94,6 +94,17 @@ pub enum Error {
         pause: Duration,
         /// When that will be.
         at: DateTime<Utc>,
+    },
+    /// More at once than the operator's limit ever allows.
+    #[error(
+        "This server makes at most {an_hour} change(s) an hour, and this call takes {wanted}. Nothing \
+         was changed. Name fewer at once."
+    )]
+    TooMany {
+        /// How many changes the operator allows.
+        an_hour: NonZeroU32,
+        /// How many the call would make.
+        wanted: usize,
     },
     /// The audit log cannot be written.
     #[error(
@@ -132,8 +143,8 @@ fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obsta
         };
     }
     let mut text = format!(
-        "Of {wanted} backups, {} cannot be removed. Nothing was removed. Nobody was asked. Leave these \
-         out, and call again if the person still wants the rest gone.",
+        "Of {wanted} backups, {} cannot be removed. Nothing was removed. Leave these out, \
+         and call again if the person still wants the rest gone.",
         obstacles.len()
     );
     for (backup, obstacle) in obstacles {
@@ -164,7 +175,7 @@ impl Error {
             Self::Unconfirmed(_) => "confirmation_required",
             Self::Changed(_) => "changed",
             Self::Busy { .. } => "busy",
-            Self::LimitReached { .. } => "limit_reached",
+            Self::LimitReached { .. } | Self::TooMany { .. } => "limit_reached",
             Self::Unaudited => "unaudited",
             Self::Qovery(error) => error.failure.facts().kind,
         }

@@ -35,7 +35,7 @@ pub struct Listing {
     /// The last backup in Qovery's own order, if more come after it.
     pub next: Option<BackupId>,
     /// The memory that Qovery's answers take.
-    _memory: Vec<Arc<Permit>>,
+    pub memory: Vec<Arc<Permit>>,
 }
 
 /// A backup, and what the rules say of it.
@@ -99,7 +99,6 @@ impl Inner {
         looked: &watch::Sender<usize>,
     ) -> Result<Listing, Error> {
         let has_it = |page: &BackupPage| page.results.iter().any(|listed| listed.id == backup);
-        let name = self.name(context, database).await;
         let mut pauses = self.limits().looks.into_iter();
         let mut seen: Option<Listing> = None;
         loop {
@@ -113,15 +112,24 @@ impl Inner {
                 }
                 (Err(error), _) => return Err(error),
             };
-            let mut listing = self.told(database, name.clone(), pages, true, verbose);
+            let mut listing = self.told(database, None, pages, true, verbose);
+            // Its page is the last one that was read, and the only one whose memory is still needed.
             listing.backups.retain(|listed| listed.backup.id == backup);
+            listing.backups.shrink_to_fit();
+            listing
+                .memory
+                .drain(..listing.memory.len().saturating_sub(1));
             let Some(listed) = listing.backups.first() else {
+                if !listing.complete {
+                    return Err(Error::ListIncomplete { database });
+                }
                 return Err(Error::Obstructed {
                     database,
                     wanted: 1,
                     obstacles: vec![(backup, Obstacle::NotListed)],
                 });
             };
+            listing.name = self.name(context, database).await;
             let pause = pauses
                 .next()
                 .filter(|pause| *pause < context.deadline.remaining());
@@ -158,14 +166,27 @@ impl Inner {
         };
         let mut seen = HashSet::new();
         for _ in 0..self.limits().pages {
-            let page = self.qovery.list_backups(database, read.next, context);
-            let mut page = page.await?;
+            let before = read.next;
+            let page = self.qovery.list_backups(database, before, context);
+            let mut page = match page.await {
+                Ok(page) => page,
+                // The backup after which it should begin went meanwhile.
+                Err(error)
+                    if !read.pages.is_empty()
+                        && matches!(error.failure, Failure::NotFound { .. }) =>
+                {
+                    read.next = None;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            };
             read.next = page.value.next_start_id();
             let results = &mut page.value.results;
             let room = most - seen.len();
-            if results.len() > room {
+            let is_full = results.len() > room;
+            if is_full {
                 results.truncate(room);
-                read.next = results.last().map(|backup| backup.id);
+                read.next = results.last().map(|backup| backup.id).or(before);
             }
             let number = results.len();
             results.retain(|backup| seen.insert(backup.id));
@@ -173,7 +194,7 @@ impl Inner {
             if repeats {
                 read.next = None;
             }
-            let is_over = read.next.is_none() || seen.len() == most || enough(&page.value);
+            let is_over = read.next.is_none() || is_full || enough(&page.value);
             read.pages.push(page);
             if is_over {
                 read.complete = read.next.is_none() && !repeats;
@@ -231,7 +252,7 @@ impl Inner {
             whole,
             complete: read.complete,
             next: read.next,
-            _memory: memory,
+            memory,
         }
     }
 }

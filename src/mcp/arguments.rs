@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// List a database's backups, newest first, with the time it is `now`. Each has a `condition`: finished
-/// (it can be restored from), in_progress, failed, being_removed or unknown; and `protected`, with the
-/// reason, if this server refuses to remove it. `summary` counts them where the list is whole. An answer
-/// has up to 100: if `complete` is false, go on with startId. With backupId: that one alone, and while it
-/// is in_progress this waits up to 20 seconds for it.
+/// (it can be restored from), in_progress, failed, being_removed or unknown. Where the whole list is in the
+/// answer, `summary` counts them, and `protected` gives the reason for each that this server refuses to
+/// remove. An answer has up to 100: if `complete` is false, go on with startId. With backupId: that one
+/// alone, and while it is in_progress this waits up to 20 seconds for it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ListArguments {
@@ -40,8 +40,8 @@ pub(super) struct ListArguments {
 }
 
 /// Back up a database now. The backup is made in the background: call list-database-backups with its id
-/// as backupId until its condition is finished, and do not go on with anything that relies on it before.
-/// Every call makes another backup: list before you repeat one that may have succeeded.
+/// as backupId until its condition is no longer in_progress, and rely on it only if that is finished. Every
+/// call makes another backup: list before you repeat one that may have succeeded.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct AddArguments {
@@ -143,8 +143,8 @@ impl ArgumentError {
 }
 
 impl Database {
-    /// Longer than any name.
-    const LONGEST: usize = 1000;
+    /// Bytes: longer than any name.
+    const LONGEST: usize = 255;
 }
 
 impl TryFrom<String> for Database {

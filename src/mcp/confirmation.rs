@@ -29,6 +29,7 @@ use crate::{
     clean,
     context::{Context, Deadline},
     qovery::{BackupId, DatabaseId},
+    telemetry::OK,
 };
 
 /// The name of the question among a result's input requests.
@@ -176,9 +177,11 @@ impl Server {
                 progress.end().await;
                 match removed {
                     Ok(removed) => {
+                        let stopped = removed.ended.last().and_then(|last| last.as_ref().err());
+                        let outcome = stopped.map_or(OK, backups::Error::kind);
                         let mut decision = Decision::removed(removed);
                         decision.note = self.noted(decision.note);
-                        return Reply::new(decision);
+                        return Ok(Reply::new(decision)?.called(outcome));
                     }
                     Err(backups::Error::Changed(facts)) if asks => *facts,
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {

@@ -19,13 +19,13 @@ impl Progress {
         let (count, mut counted) = watch::channel(0);
         // Over HTTP, no request is let in whose client does not take a stream of events.
         let token = request.meta.get_progress_token();
-        let peer = request.peer.clone();
+        let (peer, cancelled) = (request.peer.clone(), request.ct.clone());
         let telling = token.map(|token| {
             tokio::spawn(async move {
                 while counted.changed().await.is_ok() {
                     let count = *counted.borrow_and_update();
-                    // The answer itself says that all is done.
-                    if Some(count) == total {
+                    // The answer itself says that all is done; and who cancels hears no more.
+                    if Some(count) == total || cancelled.is_cancelled() {
                         continue;
                     }
                     let mut progress = ProgressNotificationParam::new(token.clone(), float(count));

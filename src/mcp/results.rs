@@ -164,8 +164,8 @@ impl BackupList {
     pub(super) fn of(listing: Listing) -> Self {
         let note = match (listing.complete, listing.next, listing.backups.as_slice()) {
             (false, None, _) => Some(
-                "Qovery's pages repeat themselves, so that this may not be the whole list, and it \
-                 cannot be gone on with.",
+                "The list could not be read to its end: it changed meanwhile, or Qovery's pages \
+                 repeat themselves. Call again.",
             ),
             (true, _, []) if listing.whole => Some(
                 "Qovery lists no backups of this database. Where the database is a managed one, \
@@ -212,11 +212,11 @@ impl Summary {
             let same = backups.iter().filter(|it| it.condition == condition);
             same.count()
         };
-        let mut dated = backups
-            .iter()
-            .map(|listed| &listed.backup)
-            .filter(|backup| backup.made_at().is_some())
-            .map(|backup| backup.created_at.clone());
+        let dated = backups.iter().filter(|listed| {
+            let odd = [Protection::Undated, Protection::InFuture].map(Some);
+            !odd.contains(&listed.protection)
+        });
+        let mut dated = dated.map(|listed| listed.backup.created_at.clone());
         let newest = dated.next();
         let finished = backups
             .iter()
@@ -244,8 +244,18 @@ impl Shown {
             name,
             message,
             status,
-            other,
+            mut other,
         } = listed.backup;
+        // What Qovery may call so one day is not what these words mean here.
+        for ours in [
+            "condition",
+            "last_deployment_date",
+            "note",
+            "protected",
+            "state",
+        ] {
+            other.remove(ours);
+        }
         let Status {
             state,
             last_deployment_date,

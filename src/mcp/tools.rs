@@ -2,7 +2,7 @@
 //!
 //! A tool's description is the documentation of its arguments' type: a model has nothing else to go by.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, mem, sync::Arc};
 
 use rmcp::{
     RoleServer,
@@ -146,10 +146,12 @@ impl Server {
             name @ Database::Name(_) => self.id(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
-        let mut list = match (arguments.backup_id, arguments.start_id) {
+        let (mut list, _memory) = match (arguments.backup_id, arguments.start_id) {
             (None, start_id) => {
                 let listing = self.backups.list(context, database, start_id, verbose);
-                BackupList::of(listing.await?)
+                let mut listing = listing.await?;
+                let memory = mem::take(&mut listing.memory);
+                (BackupList::of(listing), memory)
             }
             (Some(backup), None) => {
                 let progress = Progress::begin(peer, None, |_| "It is still being made".to_owned());
@@ -158,7 +160,9 @@ impl Server {
                 let listing = self.backups.watch(context, backup, verbose, &looked).await;
                 drop(looked);
                 progress.end().await;
-                BackupList::of_one(listing?)
+                let mut listing = listing?;
+                let memory = mem::take(&mut listing.memory);
+                (BackupList::of_one(listing), memory)
             }
             (Some(_), Some(_)) => {
                 return Err(ArgumentError::new(
@@ -178,7 +182,7 @@ impl Server {
         let lost = "Qovery's answer was lost, but the backup was found by listing: do not repeat \
                     the call.";
         let next = "It is being made: call list-database-backups with its id as backupId until its \
-                    condition is finished.";
+                    condition is no longer in_progress.";
         let note = if added.recovered {
             format!("{lost} {next}")
         } else {

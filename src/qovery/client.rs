@@ -176,10 +176,9 @@ impl Client {
         &self,
         organization: OrganizationId,
         context: &Context,
-    ) -> Result<Vec<Service>, Error> {
-        let path = format!("/organization/{organization}/services");
-        let list: Answered<Results<_>> = self.get(path, context).await?;
-        Ok(list.value.results)
+    ) -> Result<Answered<Results<Service>>, Error> {
+        self.get(format!("/organization/{organization}/services"), context)
+            .await
     }
 
     /// What there is to know of a database.

@@ -199,9 +199,10 @@ pub struct Status {
 
 /// What a list holds that has one page only (`OrganizationResponseList` and the like).
 #[derive(Debug, Deserialize)]
-pub(super) struct Results<T> {
+pub struct Results<T> {
+    /// All of them.
     #[serde(default = "Vec::new")]
-    pub(super) results: Vec<T>,
+    pub results: Vec<T>,
 }
 
 /// An organization, as far as a look-up needs it (`Organization`).

@@ -176,8 +176,9 @@ fn operations_failing_with(error: &Error) -> &'static [&'static str] {
         Error::Obstructed { .. } | Error::ListIncomplete { .. } | Error::Unconfirmed(_) => {
             &["remove"]
         }
-        // Nobody was asked, whose word could be about other facts; and nothing is looked up.
-        Error::Changed(_) | Error::LookupDenied => &[],
+        // Nobody was asked, whose word could be about other facts; nothing is looked up, and one goes at
+        // a time.
+        Error::Changed(_) | Error::LookupDenied | Error::TooMany { .. } => &[],
     }
 }
 

@@ -73,12 +73,13 @@ async fn a_list_is_whole_and_says_what_follows_from_it() {
 async fn a_long_list_goes_on_where_an_answer_ends() {
     let ledger = Ledger::start(|_| Fate::default()).await;
     let database = database(1);
-    ledger.open(&database, &[GOOD; 230]);
+    // Qovery does not say that no page follows a full one.
+    ledger.open(&database, &[GOOD; 300]);
     let mut session = TestApp::with_upstream(&ledger.url())
         .session(Era::Stateless, &[])
         .await;
     let (mut start, mut seen) = (Value::Null, Vec::new());
-    for (number, complete) in [(100, false), (100, false), (30, true)] {
+    for (number, complete) in [(100, false), (100, false), (100, true)] {
         let mut arguments = json!({ "databaseId": database });
         if !start.is_null() {
             arguments["startId"] = start;
@@ -109,15 +110,21 @@ async fn a_list_says_what_each_rule_protects() {
     let day = |number: u32, state: &str| backup(number, state);
     let mut odd = day(5, "READY");
     odd["created_at"] = json!("yesterday");
+    let mut ahead = day(8, "READY");
+    ahead["created_at"] = json!("2999-01-01T00:00:00Z");
     let mut touched = day(1, "READY");
     touched["updated_at"] = json!("2026-06-09T00:00:00Z");
     touched["status"]["last_deployment_date"] = touched["created_at"].clone();
+    // Of another meaning than ours.
+    touched["condition"] = json!("failed");
+    touched["protected"] = json!(true);
     let backups = [
         touched,
         day(2, "READY"),
         day(3, "A_STATE_OF_TOMORROW"),
         day(4, "QUEUED"),
         odd,
+        ahead,
         day(6, "DELETING"),
         day(7, "DEPLOYMENT_ERROR"),
     ];
@@ -141,10 +148,11 @@ async fn a_list_says_what_each_rule_protects() {
         row(2, "finished", json!("newest finished")),
         row(1, "finished", Value::Null),
         row(5, "finished", json!("date not readable")),
+        row(8, "finished", json!("date in the future")),
     ];
     assert_eq!(told, expected);
     let summary = json!({
-        "total": 7, "finished": 3, "in_progress": 1, "failed": 1, "being_removed": 1, "unknown": 1,
+        "total": 8, "finished": 4, "in_progress": 1, "failed": 1, "being_removed": 1, "unknown": 1,
         "newest": "2026-06-07T00:00:00Z", "oldest": "2026-06-01T00:00:00Z",
         "newest_finished_id": backup_id(2),
     });
@@ -335,7 +343,11 @@ async fn a_name_is_answered_with_ids_and_nothing_is_done_for_it() {
 
 #[tokio::test]
 async fn a_key_that_may_not_look_up_names_still_lists() {
-    for denial in ["401 Unauthorized", "403 Forbidden"] {
+    let policy = "sk-qov-01-0123456789abcdef0123456789abcdef";
+    for (key, denial) in [
+        (policy, "401 Unauthorized"),
+        (Sandbox::KEY, "403 Forbidden"),
+    ] {
         let upstream = Upstream::start(move |_, line| {
             if line.contains("/backup") {
                 page(&[backup(1, "READY")])
@@ -344,7 +356,7 @@ async fn a_key_that_may_not_look_up_names_still_lists() {
             }
         })
         .await;
-        let app = TestApp::with_upstream(&upstream.url());
+        let app = TestApp::new(&[("QOVERY_API_URL", &upstream.url()), ("QOVERY_API_KEY", key)]);
         let mut session = app.session(Era::Stateless, &[]).await;
         for _ in 0..2 {
             let text = session
@@ -373,6 +385,60 @@ async fn a_key_that_may_not_look_up_names_still_lists() {
         assert_eq!((looked_up, named), (1, 1), "a denial is remembered");
         assert_eq!(requests.len(), 4);
     }
+}
+
+/// A key may be for one organization of several.
+#[tokio::test]
+async fn one_organization_that_is_shut_hides_no_other() {
+    let id = |number: u32| format!("0de50000-0000-4000-8000-{number:012}");
+    let organizations = json!({ "results": [{ "id": id(7) }, { "id": id(8) }] });
+    let orders = json!({
+        "id": Sandbox::ORDERS, "name": "orders", "service_type": "DATABASE",
+        "project_name": "shop", "environment_name": "production",
+    });
+    let services = json!({ "results": [orders] });
+    let upstream = Upstream::start(move |_, line| match line {
+        line if line.contains(&id(7)) => reply("403 Forbidden", "", ""),
+        line if line.contains(&id(8)) => json_reply("200 OK", &services),
+        _ => json_reply("200 OK", &organizations),
+    })
+    .await;
+    let app = TestApp::with_upstream(&upstream.url());
+    let mut session = app.session(Era::Stateless, &[]).await;
+    let text = session
+        .refused(LIST, json!({ "databaseId": "orders" }))
+        .await;
+    assert!(text.contains(Sandbox::ORDERS), "{text}");
+}
+
+#[tokio::test]
+async fn a_list_that_changes_while_it_is_read_is_not_called_whole() {
+    let upstream = Upstream::start(|_, line| {
+        if line.contains("startId=") {
+            return reply("404 Not Found", "", "");
+        }
+        let twenty: Vec<Value> = (1..=20).map(|number| backup(number, "READY")).collect();
+        page(&twenty)
+    })
+    .await;
+    let app = TestApp::with_upstream(&upstream.url());
+    let mut session = app.session(Era::Stateless, &[]).await;
+    let list = session.ok(LIST, orders()).await;
+    assert_eq!(ids(&list).len(), 20);
+    assert_eq!(list["complete"], false);
+    assert!(
+        list["note"].as_str().unwrap().contains("Call again"),
+        "{list}"
+    );
+    let remove = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(1) });
+    let text = session.refused(REMOVE, remove).await;
+    assert!(text.contains("could not be completed"), "{text}");
+    let missing = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(99) });
+    let text = session.refused(LIST, missing).await;
+    assert!(
+        text.contains("could not be completed"),
+        "it may be further down: {text}"
+    );
 }
 
 #[tokio::test]
@@ -501,7 +567,7 @@ async fn one_obstacle_keeps_all_and_nobody_is_asked() {
         let mut host = host(&database, way, &[]).await;
         let text = host.call(removal_of(&[1, 6, 9, 1, 2])).await.refusal();
         for line in [
-            "Of 5 backups, 3 cannot be removed. Nothing was removed. Nobody was asked.".to_owned(),
+            "Of 5 backups, 3 cannot be removed. Nothing was removed.".to_owned(),
             format!("{}: it is the newest one.", backup_id(6)),
             format!("{}: it is not in the list of this database.", backup_id(9)),
             format!("{}: it is named twice.", backup_id(1)),
@@ -527,10 +593,8 @@ async fn an_hour_without_room_for_all_keeps_all() {
     };
     let refused = remove(&[1, 2, 3, 4]).await;
     let text = refused["content"][0]["text"].as_str().unwrap();
-    assert!(
-        text.contains("3 of them are left, of 4 that this call takes"),
-        "{text}"
-    );
+    assert!(text.contains("and this call takes 4."), "{text}");
+    assert!(text.contains("Name fewer at once."), "{text}");
     assert_eq!(
         remove(&[1, 2]).await["structuredContent"]["outcome"],
         "removed"
