@@ -15,7 +15,9 @@
 //! **One road for a change.** Additions and removals take the same steps in the same function, in a task
 //! that the process waits for when it ends: allowed? → the database's lock → decide on fresh facts →
 //! spend the allowance → record the intent → send → settle what is unknown → record the outcome → give
-//! back what was not spent. Until it is sent, and between its attempts, it can be called off.
+//! back what was not spent. Until it is sent, and between its attempts, it can be called off. Removals of
+//! one call are one change: one lock, one decision and one reservation, then a record, a request and an
+//! outcome for each, up to the first that is not made.
 //!
 //! # The house, from the ground
 //!
@@ -48,7 +50,7 @@
 //! - No trait stands in front of the upstream: the client is concrete, the sandbox is a real server,
 //!   and the seam between them is the base URL. The sandbox never uses the types of `qovery`.
 //! - Ids are parsed once, at the edge, and written again in their hyphenated form. Nothing else ever
-//!   reaches a path of Qovery's API.
+//!   reaches a path of Qovery's API. A database's name is compared here and never sent.
 //! - The key is exposed where it is read and where its header is built, nowhere else, and goes to one
 //!   address.
 //! - Nothing is removed but on the complete list of a moment ago, and no change of a database decides
