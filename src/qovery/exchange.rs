@@ -168,7 +168,9 @@ impl Client {
 impl Answer {
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
         let (json, memory) = self.body?;
-        match serde_json::from_slice(&json) {
+        // Its characters are checked once, and not with each string.
+        let text = str::from_utf8(&json).map_err(|_| Failure::Unreadable(Unreadable::NotJson))?;
+        match serde_json::from_str(text) {
             Ok(value) => Ok(Answered {
                 value,
                 json,
