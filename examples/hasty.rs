@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         batch: milliseconds(5_000),
         settle: milliseconds(1_000),
         lock: milliseconds(700),
-        looks: [milliseconds(200), milliseconds(600)],
+        looks: [milliseconds(300), milliseconds(1_500)],
         name: milliseconds(500),
         header: milliseconds(1_000),
         body_time: milliseconds(1_000),

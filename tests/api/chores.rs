@@ -8,13 +8,16 @@ use serde_json::{Value, json};
 
 use crate::{
     helpers::{
-        ERAS, Era, Reply, TestApp, Upstream, backup, backup_id, json_reply, page, reply,
+        ERAS, Era, Reply, Session, TestApp, Upstream, backup, backup_id, json_reply, page, reply,
         sandbox_session,
     },
     helpers_confirm::{Database, Host, WAYS, Way, can_ask, removes, yes},
     helpers_http::{Client, Connection},
     helpers_ledger::{Deed, Entry, FAILED, Fate, GOOD, Ledger, QUEUED, Says, database},
 };
+
+#[cfg(unix)]
+use crate::helpers::signal;
 
 const LIST: &str = "list-database-backups";
 const ADD: &str = "add-backup-database";
@@ -661,7 +664,7 @@ async fn a_yes_is_for_the_very_set_that_was_asked_about() {
 }
 
 /// The first half of a batch is removed, and then something else happens to a removal.
-async fn after_two(says: Says, deed: Deed) -> (Ledger, Vec<Entry>, Value) {
+async fn after_two(says: Says, deed: Deed) -> (Ledger, Vec<Entry>, Value, String) {
     let ledger = Ledger::start(move |asked| match (asked.is("DELETE"), asked.number) {
         (true, 2..) => Fate::new(deed.clone(), says.clone()),
         _ => Fate::default(),
@@ -674,22 +677,31 @@ async fn after_two(says: Says, deed: Deed) -> (Ledger, Vec<Entry>, Value) {
     let backups: Vec<&str> = entries[..5].iter().map(|entry| entry.id.as_str()).collect();
     let arguments = json!({ "databaseId": database, "backupIds": backups });
     let decision = session.ok(REMOVE, arguments).await;
-    (ledger, entries, decision)
+    (ledger, entries, decision, session.finish().await.stderr)
 }
 
 #[tokio::test]
 async fn a_batch_stops_where_a_removal_is_refused_or_in_doubt() {
     let refused = || Says::Else(reply("403 Forbidden", "", ""));
-    for (says, deed, third, remaining) in [
-        (refused(), Deed::Undone, "not_removed", json!(7)),
+    for (says, deed, third, remaining, outcome) in [
+        (
+            refused(),
+            Deed::Undone,
+            "not_removed",
+            json!(7),
+            "forbidden",
+        ),
         (
             Says::Else(Reply::Hang),
             Deed::Undone,
             "unknown",
             Value::Null,
+            "timed_out",
         ),
     ] {
-        let (ledger, entries, decision) = after_two(says, deed).await;
+        let (ledger, entries, decision, log) = after_two(says, deed).await;
+        let line = format!("operation=\"remove\" outcome=\"{outcome}\"");
+        assert_eq!(log.matches(&line).count(), 1, "of the call: {log}");
         assert_eq!(decision["outcome"], "partly_removed", "{decision}");
         assert_eq!(decision["remaining"], remaining, "{decision}");
         let outcomes: Vec<&Value> = decision["backups"]
@@ -708,46 +720,61 @@ async fn a_batch_stops_where_a_removal_is_refused_or_in_doubt() {
     }
 }
 
+/// Twenty removals that take a while each; once the first is told of, the call is in the middle.
+async fn in_the_middle(era: Era) -> (Ledger, Session, u64) {
+    let ledger = Ledger::start(|asked| Fate {
+        pause: Duration::from_millis(if asked.is("DELETE") { 100 } else { 0 }),
+        ..Fate::default()
+    })
+    .await;
+    let entries = ledger.open(&database(1), &[GOOD; 22]);
+    let app = TestApp::with_upstream(&ledger.url());
+    let mut session = app.session(era, &[]).await;
+    let backups: Vec<&str> = entries[..20].iter().map(|it| it.id.as_str()).collect();
+    let arguments = json!({ "databaseId": database(1), "backupIds": backups });
+    let token = json!({ "progressToken": 7 });
+    let params = json!({ "name": REMOVE, "arguments": arguments, "_meta": token });
+    let id = session.post("tools/call", params).await;
+    let progress = session.receive().await;
+    assert_eq!(progress["params"]["progressToken"], 7, "{progress}");
+    assert_eq!(progress["params"]["total"], 20.0, "{progress}");
+    (ledger, session, id)
+}
+
+#[cfg(unix)]
 #[tokio::test]
-async fn a_batch_that_is_called_off_ends_what_it_sent_and_goes_no_further() {
+async fn a_signal_ends_a_batch_after_the_removal_that_was_sent() {
     for era in ERAS {
-        let ledger = Ledger::start(|asked| Fate {
-            pause: Duration::from_millis(if asked.is("DELETE") { 100 } else { 0 }),
-            ..Fate::default()
-        })
-        .await;
-        let database = database(1);
-        let entries = ledger.open(&database, &[GOOD; 22]);
-        let app = TestApp::with_upstream(&ledger.url());
-        let mut session = app.session(era, &[]).await;
-        let backups: Vec<&str> = entries[..20]
-            .iter()
-            .map(|entry| entry.id.as_str())
-            .collect();
-        let arguments = json!({ "databaseId": database, "backupIds": backups });
-        let token = json!({ "progressToken": 7 });
-        let params = json!({ "name": REMOVE, "arguments": arguments, "_meta": token });
-        let id = session.post("tools/call", params).await;
-        let progress = session.receive().await;
-        assert_eq!(progress["params"]["total"], 20.0, "{progress}");
-        session.close_stdin();
+        let (ledger, mut session, id) = in_the_middle(era).await;
+        signal(&session.child, "TERM").await;
         let mut answer = session.receive().await;
         while answer["method"] == "notifications/progress" {
             answer = session.receive().await;
         }
         assert_eq!(answer["id"], id, "{answer}");
-        session.finish().await;
-        let told = |outcome: &str| {
-            let backups = answer["result"]["structuredContent"]["backups"].as_array();
-            let same = backups
-                .unwrap()
-                .iter()
-                .filter(|it| it["outcome"] == outcome);
-            same.count()
-        };
-        // Standard input is closed in the middle, and nothing but the signal calls a change off.
+        let decision = &answer["result"]["structuredContent"];
+        assert_eq!(decision["outcome"], "partly_removed", "{answer}");
+        let backups = decision["backups"].as_array().unwrap();
+        let told = |outcome: &str| backups.iter().filter(|it| it["outcome"] == outcome).count();
         assert_eq!(told("removed") + told("not_removed"), 20, "{answer}");
+        assert!(session.child.wait().await.unwrap().success());
         assert_eq!(told("removed"), ledger.effects().len(), "{answer}");
+        assert!(told("removed") < 20, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_cancelled_goes_no_further() {
+    for era in ERAS {
+        let (ledger, mut session, id) = in_the_middle(era).await;
+        let cancel = json!({
+            "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id }
+        });
+        session.send(cancel.to_string().as_bytes()).await;
+        // Whatever it still does is done by then.
+        session.finish().await;
+        let removed = ledger.effects().len();
+        assert!((1..20).contains(&removed), "{removed}");
     }
 }
 
