@@ -25,7 +25,6 @@ use std::{
     },
 };
 
-use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -173,51 +172,9 @@ impl Backups {
         Ok(qovery.list_backups(database, start_id, context).await?)
     }
 
-    /// A database's backups and what the rules say of them: from the beginning or after `start_id`, up to
-    /// the number that one list shows. With all of their status, if `verbose`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Qovery`].
-    pub async fn list(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        start_id: Option<BackupId>,
-        verbose: bool,
-    ) -> Result<Listing, Error> {
-        let inner = &self.inner;
-        inner.listing(context, database, start_id, verbose).await
-    }
-
-    /// One backup; while it is being made, this waits up to 20 seconds for that to change. `looked` is
-    /// told how often it was looked at so far.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Obstructed`] if it is not listed; [`Error::Qovery`].
-    pub async fn watch(
-        &self,
-        context: &Context,
-        backup: (DatabaseId, BackupId),
-        verbose: bool,
-        looked: &watch::Sender<usize>,
-    ) -> Result<Listing, Error> {
-        self.inner.watch(context, backup, verbose, looked).await
-    }
-
     /// What a database is called, where that can be had in a short time.
     pub async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
         self.inner.name(context, database).await
-    }
-
-    /// The databases that are called so, exactly or nearly.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::LookupDenied`], [`Error::Qovery`].
-    pub async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
-        self.inner.find(context, name).await
     }
 
     /// Asks for a new backup.

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::{Error, Inner};
+use super::{Backups, Error, Inner};
 use crate::{
     clean,
     context::{Context, Deadline},
@@ -46,10 +46,12 @@ impl Inner {
         let now = Instant::now();
         {
             let mut names = self.directory.names.lock();
-            names.retain(|_, (until, _)| *until > now);
-            if let Some((_, name)) = names.get(&database) {
+            if let Some((until, name)) = names.get(&database)
+                && *until > now
+            {
                 return name.clone();
             }
+            names.retain(|_, (until, _)| *until > now);
             if names.len() >= REMEMBERED {
                 return None;
             }
@@ -68,28 +70,35 @@ impl Inner {
         names.insert(database, (now + kept, name.clone()));
         name
     }
+}
 
+impl Backups {
     /// The databases that are called so, exactly or nearly.
-    pub(super) async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
-        let until = *self.directory.denied.lock();
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LookupDenied`], [`Error::Qovery`].
+    pub async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
+        let inner = &self.inner;
+        let until = *inner.directory.denied.lock();
         if until.is_some_and(|until| until > Instant::now()) {
             return Err(Error::LookupDenied);
         }
         let denied = |error: qovery::Error| {
             if is_denied(&error) {
-                let until = Instant::now() + self.limits().remembered;
-                *self.directory.denied.lock() = Some(until);
+                let until = Instant::now() + inner.limits().remembered;
+                *inner.directory.denied.lock() = Some(until);
                 Error::LookupDenied
             } else {
                 error.into()
             }
         };
-        let organizations = self.qovery.organizations(context).await.map_err(denied)?;
+        let organizations = inner.qovery.organizations(context).await.map_err(denied)?;
         let wanted = name.to_lowercase();
         let mut found = Vec::new();
         let (mut shut, mut open) = (None, false);
         for organization in organizations {
-            match self.qovery.services(organization.id, context).await {
+            match inner.qovery.services(organization.id, context).await {
                 Ok(services) => {
                     open = true;
                     let services = services.value.results.into_iter();

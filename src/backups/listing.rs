@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Condition, Error, Inner, Obstacle, Protection, guard};
+use super::{Backups, Condition, Error, Inner, Obstacle, Protection, guard};
 use crate::{
     context::Context,
     qovery::{self, Answered, Backup, BackupId, BackupPage, DatabaseId, Failure},
@@ -72,37 +72,48 @@ pub(super) struct Read {
     pub(super) complete: bool,
 }
 
-impl Inner {
-    /// Lists a database's backups from the beginning, or after `start_id`.
-    pub(super) async fn listing(
+impl Backups {
+    /// A database's backups and what the rules say of them: from the beginning or after `start_id`, up to
+    /// the number that one list shows. With all of their status, if `verbose`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Qovery`].
+    pub async fn list(
         &self,
         context: &Context,
         database: DatabaseId,
         start_id: Option<BackupId>,
         verbose: bool,
     ) -> Result<Listing, Error> {
-        let most = self.limits().listed;
-        let read = self
+        let inner = &self.inner;
+        let most = inner.limits().listed;
+        let read = inner
             .pages(context, database, start_id, most, |_| false)
             .await?;
-        let name = self.name(context, database).await;
-        Ok(self.told(database, name, read, start_id.is_none(), verbose))
+        let name = inner.name(context, database).await;
+        Ok(inner.told(database, name, read, start_id.is_none(), verbose))
     }
 
-    /// One backup; while it is being made, this waits a while for its condition to change. `looked` is
-    /// told how often was looked so far.
-    pub(super) async fn watch(
+    /// One backup; while it is being made, this waits up to 20 seconds for that to change. `looked` is
+    /// told how often it was looked at so far.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Obstructed`] if it is not listed, [`Error::ListIncomplete`] if it may be; [`Error::Qovery`].
+    pub async fn watch(
         &self,
         context: &Context,
         (database, backup): (DatabaseId, BackupId),
         verbose: bool,
         looked: &watch::Sender<usize>,
     ) -> Result<Listing, Error> {
+        let inner = &self.inner;
         let has_it = |page: &BackupPage| page.results.iter().any(|listed| listed.id == backup);
-        let mut pauses = self.limits().looks.into_iter();
+        let mut pauses = inner.limits().looks.into_iter();
         let mut seen: Option<Listing> = None;
         loop {
-            let pages = self.pages(context, database, None, self.limits().backups, has_it);
+            let pages = inner.pages(context, database, None, inner.limits().backups, has_it);
             let pages = match (pages.await, seen.take()) {
                 (Ok(pages), _) => pages,
                 // What was seen a moment ago says more than that the next look failed.
@@ -112,7 +123,7 @@ impl Inner {
                 }
                 (Err(error), _) => return Err(error),
             };
-            let mut listing = self.told(database, None, pages, true, verbose);
+            let mut listing = inner.told(database, None, pages, true, verbose);
             // Its page is the last one that was read, and the only one whose memory is still needed.
             listing.backups.retain(|listed| listed.backup.id == backup);
             listing.backups.shrink_to_fit();
@@ -129,7 +140,7 @@ impl Inner {
                     obstacles: vec![(backup, Obstacle::NotListed)],
                 });
             };
-            listing.name = self.name(context, database).await;
+            listing.name = inner.name(context, database).await;
             let pause = pauses
                 .next()
                 .filter(|pause| *pause < context.deadline.remaining());
@@ -142,13 +153,15 @@ impl Inner {
                 () = context.cancellation.cancelled() => {
                     return Err(qovery::Error::harmless(Failure::Cancelled).into());
                 }
-                () = self.shutdown().winding_down.cancelled() => return Ok(listing),
+                () = inner.shutdown().winding_down.cancelled() => return Ok(listing),
                 () = sleep(pause) => {}
             }
             seen = Some(listing);
         }
     }
+}
 
+impl Inner {
     /// Reads a list page by page: to its end, until it has `most` backups, or to the page that is
     /// `enough`. A list whose pages repeat has no end.
     pub(super) async fn pages(

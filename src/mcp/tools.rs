@@ -146,31 +146,32 @@ impl Server {
             name @ Database::Name(_) => self.id(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
-        let (mut list, _memory) = match (arguments.backup_id, arguments.start_id) {
-            (None, start_id) => {
-                let listing = self.backups.list(context, database, start_id, verbose);
-                let mut listing = listing.await?;
-                let memory = mem::take(&mut listing.memory);
-                (BackupList::of(listing), memory)
-            }
-            (Some(backup), None) => {
-                let progress = Progress::begin(peer, None, |_| "It is still being made".to_owned());
-                let looked = progress.count();
-                let backup = (database, backup);
-                let listing = self.backups.watch(context, backup, verbose, &looked).await;
-                drop(looked);
-                progress.end().await;
-                let mut listing = listing?;
-                let memory = mem::take(&mut listing.memory);
-                (BackupList::of_one(listing), memory)
-            }
-            (Some(_), Some(_)) => {
-                return Err(ArgumentError::new(
-                    "`startId` is given beside `backupId`; leave one of them out",
-                )
-                .into());
-            }
-        };
+        let (to_result, mut listing): (fn(_) -> _, _) =
+            match (arguments.backup_id, arguments.start_id) {
+                (None, start_id) => {
+                    let listing = self.backups.list(context, database, start_id, verbose);
+                    (BackupList::of, listing.await?)
+                }
+                (Some(backup), None) => {
+                    let progress =
+                        Progress::begin(peer, None, |_| "It is still being made".to_owned());
+                    let looked = progress.count();
+                    let backup = (database, backup);
+                    let listing = self.backups.watch(context, backup, verbose, &looked).await;
+                    drop(looked);
+                    progress.end().await;
+                    (BackupList::of_one, listing?)
+                }
+                (Some(_), Some(_)) => {
+                    return Err(ArgumentError::new(
+                        "`startId` is given beside `backupId`; leave one of them out",
+                    )
+                    .into());
+                }
+            };
+        // Until the answer is written.
+        let _memory = mem::take(&mut listing.memory);
+        let mut list: BackupList = to_result(listing);
         list.note = self.noted(list.note);
         Reply::new(list)
     }

@@ -589,30 +589,20 @@ async fn an_hour_without_room_for_all_keeps_all() {
         .app()
         .session(Era::Stateless, &["--changes-per-hour=3"])
         .await;
-    let mut remove = async |numbers: &[u32]| {
-        session
-            .call(REMOVE, removal_of(numbers)["arguments"].clone())
-            .await
-    };
-    let refused = remove(&[1, 2, 3, 4]).await;
-    let text = refused["content"][0]["text"].as_str().unwrap();
+    let several = |numbers: &[u32]| removal_of(numbers)["arguments"].clone();
+    let text = session.refused(REMOVE, several(&[1, 2, 3, 4])).await;
     assert!(text.contains("and this call takes 4."), "{text}");
     assert!(text.contains("Name fewer at once."), "{text}");
-    assert_eq!(
-        remove(&[1, 2]).await["structuredContent"]["outcome"],
-        "removed"
-    );
-    let refused = remove(&[3, 4]).await;
-    let text = refused["content"][0]["text"].as_str().unwrap();
+    let decision = session.ok(REMOVE, several(&[1, 2])).await;
+    assert_eq!(decision["outcome"], "removed");
+    let text = session.refused(REMOVE, several(&[3, 4])).await;
     assert!(
         text.contains("1 of them are left, of 2 that this call takes"),
         "{text}"
     );
-    assert_eq!(
-        remove(&[3]).await["structuredContent"]["outcome"],
-        "removed"
-    );
-    assert_eq!(remove(&[4]).await["isError"], true);
+    let decision = session.ok(REMOVE, several(&[3])).await;
+    assert_eq!(decision["outcome"], "removed");
+    session.refused(REMOVE, several(&[4])).await;
     assert_eq!(database.changes(), [1, 2, 3].map(removes));
 }
 
