@@ -34,6 +34,8 @@ mod outcome;
 mod protocol;
 mod rest;
 mod secrets;
+mod sessions;
 mod storm;
+mod tolerance;
 mod tools;
 mod upstream;
