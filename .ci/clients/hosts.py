@@ -39,7 +39,7 @@ class Host:
         }
 
     async def run(self, *arguments, code=0):
-        """What it says, errors last. What it leaves behind ends with the namespace."""
+        """What it says, errors last. What it leaves running ends with the namespace."""
         process = await asyncio.create_subprocess_exec(
             self.command,
             *arguments,
@@ -59,9 +59,19 @@ class Host:
         finally:
             if process.returncode is None:
                 process.kill()
-        said = ESCAPES.sub("", (out + err).decode())
-        expect(process.returncode == code, f"{what}: exit code {process.returncode}\n{said}")
-        return said
+        self.said = ESCAPES.sub("", (out + err).decode())
+        expect(process.returncode == code, f"{what}: exit code {process.returncode}\n{self.said}")
+        return self.said
+
+    async def lists(self):
+        """Its list shows each server, and a tick where it has connected."""
+        said = await self.run("mcp", "list")
+        shown = {}
+        for line in said.splitlines():
+            if mark := re.search("[✓✔✗✘]", line):
+                name = re.search("|".join(CONNECTED), line)
+                shown[name[0]] = mark[0] in "✓✔"
+        expect(shown == CONNECTED, f"{self.command.name} lists\n{said}")
 
     async def asks_model(self, *arguments):
         """A session that ends soon, since the model refuses whatever it is asked."""
@@ -77,29 +87,21 @@ def first_json(text):
     return json.JSONDecoder().raw_decode(text)[0]
 
 
-def connected(listed):
-    """Which servers a host's list shows, and whether with a tick."""
-    shown = {}
-    for line in listed.splitlines():
-        if mark := re.search("[✓✔✗✘]", line):
-            name = re.search("|".join(CONNECTED), line)
-            shown[name[0]] = mark[0] in "✓✔"
-    return shown
-
-
 async def claude(host, stdio, remote):
     host.environment |= {
         "ANTHROPIC_BASE_URL": host.model,
         "ANTHROPIC_API_KEY": "none",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        # So that a session waits for its servers, and offers their tools without a search for them.
+        "MCP_CONNECTION_NONBLOCKING": "false",
+        "ENABLE_TOOL_SEARCH": "false",
     }
     await host.run("mcp", "add", "stdio", "--", *stdio)
     for name, (url, token) in remote.items():
         header = f"Authorization: Bearer {token}"
         await host.run("mcp", "add", "--transport", "http", name, url, "--header", header)
-    listed = await host.run("mcp", "list")
+    await host.lists()
     await host.asks_model("-p", "Hello.")
-    return listed
 
 
 async def gemini(host, stdio, remote):
@@ -114,10 +116,9 @@ async def gemini(host, stdio, remote):
         "mcpServers": servers,
     }
     host.write(".gemini/settings.json", settings)
-    listed = await host.run("mcp", "list")
+    await host.lists()
     # Where nobody can approve a call, the model is offered no tool that needs it.
     await host.asks_model("--approval-mode", "yolo", "-m", "gemini-2.5-flash", "-p", "Hello.")
-    return listed
 
 
 async def opencode(host, stdio, remote):
@@ -133,13 +134,12 @@ async def opencode(host, stdio, remote):
     }
     settings = {"model": "gate/none", "provider": {"gate": provider}, "mcp": servers}
     host.write(".config/opencode/opencode.json", settings)
-    listed = await host.run("mcp", "list")
+    await host.lists()
     await host.asks_model("run", "Hello.")
-    return listed
 
 
 async def codex(host, stdio, remote):
-    """Its list connects to nothing: it says what was written down."""
+    """Its list only says what was written down: it connects when a session begins."""
     due = {"stdio": {"type": "stdio", "command": stdio[0], "args": stdio[1:]}}
     await host.run("mcp", "add", "stdio", "--", *stdio)
     for name, (url, token) in remote.items():
@@ -231,7 +231,7 @@ async def pass_on(reader, writer, kept):
         while data := await reader.read(1 << 16):
             kept += data
             writer.write(data)
-    except ConnectionError:
+    except (ConnectionError, asyncio.CancelledError):
         pass
     finally:
         writer.close()
@@ -266,11 +266,10 @@ async def connect(name, host, package, command, revision, ways):
         remote = {"http": (await relay.start(), TOKEN), "stranger": (served.mcp, WRONG)}
         sent = Path(directory, "sent")
         stdio = ["sh", "-c", 'tee -a "$0" | "$@"', str(sent), str(server), "stdio", "--sandbox"]
-        listed = await host(Host(command, directory, await model.start()), stdio, remote)
-        if listed is not None:
-            shown = connected(listed)
-            expect(shown == CONNECTED, f"{name} lists\n{listed}")
-        expect(model.offered == OFFERED, f"{name} offers the model {model.offered}")
+        program = Host(command, directory, await model.start())
+        await host(program, stdio, remote)
+        offered = sorted(model.offered)
+        expect(model.offered == OFFERED, f"{name} offers the model {offered}, and says\n{program.said}")
         sent = {"stdio": sent.read_text(), "HTTP": "\n".join(kept.decode() for kept in relay.sent)}
     refused = [line for line in served.log if '"unauthenticated"' in line]
     expect(refused, f"{name} did not try the wrong token")
