@@ -6,8 +6,11 @@ Usage: hosts.py <server> <node> <directory of the hosts' packages>
 """
 
 import asyncio
+import contextlib
 import json
+import os
 import re
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +25,8 @@ TOKEN, WRONG = "gate-access-token-0123456789abcdef", "wrong-access-token-0123456
 # The names under which a host knows the server, and whether it is to connect. The last has a wrong token.
 CONNECTED = {"stdio": True, "http": True, "stranger": False}
 OFFERED = {(name, tool) for name in ["stdio", "http"] for tool in [LIST, ADD, REMOVE]}
+# After which a host is killed, which gives it exit code -9.
+SECONDS = 90
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -39,7 +44,7 @@ class Host:
         }
 
     async def run(self, *arguments, code=0):
-        """What it says, errors last. What it leaves running ends with the namespace."""
+        """What it says, errors last. Its children end with it, at the latest with the namespace."""
         process = await asyncio.create_subprocess_exec(
             self.command,
             *arguments,
@@ -50,15 +55,15 @@ class Host:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        what = " ".join([self.command.name, *map(str, arguments)])
+        # So that what it said until then is not lost.
+        late = asyncio.get_running_loop().call_later(SECONDS, os.killpg, process.pid, signal.SIGKILL)
         try:
-            async with asyncio.timeout(90):
-                out, err = await process.communicate()
-        except TimeoutError:
-            raise AssertionError(f"{what}: no end in time") from None
+            out, err = await process.communicate()
         finally:
-            if process.returncode is None:
-                process.kill()
+            late.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        what = " ".join([self.command.name, *map(str, arguments)])
         self.said = ESCAPES.sub("", (out + err).decode())
         expect(process.returncode == code, f"{what}: exit code {process.returncode}\n{self.said}")
         return self.said
