@@ -1,27 +1,28 @@
-// Removes backups of the sandbox through version 1 or 2 of the TypeScript client, gives the answers that
+// Removes backups of the sandbox through a release of version 1 or 2 of the TypeScript client, gives the answers that
 // it is told to what it is asked, and prints what came of each, a line of JSON, for asked.py to judge.
 //
-// Usage: asked.mjs <npm directory> <v1 or v2> <era> <cases>
+// Usage: asked.mjs <npm directory> <package> <era> <cases>
 
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 
-const [npm, generation, era, cases] = process.argv.slice(2);
+const [npm, name, era, cases] = process.argv.slice(2);
+const generation = name === '@modelcontextprotocol/client' ? 'v2' : 'v1';
 const require = createRequire(join(npm, 'package.json'));
 const sdk =
     generation === 'v1'
         ? {
-              ...require('@modelcontextprotocol/sdk/client/index.js'),
-              ...require('@modelcontextprotocol/sdk/client/stdio.js'),
-              ...require('@modelcontextprotocol/sdk/client/streamableHttp.js'),
-              question: require('@modelcontextprotocol/sdk/types.js').ElicitRequestSchema,
+              ...require(`${name}/client/index.js`),
+              ...require(`${name}/client/stdio.js`),
+              ...require(`${name}/client/streamableHttp.js`),
+              question: require(`${name}/types.js`).ElicitRequestSchema,
               // To it, an empty capability means a form.
               elicitation: {}
           }
         : {
-              ...require('@modelcontextprotocol/client'),
-              ...require('@modelcontextprotocol/client/stdio'),
+              ...require(name),
+              ...require(`${name}/stdio`),
               question: 'elicitation/create',
               elicitation: { form: {} }
           };
@@ -74,11 +75,12 @@ for (const { server, backup, answer } of JSON.parse(cases)) {
         ? new sdk.StdioClientTransport({ command: server[0], args: server.slice(1) })
         : new sdk.StreamableHTTPClientTransport(new URL(server));
     let version;
-    // Version 1 tells it to the transport alone.
-    const told = transport.setProtocolVersion?.bind(transport);
-    transport.setProtocolVersion = spoken => {
-        version = spoken;
-        told?.(spoken);
+    // Version 1 does not tell; it is in the answer to its first request.
+    const request = client.request.bind(client);
+    client.request = async (...parameters) => {
+        const result = await request(...parameters);
+        version ??= result.protocolVersion;
+        return result;
     };
     await client.connect(transport, timeout);
     if (generation === 'v2') version = client.getNegotiatedProtocolVersion();
