@@ -92,8 +92,8 @@ fn explain(error: &Error, key: Option<&Credentials>, database: Option<DatabaseId
         }
         (Failure::Unauthorized(_), Some(Scheme::Policy), Some(database)) => format!(
             "Qovery answered 401: the policy of this token does not allow GET \
-             /database/{database}/backup, or the token is revoked or has expired. Correct the \
-             policy in the Qovery console, or make a new token and set QOVERY_API_KEY to it."
+             /database/{database}/backup, or the token is revoked or has expired. Make a \
+             token whose policy allows it, and set QOVERY_API_KEY to it."
         ),
         (Failure::Unauthorized(_), Some(Scheme::Bearer), _) => {
             "Qovery refused the key (401): a JWT expires. Log in again for a new one, or make an \

@@ -334,7 +334,7 @@ mod advice {
     pub(super) const TOKEN: &str =
         "Ask the operator to replace QOVERY_API_KEY; `qovery-backups-mcp check` tests it.";
     pub(super) const POLICY: &str =
-        "Ask the operator to allow it in the key's policy, or else to replace QOVERY_API_KEY.";
+        "Ask the operator for a key whose policy allows it, in QOVERY_API_KEY.";
     pub(super) const JWT: &str = "Ask the operator to replace QOVERY_API_KEY by a token; \
          `qovery-backups-mcp check` says when this JWT expires.";
     pub(super) const ROLE: &str = "Ask the operator for a key that has access to this database, \

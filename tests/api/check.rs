@@ -96,7 +96,7 @@ async fn each_failure_wants_its_own_remedy() {
             "401 Unauthorized",
             database,
             POLICY,
-            "Correct the policy",
+            "Make a token whose policy allows it",
             "--database",
         ),
     ] {
