@@ -210,7 +210,7 @@ fn mend(message: &mut JsonObject) {
         .get_mut("_meta")
         .and_then(|meta| meta.get_mut(CAPABILITIES))
     {
-        keep_readable::<ClientCapabilities>(capabilities);
+        mend_capabilities(capabilities);
     }
     if call {
         params.retain(|name, value| name != "arguments" || !is_nothing(value));
@@ -220,57 +220,41 @@ fn mend(message: &mut JsonObject) {
     }
 }
 
-/// Of a handshake, this server needs nothing but to know what its client can do.
+/// Of a handshake, this server needs nothing but to know what its client can do. A revision that nobody
+/// knows is answered with the newest one.
 fn mend_handshake(params: &mut Value) {
-    let Value::Object(params) = params else {
+    if !params.is_object() {
         return;
-    };
-    let mut field = |name: &str, default: Value| {
-        let value = params.entry(name).or_insert(Value::Null);
-        if std::mem::discriminant(value) != std::mem::discriminant(&default) {
-            *value = default;
-        }
-    };
-    // A revision that nobody knows is answered with the newest one.
-    field("protocolVersion", json!(""));
-    field("capabilities", json!({}));
-    field("clientInfo", json!({}));
-    if let Some(capabilities) = params.get_mut("capabilities") {
-        keep_readable::<ClientCapabilities>(capabilities);
     }
-    if let Some(Value::Object(client)) = params.get_mut("clientInfo") {
-        let mut named = JsonObject::new();
-        for name in ["name", "version"] {
-            let text = client.remove(name).filter(Value::is_string);
-            named.insert(name.to_owned(), text.unwrap_or_else(|| json!("unknown")));
-        }
-        *client = named;
-    }
+    let text = |value: &Value, default| value.as_str().unwrap_or(default).to_owned();
+    let client = &params["clientInfo"];
+    let version = text(&params["protocolVersion"], "");
+    let client = ["name", "version"].map(|name| text(&client[name], "unknown"));
+    let mut capabilities = params["capabilities"].take();
+    mend_capabilities(&mut capabilities);
+    *params = json!({
+        "protocolVersion": version,
+        "capabilities": capabilities,
+        "clientInfo": { "name": client[0], "version": client[1] },
+    });
 }
 
-/// Keeps what of an object reads as a part of this type. `true` stands for an object without members.
-fn keep_readable<T: DeserializeOwned>(value: &mut Value) {
-    let Value::Object(fields) = value else {
-        *value = json!({});
-        return;
-    };
-    fields.retain(|name, value| {
-        let reads = |value: &Value| reads::<T>(&json!({ name: value }));
-        if reads(value) {
-            return true;
+/// Of what a client can do, only how it asks a person matters here. `true` stands for an object without
+/// members.
+fn mend_capabilities(capabilities: &mut Value) {
+    let object = |value: &Value| value.is_object() || *value == true;
+    let mut mended = json!({});
+    let asks = &capabilities["elicitation"];
+    if object(asks) {
+        mended["elicitation"] = json!({});
+        for mode in ["form", "url"]
+            .into_iter()
+            .filter(|mode| object(&asks[mode]))
+        {
+            mended["elicitation"][mode] = json!({});
         }
-        if let Value::Object(inner) = value {
-            inner.retain(|inner_name, value| {
-                if *value == true && !reads(&json!({ inner_name: value })) {
-                    *value = json!({});
-                }
-                reads(&json!({ inner_name: value }))
-            });
-        } else if *value == true {
-            *value = json!({});
-        }
-        reads(value)
-    });
+    }
+    *capabilities = mended;
 }
 
 /// Why a message that is an object does not read: the code of the error, and its words.

@@ -298,10 +298,8 @@ struct Kept {
 impl Events {
     /// Calls: as many as may be in flight.
     const MOST: usize = 512;
-    /// How long an answer can still be fetched.
-    const ANSWERED: Duration = Duration::from_secs(60);
-    /// Longer than any call is asked about.
-    const OPEN: Duration = Duration::from_secs(10 * 60);
+    /// After the last event: longer than a person is asked.
+    const KEPT: Duration = Duration::from_secs(10 * 60);
 
     /// The events that come after this one, up to the answer.
     fn after(
@@ -335,27 +333,23 @@ impl EventStore for Events {
         event: &ServerSseMessage,
     ) -> Result<EventId, EventStoreError> {
         let mut all = self.0.lock();
-        let is_known = all.contains_key(stream_id);
-        if !is_known && (is_answer(event) || stream_id.ends_with(":common")) {
-            return Ok(format!("{stream_id}/0"));
-        }
         let now = Instant::now();
-        all.retain(|id, kept| kept.until > now || id == stream_id);
-        if !is_known && all.len() >= Self::MOST {
-            let soonest = all.iter().min_by_key(|(_, kept)| kept.until);
-            let soonest = soonest.map(|(id, _)| id.clone());
-            soonest.map(|id| all.remove(&id));
+        all.retain(|_, kept| kept.until > now);
+        if !all.contains_key(stream_id) {
+            if is_answer(event) || stream_id.ends_with(":common") {
+                return Ok(format!("{stream_id}/0"));
+            }
+            if all.len() >= Self::MOST {
+                let soonest = all.iter().min_by_key(|(_, kept)| kept.until);
+                let soonest = soonest.map(|(id, _)| id.clone());
+                soonest.map(|id| all.remove(&id));
+            }
         }
         let kept = all.entry(stream_id.to_owned()).or_insert_with(|| Kept {
             events: watch::Sender::default(),
             until: now,
         });
-        let time = if is_answer(event) {
-            Self::ANSWERED
-        } else {
-            Self::OPEN
-        };
-        kept.until = now + time;
+        kept.until = now + Self::KEPT;
         let id = format!("{stream_id}/{}", kept.events.borrow().len());
         let mut event = event.clone();
         event.event_id = Some(id.clone());
