@@ -22,6 +22,8 @@ pub struct Context {
     pub deadline: Deadline,
     /// Cancelled when nobody wants the answer any more.
     pub cancellation: CancellationToken,
+    /// Whether the caller can be told anything before the answer.
+    pub takes_events: bool,
     /// The trace that it belongs to.
     pub trace: Option<TraceParent>,
 }
@@ -61,6 +63,7 @@ impl Context {
             caller: Caller::Anonymous,
             deadline: Deadline::after(time),
             cancellation: CancellationToken::new(),
+            takes_events: true,
             trace: None,
         }
     }

@@ -46,6 +46,8 @@ pub struct Limits {
 
     /// Bytes of a request's body: the largest valid one is below half of it.
     pub body: usize,
+    /// Bytes of a line on standard input.
+    pub line: usize,
     /// JSON values in a request's body: no message has a tenth of it.
     pub values: usize,
     /// Bytes that the bodies of requests and Qovery's answers may take in memory at once.
@@ -68,14 +70,14 @@ pub struct Limits {
     pub streams: usize,
     /// Sessions at once. Each takes about 50 kB.
     pub sessions: usize,
-    /// How long a session lives after its last use.
+    /// How long a session lives after its last use, if no stream is open.
     pub session: Duration,
 
     /// Questions that may wait for a person over a connection at once.
     pub questions: usize,
     /// How long a person may take to answer where the client keeps the question.
     pub patience: Duration,
-    /// How long a person may take to answer over a connection: within the life of a session.
+    /// How long a person may take to answer over a connection: within what proxies wait.
     pub patience_of_a_session: Duration,
     /// How long a question outlives the last open stream to its client.
     pub unheard: Duration,
@@ -114,6 +116,7 @@ impl Default for Limits {
             name: seconds(3),
             remembered: seconds(60 * 60),
             body: 128 << 10,
+            line: 16 << 20,
             values: 4096,
             memory: 192 << 20,
             header: seconds(10),
@@ -124,7 +127,7 @@ impl Default for Limits {
             calls: 512,
             streams: 256,
             sessions: 256,
-            session: seconds(5 * 60),
+            session: seconds(12 * 60 * 60),
             questions: 32,
             patience: seconds(5 * 60),
             patience_of_a_session: seconds(4 * 60),
@@ -178,7 +181,11 @@ mod tests {
                 "waits up to {} seconds for it, and looks three times",
                 limits.looks.iter().sum::<Duration>().as_secs()
             ),
-            format!("at most {}, each for five minutes", limits.sessions),
+            format!(
+                "at most {}, each while a stream of events is open and for {} hours",
+                limits.sessions,
+                limits.session.as_secs() / 3600
+            ),
             format!("no stream for {} seconds", limits.unheard.as_secs()),
             format!(
                 "more than {} times in {} minutes",
@@ -189,7 +196,6 @@ mod tests {
             assert!(words.contains(&sentence), "{sentence}");
         }
         assert_eq!(limits.header, limits.body_time);
-        assert_eq!(limits.session.as_secs(), 5 * 60);
         let patience = (limits.patience, limits.patience_of_a_session);
         assert_eq!(
             (patience.0.as_secs(), patience.1.as_secs()),

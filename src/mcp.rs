@@ -21,8 +21,9 @@ use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult,
-        DiscoverResult, ErrorCode, Icon, Implementation, ListToolsResult, MetaObject,
-        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
+        DiscoverResult, ErrorCode, Icon, Implementation, InitializeRequestParams, InitializeResult,
+        ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion, ServerCapabilities,
+        ServerConfig, Tool,
     },
     service::RequestContext,
 };
@@ -189,6 +190,25 @@ impl ServerHandler for Server {
             .with_instructions(&*self.instructions)
     }
 
+    /// What later revisions brought, clients of earlier ones may read otherwise, or not at all.
+    async fn initialize(
+        &self,
+        request: InitializeRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<InitializeResult, ErrorData> {
+        let mut result = self.negotiate_initialize(&request)?;
+        let server = &mut result.server_info;
+        if request.protocol_version < ProtocolVersion::V_2025_11_25 {
+            server.icons = None;
+            server.description = None;
+        }
+        if request.protocol_version < ProtocolVersion::V_2025_06_18 {
+            server.title = None;
+        }
+        context.peer.set_peer_info(request);
+        Ok(result)
+    }
+
     async fn discover(
         &self,
         request: RequestContext<RoleServer>,
@@ -254,41 +274,15 @@ impl ServerHandler for Server {
         self.tools.iter().find(|tool| tool.name == name).cloned()
     }
 
-    /// Requests whose parameters do not have the shape of their method arrive here, and are not to
-    /// be told that the method does not exist.
+    /// A method that the protocol does not have, or not in the revision that is spoken.
     async fn on_custom_request(
         &self,
         request: CustomRequest,
         request_context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
-        const METHODS: [&str; 5] = [
-            "initialize",
-            "ping",
-            "server/discover",
-            "tools/call",
-            "tools/list",
-        ];
-        let CustomRequest { method, params, .. } = request;
         let context = self.context(&request_context);
         let entry = self.telemetry().begin(&context, "other");
-        // What the handshake's revisions had is gone from the one without.
-        let is_gone =
-            is_stateless(&request_context) && ["initialize", "ping"].contains(&method.as_str());
-        if is_gone || !METHODS.contains(&method.as_str()) {
-            let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None);
-            entry.end(kind(&error), None);
-            return Err(error);
-        }
-        let reason = if method == "tools/call" {
-            serde_json::from_value::<CallToolRequestParams>(params.unwrap_or_default()).err()
-        } else {
-            None
-        };
-        let mut message = format!("The parameters of {method} are malformed");
-        if let Some(reason) = reason {
-            message = format!("{message}: {}", clean::excerpt(&reason.to_string()));
-        }
-        let error = ErrorData::invalid_params(message, None);
+        let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method, None);
         entry.end(kind(&error), None);
         Err(error)
     }

@@ -143,7 +143,7 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         listeners.serve(http, server, rest, process.clone()).await;
     } else {
         say_mode(sandboxed, None, &policy);
-        Box::pin(serve::stdio(server, process.shutdown.clone())).await?;
+        Box::pin(serve::stdio(server, process.clone())).await?;
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !process.shutdown.is_hurried()))

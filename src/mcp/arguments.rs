@@ -14,8 +14,9 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::tools::Name;
 use crate::{
-    clean,
+    clean, json,
     limits::Limits,
     qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError},
 };
@@ -90,9 +91,32 @@ pub(super) enum Database {
 #[error("Invalid arguments: {0}. No request was sent to Qovery, and nothing was changed.")]
 pub(super) struct ArgumentError(String);
 
-/// Reads a tool's arguments.
-pub(super) fn parse<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, ArgumentError> {
-    serde_path_to_error::deserialize(Value::Object(arguments)).map_err(|error| {
+/// What some hosts add to every call (Cline, n8n).
+const ADDED_BY_HOSTS: [&str; 7] = [
+    "task_progress",
+    "sessionId",
+    "action",
+    "chatInput",
+    "toolCallId",
+    "tool",
+    "metadata",
+];
+
+/// Reads the arguments of a tool: as its schema has them; else once more, after what hosts are known to
+/// get wrong is mended.
+pub(super) fn parse<T: DeserializeOwned>(
+    tool: Name,
+    schema: &JsonObject,
+    arguments: JsonObject,
+) -> Result<T, ArgumentError> {
+    let mut value = Value::Object(arguments);
+    if let Ok(read) = T::deserialize(&value) {
+        return Ok(read);
+    }
+    if let Value::Object(arguments) = &mut value {
+        mend(tool, schema, arguments);
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner().to_string();
         let reason = clean::excerpt(&reason);
@@ -103,6 +127,69 @@ pub(super) fn parse<T: DeserializeOwned>(arguments: JsonObject) -> Result<T, Arg
             format!("{}: {reason}", clean::excerpt(&path))
         })
     })
+}
+
+/// What hosts are known to send, and what they mean by it.
+fn mend(tool: Name, schema: &JsonObject, arguments: &mut JsonObject) {
+    let known = schema.get("properties").and_then(Value::as_object);
+    let required = schema.get("required").and_then(Value::as_array);
+    arguments.retain(|name, value| {
+        let is_known = known.is_some_and(|known| known.contains_key(name));
+        let is_required = required.is_some_and(|required| required.iter().any(|it| it == name));
+        if !is_known {
+            let is_ignored = if tool.is_change() {
+                ADDED_BY_HOSTS.contains(&name.as_str())
+            } else {
+                !known.is_some_and(|known| known.keys().any(|known| is_near(name, known)))
+            };
+            if is_ignored {
+                let name = clean::excerpt(name);
+                tracing::debug!(name, "an argument of the host's own was ignored");
+            }
+            return !is_ignored;
+        }
+        // What is left out, some hosts send as text.
+        is_required
+            || !["", "null"]
+                .map(Some)
+                .contains(&value.as_str().map(str::trim))
+    });
+    for (name, value) in arguments {
+        match name.as_str() {
+            "backupId" | "startId" => trim(value),
+            "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim),
+            "verbose" => flag(value),
+            "body" => json::unpack(value),
+            _ => {}
+        }
+    }
+}
+
+/// Whether somebody who wrote this may have meant the argument.
+fn is_near(name: &str, known: &str) -> bool {
+    let plain = |name: &str| -> String {
+        let letters = name.chars().filter(char::is_ascii_alphanumeric);
+        letters.map(|letter| letter.to_ascii_lowercase()).collect()
+    };
+    name.len() < 2 * known.len() && strsim::jaro(&plain(name), &plain(known)) > 0.85
+}
+
+/// Takes off what models put around an id.
+fn trim(id: &mut Value) {
+    if let Value::String(text) = id {
+        *text = text.trim_matches(is_around_an_id).to_owned();
+    }
+}
+
+fn is_around_an_id(c: char) -> bool {
+    c.is_whitespace() || ['"', '\'', '`'].contains(&c)
+}
+
+fn flag(value: &mut Value) {
+    let text = value.as_str().map(|text| text.trim().to_ascii_lowercase());
+    if let Some(Ok(read)) = text.map(|text| text.parse::<bool>()) {
+        *value = read.into();
+    }
 }
 
 /// The documentation of a type, and its schema without it.
@@ -119,10 +206,14 @@ pub(super) fn schema<T: JsonSchema>() -> (String, JsonObject) {
     )
 }
 
+/// Leaves what every host and every converter reads: types of one name, no formats, no closed objects.
 /// A description is one line, and what may be absent is left out, never `null`.
 fn tidy(schema: &mut Schema) {
-    if schema.get("default").is_some_and(Value::is_null) {
-        schema.remove("default");
+    schema.remove("$schema");
+    schema.remove("default");
+    schema.remove("format");
+    if schema.get("additionalProperties") == Some(&Value::Bool(false)) {
+        schema.remove("additionalProperties");
     }
     if let Some(Value::String(description)) = schema.get_mut("description") {
         *description = description.replace('\n', " ");
@@ -152,7 +243,7 @@ impl TryFrom<String> for Database {
 
     /// An id in any other form than the hyphenated one is no name either.
     fn try_from(text: String) -> Result<Self, IdError> {
-        let text = text.trim();
+        let text = text.trim_matches(is_around_an_id);
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }

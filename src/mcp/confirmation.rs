@@ -4,17 +4,17 @@
 //! What must never live here: whether a backup may go. That is decided by `backups`, once before the
 //! question and once more after the answer.
 
+use std::borrow::Cow;
+
 use rmcp::{
     ErrorData, RoleServer,
     model::{
-        ClientCapabilities, ClientResult, ElicitRequest, ElicitRequestParams, ElicitResult,
-        ElicitationAction, ElicitationCapability, ErrorCode, FormElicitationCapability,
-        InputRequest, InputRequests, InputRequiredResult, InputResponses, JsonObject,
-        ServerRequest,
+        ClientCapabilities, ElicitRequest, ElicitRequestParams, ElicitationCapability, ErrorCode,
+        FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
+        InputResponses, ServerRequest,
     },
     service::{PeerRequestOptions, RequestContext},
 };
-use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -35,51 +35,50 @@ use crate::{
 /// The name of the question among a result's input requests.
 const QUESTION: &str = "confirmation";
 
-/// The form, as it was filled in.
-#[derive(Deserialize)]
-struct Form {
-    #[serde(default)]
-    remove: bool,
-}
-
 /// What the host answered for the person. Whether a person saw the question, nobody knows here.
 enum Answer {
     Yes,
     /// No, or nothing; in words for a model.
-    No(&'static str),
+    No(Cow<'static, str>),
 }
 
 impl Answer {
-    /// Reads an answer, if it is one.
-    fn read(answer: Value) -> serde_json::Result<Self> {
-        Self::of(object(answer)?)
-    }
-
-    /// What was answered, if the form was filled in as it must be.
-    fn of(answer: ElicitResult) -> serde_json::Result<Self> {
-        Ok(match answer.action {
-            ElicitationAction::Accept => {
-                let form = answer.content.map(object::<Form>).transpose()?;
-                if form.is_some_and(|form| form.remove) {
-                    Self::Yes
-                } else {
-                    Self::No(
-                        "The host answered for the person without ticking the box. Nothing was \
-                         removed.",
-                    )
+    /// Reads an answer, if it is one. A form may hold its values as text: of that only `true` is a yes.
+    fn read(answer: &Value) -> Result<Self, &'static str> {
+        let action = answer["action"].as_str().ok_or("it has no action")?;
+        let form = &answer["content"];
+        let reason = match (action, form) {
+            ("accept", Value::Object(form)) => match form.get("remove") {
+                Some(Value::Bool(true)) => return Ok(Self::Yes),
+                Some(Value::String(text)) if text == "true" => return Ok(Self::Yes),
+                None | Some(Value::Bool(_) | Value::String(_) | Value::Null) => {
+                    Self::UNTICKED.into()
                 }
-            }
-            ElicitationAction::Decline => Self::No(
+                Some(_) => return Err("`remove` is neither true nor false"),
+            },
+            ("accept", Value::Null) => Self::UNTICKED.into(),
+            ("accept", _) => return Err("its content is no form"),
+            ("decline", _) => {
                 "The host answered no for the person. Nothing was removed. Do not ask again about \
                  these backups; the rest of the task may go on. If the host showed no question, it \
-                 cannot show one.",
-            ),
-            _ => Self::No(
+                 cannot show one."
+                    .into()
+            }
+            ("cancel", _) => {
                 "The host closed the question without an answer. Nothing was removed. If it showed \
-                 no question, it cannot show one.",
-            ),
-        })
+                 no question, it cannot show one."
+                    .into()
+            }
+            (other, _) => {
+                let other = clean::excerpt(other);
+                format!("The host answered \"{other}\" for the person. Nothing was removed.").into()
+            }
+        };
+        Ok(Self::No(reason))
     }
+
+    const UNTICKED: &str =
+        "The host answered for the person without ticking the box. Nothing was removed.";
 }
 
 /// What is to be removed: backups of one database.
@@ -103,12 +102,6 @@ impl Target {
     }
 }
 
-/// Reads an object. Serde would take a list for one, too.
-fn object<T: DeserializeOwned>(value: Value) -> serde_json::Result<T> {
-    let object: JsonObject = serde_json::from_value(value)?;
-    serde_json::from_value(object.into())
-}
-
 impl Server {
     /// Removes backups, once the host has said yes for a person where one can and must be asked.
     /// `answer` is what the client carries back from a question: its sealed state and the response.
@@ -125,13 +118,16 @@ impl Server {
             .transpose()?;
         let answer = responses
             .and_then(|mut responses| responses.remove(QUESTION))
-            .map(Answer::read)
+            .map(|answer| Answer::read(&answer))
             .transpose()
-            .map_err(|error| misfit(&error))?;
+            .map_err(|reason| {
+                let error = ErrorData::invalid_params(misfit(reason), None);
+                Refusal::protocol("invalid_params", error)
+            })?;
         let (Some(answer), Some(state)) = (&answer, state) else {
             return match answer {
                 // Taken at its word, even without the state that was sealed with the question.
-                Some(Answer::No(reason)) => target.kept(reason),
+                Some(Answer::No(reason)) => target.kept(&reason),
                 _ => self.remove(&target, None, context, peer).await,
             };
         };
@@ -165,8 +161,8 @@ impl Server {
             // A person's time is not the call's.
             let context = context.until(Deadline::after(time));
             let facts = if confirmed.is_some() || !asks {
-                let progress =
-                    Progress::begin(peer, Some(backups.len()), |gone| format!("{gone} removed"));
+                let told = |gone| format!("{gone} removed");
+                let progress = Progress::begin(peer, &context, Some(backups.len()), told);
                 let removal = Remove {
                     database: *database,
                     backups: backups.clone(),
@@ -202,7 +198,7 @@ impl Server {
             }
             match self.ask(question, &context, peer).await? {
                 Answer::Yes => confirmed = Some(facts.digest()),
-                Answer::No(reason) => return target.kept(reason),
+                Answer::No(reason) => return target.kept(&reason),
             }
         }
     }
@@ -241,21 +237,22 @@ impl Server {
             biased;
             () = context.cancellation.cancelled() => (
                 "the call was cancelled",
-                Answer::No("The call was cancelled. Nothing was removed."),
+                Answer::No("The call was cancelled. Nothing was removed.".into()),
             ),
             answer = &mut asked.rx => {
-                let Ok(Ok(ClientResult::ElicitResult(answer))) = answer else {
+                let Ok(Ok(answer)) = answer else {
                     return Err(failed());
                 };
-                return Answer::of(answer).map_err(|_| failed());
+                return Answer::read(&json!(answer))
+                    .map_err(|reason| Refusal::in_band("not_asked", &misfit(reason)));
             }
             () = self.backups.process().shutdown.winding_down.cancelled() => (
                 "this server is shutting down",
-                Answer::No("This server is shutting down. Nothing was removed."),
+                Answer::No("This server is shutting down. Nothing was removed.".into()),
             ),
             () = sleep(self.limits().patience_of_a_session) => (
                 "nobody answered",
-                Answer::No("Nobody answered the question. Nothing was removed."),
+                Answer::No("Nobody answered the question. Nothing was removed.".into()),
             ),
         };
         // The call need not wait for it: the session may be about to end.
@@ -268,13 +265,9 @@ impl Server {
     }
 }
 
-/// The client broke the protocol.
-fn misfit(error: &serde_json::Error) -> Refusal {
-    let message = format!(
-        "The answer to the question does not fit: {}. Nothing was removed.",
-        clean::excerpt(&error.to_string())
-    );
-    Refusal::protocol("invalid_params", ErrorData::invalid_params(message, None))
+/// The client answered something else than it was asked.
+fn misfit(reason: &str) -> String {
+    format!("The answer to the question does not fit: {reason}. Nothing was removed.")
 }
 
 /// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).

@@ -3,6 +3,8 @@
 use rmcp::{RoleServer, model::ProgressNotificationParam, service::RequestContext};
 use tokio::{sync::watch, task::JoinHandle};
 
+use crate::context::Context;
+
 /// Counts the steps of a call. What is counted is told while the call goes on.
 pub(super) struct Progress {
     count: watch::Sender<usize>,
@@ -13,12 +15,13 @@ impl Progress {
     /// Counts up to `total`, where that is known. `told` says what a count means.
     pub(super) fn begin(
         request: &RequestContext<RoleServer>,
+        context: &Context,
         total: Option<usize>,
         told: fn(usize) -> String,
     ) -> Self {
         let (count, mut counted) = watch::channel(0);
-        // Over HTTP, no request is let in whose client does not take a stream of events.
         let token = request.meta.get_progress_token();
+        let token = token.filter(|_| context.takes_events);
         let (peer, cancelled) = (request.peer.clone(), request.ct.clone());
         let telling = token.map(|token| {
             tokio::spawn(async move {

@@ -120,13 +120,14 @@ impl Server {
             self.backups.allow_changes()?;
         }
         let arguments = request.arguments.unwrap_or_default();
+        let schema = &self.tools[tool as usize].input_schema;
         // Each on the heap: a call is no larger than it must be, and moved often.
         match tool {
-            Name::List => Box::pin(self.list(parse(arguments)?, context, peer)).await,
-            Name::Add => Box::pin(self.add(parse(arguments)?, context)).await,
+            Name::List => Box::pin(self.list(parse(tool, schema, arguments)?, context, peer)).await,
+            Name::Add => Box::pin(self.add(parse(tool, schema, arguments)?, context)).await,
             Name::Remove => {
                 let answer = (request.request_state, request.input_responses);
-                let arguments: RemoveArguments = parse(arguments)?;
+                let arguments: RemoveArguments = parse(tool, schema, arguments)?;
                 let (database, backups) = arguments.target(self.limits())?;
                 let database = self.id(database, context).await?;
                 let target = Target { database, backups };
@@ -153,8 +154,8 @@ impl Server {
                     (BackupList::of, listing.await?)
                 }
                 (Some(backup), None) => {
-                    let progress =
-                        Progress::begin(peer, None, |_| "It is still being made".to_owned());
+                    let told = |_| "It is still being made".to_owned();
+                    let progress = Progress::begin(peer, context, None, told);
                     let looked = progress.count();
                     let backup = (database, backup);
                     let listing = self.backups.watch(context, backup, verbose, &looked).await;

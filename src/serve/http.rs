@@ -6,6 +6,7 @@
 mod access;
 mod endpoint;
 mod layers;
+mod sessions;
 mod stream;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -27,7 +28,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
+use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 
 use crate::{context::Interface, mcp, process::Process, rest, shares::Shares};
 pub use access::{AllowedHost, AllowedOrigin, Tokens, TokensError};
@@ -118,8 +120,7 @@ impl Listeners {
         process: Process,
     ) {
         let (limits, shutdown) = (&process.limits, &process.shutdown);
-        let sessions = settings.sessions.then(|| Shares::new(limits.sessions));
-        let endpoint = Endpoint::new(mcp, sessions, limits);
+        let endpoint = Endpoint::new(mcp, settings.sessions, limits);
         let sessions_end = endpoint.end();
         let mut mcp = endpoint.router();
         if self.rest.is_none() {
@@ -137,6 +138,12 @@ impl Listeners {
             process: process.clone(),
         };
         let in_flight = layers.in_flight.clone();
+        let rest_layers = Layers {
+            interface: Interface::Rest,
+            ..layers.clone()
+        };
+        // A path that ends in a slash is the one without.
+        let trim = NormalizePathLayer::trim_trailing_slash();
         let port = Port {
             connections: Arc::new(Connections::new(
                 most_connections(limits.connections),
@@ -144,14 +151,10 @@ impl Listeners {
             )),
             tasks: TaskTracker::new(),
             process: process.clone(),
-            router: layers.clone().around(mcp),
+            router: trim.layer(layers.around(mcp)),
         };
         let rest_port = Port {
-            router: Layers {
-                interface: Interface::Rest,
-                ..layers
-            }
-            .around(rest.router()),
+            router: trim.layer(rest_layers.around(rest.router())),
             ..port.clone()
         };
         let rest = async {
@@ -211,7 +214,7 @@ struct Port {
     connections: Arc<Connections>,
     tasks: TaskTracker,
     process: Process,
-    router: Router,
+    router: NormalizePath<Router>,
 }
 
 impl Port {
@@ -403,7 +406,7 @@ mod tests {
             connections: Arc::new(Connections::new(8, &process)),
             tasks: TaskTracker::new(),
             process,
-            router: layers.around(router),
+            router: NormalizePathLayer::trim_trailing_slash().layer(layers.around(router)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().port();

@@ -10,8 +10,8 @@ use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
         header::{
-            ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, HOST, LOCATION, ORIGIN,
-            RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
+            ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, HOST, LOCATION,
+            ORIGIN, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
         },
         uri::Authority,
     },
@@ -115,6 +115,7 @@ impl Layers {
             caller,
             deadline: Deadline::after(self.process.limits.call),
             cancellation: CancellationToken::new(),
+            takes_events: accepts(headers, "text", "event-stream"),
             trace: text(headers, &TRACE_PARENT).and_then(TraceParent::parse),
         }
     }
@@ -158,7 +159,7 @@ impl Layers {
 
     fn check_token(&self, context: &Context, request: &mut Request) -> Result<(), Problem> {
         if !self.tokens.is_empty() && !matches!(context.caller, Caller::Token(_)) {
-            if !reads(request, &PUBLIC) {
+            if !reads(request, &PUBLIC) && !discovers(request) {
                 // RFC 6750, section 3: an error is named only if a token was sent.
                 let challenge = HeaderValue::from_static(match bearer(request.headers()) {
                     Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
@@ -350,9 +351,40 @@ async fn read(
     Ok((body, memory))
 }
 
+/// Whether a client looks for another way to be let in, which there is not (RFC 8615; RFC 9728). It must
+/// not take a refusal for a sign that there is.
+fn discovers(request: &Request) -> bool {
+    request.method() == Method::GET && request.uri().path().starts_with("/.well-known/")
+}
+
 /// Whether a request reads one of these paths.
 fn reads(request: &Request, paths: &[&str]) -> bool {
     [Method::GET, Method::HEAD].contains(request.method()) && paths.contains(&request.uri().path())
+}
+
+/// Whether the `Accept` header admits a media type (RFC 9110, section 12.5.1). Without one, all are.
+pub(super) fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
+    let mut best = (0, !headers.contains_key(ACCEPT));
+    let values = headers.get_all(ACCEPT).iter();
+    for range in values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|it| it.split(','))
+    {
+        let mut parts = range.split(';').map(str::trim);
+        let range = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let closeness = match range.split_once('/') {
+            Some((a, b)) if a == main && b == sub => 3,
+            Some((a, "*")) if a == main => 2,
+            Some(("*", "*")) => 1,
+            _ => continue,
+        };
+        let weight =
+            parts.find_map(|part| part.to_ascii_lowercase().strip_prefix("q=")?.parse().ok());
+        if closeness > best.0 {
+            best = (closeness, weight != Some(0.0));
+        }
+    }
+    best.1
 }
 
 /// A `Host` header's value (RFC 9110, section 7.2): no user, and a port that is one.
