@@ -36,4 +36,5 @@ mod rest;
 mod secrets;
 mod storm;
 mod tools;
+mod troubles;
 mod upstream;
