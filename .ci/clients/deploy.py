@@ -29,7 +29,7 @@ from served import ORDERS, is_page, read_answer, request, written, written_list
 server, compose_validator = sys.argv[1:]
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
-USER = 65532
+USER = 10001
 AS_USER = {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"}
 KEY = "sk-qov-01-gate"
 TOKENS = {"agents": "a" * 16, "prometheus": "p" * 16}
