@@ -8,6 +8,7 @@ Usage: unshare --net --mount python deploy.py <server> <compose validator>
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyseccomp
 import yaml
 
 from qovery import Qovery
@@ -101,17 +103,17 @@ def faults(validate, text, *changes):
 class Program:
     """The program as a recipe starts it, with no right that the recipe does not give it."""
 
-    def __init__(self, program, arguments, variables, upstream):
-        self.command = [program, *arguments]
+    def __init__(self, program, arguments, variables, upstream, **options):
+        self.command, self.options = [program, *arguments], AS_USER | options
         self.variables = {"PATH": "/usr/bin", "QOVERY_API_URL": upstream} | variables
 
     def refused(self):
         """What it says where it does not start."""
-        return run(*self.command, code=2, env=self.variables, **AS_USER)
+        return run(*self.command, code=2, env=self.variables, **self.options)
 
     async def __aenter__(self):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        self.process = subprocess.Popen(self.command, env=self.variables, **AS_USER, **pipes)
+        self.process = subprocess.Popen(self.command, env=self.variables, **self.options, **pipes)
         return self
 
     async def __aexit__(self, *error):
@@ -381,6 +383,29 @@ def exposure(directory, text, code):
     run("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager", unit, code=code)
 
 
+def system_calls(name):
+    """Those of a set, as this systemd has it."""
+    if not name.startswith("@"):
+        return {name}
+    lines = map(str.strip, run("systemd-analyze", "syscall-filter", name).splitlines()[1:])
+    return set().union(*(system_calls(line) for line in lines if line and not line.startswith("#")))
+
+
+def filtered(text):
+    """Puts the unit's filter of system calls on this process, as systemd would."""
+    allowed = system_calls("@default")
+    for without, names in re.findall(r"^SystemCallFilter=(~?)(.*)$", text, re.MULTILINE):
+        named = set().union(*map(system_calls, names.split()))
+        allowed = allowed - named if without else allowed | named
+    made = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    here = pyseccomp.system_arch()
+    # Some are other processors' own.
+    for name in allowed:
+        if pyseccomp.resolve_syscall(here, name) >= 0:
+            made.add_rule(pyseccomp.ALLOW, name)
+    return made.load
+
+
 async def unit(program, upstream):
     text = DEPLOY.joinpath("qovery-backups-mcp.service").read_text()
     [command] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
@@ -398,7 +423,9 @@ async def unit(program, upstream):
         mounted(f"{places['%d']}/{name}", SECRETS[name])
     [directory] = re.findall(r"^StateDirectory=(.*)$", text, re.MULTILINE)
     state(f"/var/lib/{directory}")
-    async with Program(program, arguments, variables, upstream) as begun:
+    limits = {"preexec_fn": filtered(text)}
+    expect("not permitted" in run("nice", "-n", "5", "true", **AS_USER, **limits), "the filter lets all through")
+    async with Program(program, arguments, variables, upstream, **limits) as begun:
         await begun.ready("http://127.0.0.1:9090/readyz")
         await used(["localhost", "127.0.0.1:9090"], variables["QOVERY_BACKUPS_AUDIT_LOG"])
     print("qovery-backups-mcp.service: valid, little exposed, and runs as it says")
