@@ -176,6 +176,10 @@ def known(variables, program):
     expect(not unknown, f"no setting of the program: {unknown}")
 
 
+def proxy_name():
+    return re.search(r"server_name (\S+);", DEPLOY.joinpath("nginx.conf").read_text())[1]
+
+
 def validate_manifest(directory, text, code):
     Path(directory, "kubernetes.yaml").write_text(text)
     run(BIN / "kubernetes-validate", "--strict", "kubernetes.yaml", code=code, cwd=directory)
@@ -238,6 +242,7 @@ async def kubernetes(program, upstream):
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     hosts = variables["QOVERY_BACKUPS_ALLOWED_HOST"].split(",")
     expect(set(hosts) & names, f"no name of the Service is among {hosts}")
+    expect(proxy_name() in hosts, f"the proxy's name is not among {hosts}")
     async with begun:
         # As the kubelet asks: by the address of the pod, without a token.
         for probe in [container["readinessProbe"], container["livenessProbe"]]:
@@ -316,7 +321,7 @@ def validate_nginx(directory, text, code):
 async def nginx(program, replicas, upstream):
     """Callers reach both replicas by the name of the certificate, and only MCP."""
     text = DEPLOY.joinpath("nginx.conf").read_text()
-    name = re.search(r"server_name (\S+);", text)[1]
+    name = proxy_name()
     certificate, key = (re.search(rf"ssl_certificate{kind}\s+(\S+);", text)[1] for kind in ["", "_key"])
     made = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", certificate]
     run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made)
