@@ -210,17 +210,19 @@ async def kubernetes(program, upstream):
     expect(secret["stringData"] == SECRETS, secret)
     for chosen in [spec["selector"]["matchLabels"], budget["spec"]["selector"]["matchLabels"]]:
         expect(chosen == labels, chosen)
-    names = set()
+    services, names = set(), set()
     for service in kinds["Service"]:
         expect(service["spec"]["selector"] == labels, service)
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        services.add(name)
         names |= {f"{name}.{namespace}.svc", f"{name}.{namespace}"}
         for port in service["spec"]["ports"]:
             expect({"name": port["targetPort"], "containerPort": port["port"]} in container["ports"], port)
-    expect(spec["serviceName"] in {service["metadata"]["name"] for service in kinds["Service"]}, spec["serviceName"])
+    expect(spec["serviceName"] in services, spec["serviceName"])
     version = run(program, "--version").split()[1]
     expect(container["image"].endswith(f":{version}"), f"{container['image']} is not {version}")
-    expect(pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == USER, pod["securityContext"])
+    user = pod["securityContext"]
+    expect(user["runAsUser"] == user["fsGroup"] == USER, user)
 
     variables = {variable["name"]: variable["value"] for variable in container["env"]}
     known(variables, program)
@@ -273,10 +275,12 @@ async def compose(program, upstream):
     replicas = {name: service for name, service in services.items() if name != "nginx"}
     configuration = services["nginx"]["volumes"][0]
     expect(DEPLOY.joinpath(Path(configuration["source"]).relative_to(base)).is_file(), configuration)
-    upstreams = re.findall(r"^\s+server ([\w-]+):9090 ", DEPLOY.joinpath("nginx.conf").read_text(), re.MULTILINE)
+    proxy = DEPLOY.joinpath("nginx.conf").read_text()
+    upstreams = re.findall(r"^\s+server ([\w-]+):9090 ", proxy, re.MULTILINE)
     expect(upstreams == list(replicas), f"nginx.conf passes on to {upstreams}")
     expect(services["nginx"]["depends_on"].keys() == replicas.keys(), services["nginx"]["depends_on"])
-    expect(len({str(replica["volumes"]) for replica in replicas.values()}) == len(replicas), "one audit log for two")
+    volumes = {str(replica["volumes"]) for replica in replicas.values()}
+    expect(len(volumes) == len(replicas), "one audit log for two")
     for name, replica in replicas.items():
         variables = replica["environment"]
         known(variables, program)
@@ -323,9 +327,10 @@ async def nginx(program, replicas, upstream):
     text = DEPLOY.joinpath("nginx.conf").read_text()
     name = proxy_name()
     certificate, key = (re.search(rf"ssl_certificate{kind}\s+(\S+);", text)[1] for kind in ["", "_key"])
-    made = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", certificate]
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *made)
-    faults(validate_nginx, text, ("proxy_pass http://backups;", "proxy_pass backups;"), ("listen 443 ssl", "listen"))
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    made = ["-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", certificate]
+    run("openssl", "req", "-x509", *names, *made)
+    faults(validate_nginx, text, ("pass http://backups;", "pass backups;"), ("listen 443 ssl", "listen"))
     context = ssl.create_default_context(cafile=certificate)
 
     async def through(sent):
@@ -429,7 +434,8 @@ async def unit(program, upstream):
     [directory] = re.findall(r"^StateDirectory=(.*)$", text, re.MULTILINE)
     state(f"/var/lib/{directory}")
     limits = {"preexec_fn": filtered(text)}
-    expect("not permitted" in run("nice", "-n", "5", "true", **AS_USER, **limits), "the filter lets all through")
+    said = run("nice", "-n", "5", "true", **AS_USER, **limits)
+    expect("not permitted" in said, f"the filter lets all through: {said}")
     async with Program(program, arguments, variables, upstream, **limits) as begun:
         await begun.ready("http://127.0.0.1:9090/readyz")
         await used(["localhost", "127.0.0.1:9090"], variables["QOVERY_BACKUPS_AUDIT_LOG"])

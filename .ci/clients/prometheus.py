@@ -91,9 +91,14 @@ def configuration(directory, targets):
 
 def queries(board):
     """Each query of the dashboard, as Grafana would ask it for all instances."""
-    places = [panel["gridPos"] for panel in board["panels"]]
-    cells = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
-    expect(len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24, "panels overlap")
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in board["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    # Grafana's grid has 24 columns.
+    expect(len(cells) == len(set(cells)) and max(cells)[0] < 24, "panels overlap")
     asked = {}
     for panel in board["panels"]:
         expect(panel["targets"], panel["title"])
@@ -180,11 +185,12 @@ async def watched(server, directory):
         await until("the dashboard's series and the alerts", missing)
         expect(seen == wanted, f"these fire, too: {seen - wanted}")
         # The good one was there all the time, and its Qovery was asked.
-        query = f'sum(rate(qovery_backups_upstream_attempts_total{{instance="{works}",status=~"2.."}}[10s])) > 0'
-        expect(await prometheus.series(query), "the good Qovery was not asked")
+        attempts = f'qovery_backups_upstream_attempts_total{{instance="{works}",status=~"2.."}}'
+        expect(await prometheus.series(f"rate({attempts}[10s]) > 0"), "the good Qovery was not asked")
         enough.set()
         await asyncio.gather(*going_on)
-    print(f"{len(asked)} queries of the dashboard, each with series: {', '.join(dict.fromkeys(asked.values()))}")
+    titles = ", ".join(dict.fromkeys(asked.values()))
+    print(f"{len(asked)} queries of the dashboard, each with series: {titles}")
     print(f"firing: {', '.join(name for name, _ in sorted(wanted))}, each for one instance of three")
 
 
