@@ -145,14 +145,18 @@ def written(url, method, headers, body):
 
 def written_list(url, more_meta=None, **headers):
     """A call of the list over MCP, as it is sent."""
-    tool = "list-database-backups"
+    return written_call(url, "list-database-backups", {"databaseId": ORDERS}, more_meta, **headers)
+
+
+def written_call(url, tool, arguments, more_meta=None, **headers):
+    """A call of a tool over MCP, as it is sent."""
     meta = {
         "io.modelcontextprotocol/protocolVersion": PROTOCOL,
         "io.modelcontextprotocol/clientInfo": {"name": "gate", "version": "1"},
         "io.modelcontextprotocol/clientCapabilities": {},
     }
     meta |= more_meta or {}
-    params = {"name": tool, "arguments": {"databaseId": ORDERS}, "_meta": meta}
+    params = {"name": tool, "arguments": arguments, "_meta": meta}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     headers = {
         "Accept": "application/json, text/event-stream",

@@ -1,0 +1,46 @@
+# What a Qovery policy token may do: list, add and remove the backups of these databases, and read what
+# databases are called. Put the ids of your own here, in lower case. There is no package: Qovery gives
+# it one.
+
+databases := {
+	"0de50000-0000-4000-8000-000000000001",
+	"0de50000-0000-4000-8000-000000000002",
+}
+
+organizations := {"0de50000-0000-4000-8000-000000000000"}
+
+default allow := false
+
+allow if {
+	input.request.method in {"GET", "POST"}
+	some database in databases
+	input.request.path == ["api", "database", database, "backup"]
+}
+
+# The fifth part has to be an id, so that no other path below the list is ever allowed.
+allow if {
+	input.request.method == "DELETE"
+	some database in databases
+	count(input.request.path) == 5
+	array.slice(input.request.path, 0, 4) == ["api", "database", database, "backup"]
+	regex.match(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`, input.request.path[4])
+}
+
+# A question to a person names the database.
+allow if {
+	input.request.method == "GET"
+	some database in databases
+	input.request.path == ["api", "database", database]
+}
+
+# To find a database by its name. The second answer names every service of the organization.
+allow if {
+	input.request.method == "GET"
+	input.request.path == ["api", "organization"]
+}
+
+allow if {
+	input.request.method == "GET"
+	some organization in organizations
+	input.request.path == ["api", "organization", organization, "services"]
+}
