@@ -60,10 +60,10 @@ impl Shutdown {
         self.requested.cancel();
     }
 
-    /// Whether the process was asked to hurry.
+    /// Whether the process was asked to hurry, and left something undone for it.
     #[must_use]
-    pub fn is_hurried(&self) -> bool {
-        self.hurried.is_cancelled()
+    pub fn is_cut_short(&self) -> bool {
+        self.hurried.is_cancelled() && self.over.is_cancelled()
     }
 
     /// Sees to it that the end, once it has begun, takes no longer than it may.

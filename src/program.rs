@@ -146,7 +146,7 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         Box::pin(serve::stdio(server, process.clone())).await?;
     }
     let settled = backups.end().await;
-    Ok(exit_code(settled && !process.shutdown.is_hurried()))
+    Ok(exit_code(settled && !process.shutdown.is_cut_short()))
 }
 
 fn exit_code(well: bool) -> ExitCode {

@@ -11,16 +11,41 @@ use rmcp::{
     service::{OriginatingRequestId, RxJsonRpcMessage, TxJsonRpcMessage},
     transport::Transport,
 };
+use tokio::sync::Notify;
 
 /// The requests that are being answered. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Calls(Arc<Mutex<Book>>);
+pub(super) struct Calls(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    book: Mutex<Book>,
+    /// Told when an answer is on its way.
+    answered: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Book {
     last: i64,
-    /// The number that each has, and the id that its client gave it.
-    open: Vec<(i64, RequestId)>,
+    open: Vec<Call>,
+}
+
+#[derive(Debug)]
+struct Call {
+    number: i64,
+    /// What its client calls it.
+    id: RequestId,
+    state: State,
+}
+
+/// The later one of two calls of one id is the open one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum State {
+    Open,
+    /// The answer is being sent. The id is free, but not yet for who finds the way of an answer by it.
+    Answered,
+    /// It is not to be answered any more: its id is free.
+    Cancelled,
 }
 
 /// A request that may not have reached its transport yet: it is forgotten when this is dropped.
@@ -38,57 +63,85 @@ pub(super) struct Numbered<T> {
 impl Calls {
     /// Takes a request in, unless another one of its id is being answered.
     pub(super) fn begin(&self, id: &RequestId) -> Option<Begun> {
-        let mut book = self.0.lock();
-        if book.open.iter().any(|(_, other)| other == id) {
-            return None;
-        }
-        Some(Begun {
+        let mut book = self.0.book.lock();
+        let is_open = book.find(id, State::Open).is_some();
+        (!is_open).then(|| Begun {
             number: Some(book.add(id)),
             calls: self.clone(),
         })
     }
 
+    /// The same, after the answer to the one before it.
+    pub(super) async fn begin_in_turn(&self, id: &RequestId) -> Option<Begun> {
+        loop {
+            let answered = self.0.answered.notified();
+            if self.0.book.lock().find(id, State::Answered).is_none() {
+                return self.begin(id);
+            }
+            answered.await;
+        }
+    }
+
+    /// Frees the id of a request that is not to be answered any more.
+    pub(super) fn cancel(&self, id: &RequestId) {
+        if let Some(call) = self.0.book.lock().find(id, State::Open) {
+            call.state = State::Cancelled;
+        }
+    }
+
+    /// Whether nobody waits for an answer.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.lock().open.is_empty()
+        let book = self.0.book.lock();
+        book.open.iter().all(|call| call.state != State::Open)
     }
 
     /// The number of a request, which may be new.
     fn number(&self, id: &RequestId) -> RequestId {
-        let mut book = self.0.lock();
-        let known = book.open.iter().find(|(_, other)| other == id);
-        let number = known.map(|(number, _)| *number);
-        RequestId::Number(number.unwrap_or_else(|| book.add(id)))
+        let mut book = self.0.book.lock();
+        let known = book.find(id, State::Open).map(|call| call.number);
+        RequestId::Number(known.unwrap_or_else(|| book.add(id)))
     }
 
-    /// The id of the request with this number, unless it was answered or cancelled.
-    fn id(&self, number: &RequestId) -> Option<RequestId> {
-        let RequestId::Number(number) = number else {
-            return None;
+    /// The request with this number, if it is to be answered.
+    fn look_up<T>(&self, number: &RequestId, then: impl FnOnce(&mut Call) -> T) -> Option<T> {
+        let mut book = self.0.book.lock();
+        let mut open = book.open.iter_mut();
+        let is_it = |call: &&mut Call| {
+            call.state == State::Open && RequestId::Number(call.number) == *number
         };
-        let book = self.0.lock();
-        let found = book.open.iter().find(|(other, _)| other == number)?;
-        Some(found.1.clone())
+        open.find(is_it).map(then)
     }
 
-    /// Forgets the requests that these words are true of, and gives the number of the last one.
-    fn forget(&self, is_it: impl Fn(i64, &RequestId) -> bool) -> Option<RequestId> {
-        let mut last = None;
-        self.0.lock().open.retain(|(number, id)| {
-            let found = is_it(*number, id);
-            if found {
-                last = Some(RequestId::Number(*number));
-            }
-            !found
-        });
-        last
+    fn forget(&self, number: i64) {
+        let mut book = self.0.book.lock();
+        book.open.retain(|call| call.number != number);
+        self.0.answered.notify_waiters();
+    }
+
+    /// Forgets a request that was cancelled, and gives its number.
+    fn forget_cancelled(&self, id: &RequestId) -> Option<RequestId> {
+        let mut book = self.0.book.lock();
+        let same = book.open.iter().filter(|call| call.id == *id);
+        let number = same.max_by_key(|call| call.state)?.number;
+        book.open.retain(|call| call.number != number);
+        Some(RequestId::Number(number))
     }
 }
 
 impl Book {
     fn add(&mut self, id: &RequestId) -> i64 {
         self.last += 1;
-        self.open.push((self.last, id.clone()));
+        self.open.push(Call {
+            number: self.last,
+            id: id.clone(),
+            state: State::Open,
+        });
         self.last
+    }
+
+    fn find(&mut self, id: &RequestId, state: State) -> Option<&mut Call> {
+        let mut open = self.open.iter_mut();
+        open.find(|call| call.state == state && call.id == *id)
     }
 }
 
@@ -102,7 +155,7 @@ impl Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         if let Some(begun) = self.number {
-            self.calls.forget(|number, _| number == begun);
+            self.calls.forget(begun);
         }
     }
 }
@@ -121,7 +174,7 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Numbered<T> {
                 // It goes the way of the call that it belongs to.
                 let extensions = question.request.extensions_mut();
                 if let Some(OriginatingRequestId(number)) = extensions.get_mut()
-                    && let Some(id) = self.calls.id(number)
+                    && let Some(id) = self.calls.look_up(number, |call| call.id.clone())
                 {
                     *number = id;
                 }
@@ -131,7 +184,10 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Numbered<T> {
         };
         let mut answered = None;
         let is_wanted = number.is_none_or(|number| {
-            let id = self.calls.id(number);
+            let id = self.calls.look_up(number, |call| {
+                call.state = State::Answered;
+                call.id.clone()
+            });
             id.map(|id| answered = Some(mem::replace(number, id)))
                 .is_some()
         });
@@ -142,8 +198,8 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Numbered<T> {
                 return Ok(());
             };
             let sent = sending.await;
-            if let Some(answered) = answered {
-                calls.forget(|number, _| RequestId::Number(number) == answered);
+            if let Some(RequestId::Number(answered)) = answered {
+                calls.forget(answered);
             }
             sent
         }
@@ -160,7 +216,7 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Numbered<T> {
                     // What is cancelled is not answered.
                     let cancelled = &mut cancelled.params.request_id;
                     if let Some(id) = cancelled.take() {
-                        *cancelled = self.calls.forget(|_, other| *other == id);
+                        *cancelled = self.calls.forget_cancelled(&id);
                     }
                 }
             }

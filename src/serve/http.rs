@@ -14,7 +14,7 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Body,
-    http::{HeaderValue, Request, Response, header::CONNECTION},
+    http::{HeaderValue, Request, Response, Uri, header::CONNECTION},
     routing::get,
 };
 use hyper::{
@@ -28,8 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
-use tower::{Layer, ServiceExt};
-use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
+use tower::ServiceExt;
 
 use crate::{context::Interface, mcp, process::Process, rest, shares::Shares};
 pub use access::{AllowedHost, AllowedOrigin, Tokens, TokensError};
@@ -142,8 +141,6 @@ impl Listeners {
             interface: Interface::Rest,
             ..layers.clone()
         };
-        // A path that ends in a slash is the one without.
-        let trim = NormalizePathLayer::trim_trailing_slash();
         let port = Port {
             connections: Arc::new(Connections::new(
                 most_connections(limits.connections),
@@ -151,10 +148,10 @@ impl Listeners {
             )),
             tasks: TaskTracker::new(),
             process: process.clone(),
-            router: trim.layer(layers.around(mcp)),
+            router: layers.around(mcp),
         };
         let rest_port = Port {
-            router: trim.layer(rest_layers.around(rest.router())),
+            router: rest_layers.around(rest.router()),
             ..port.clone()
         };
         let rest = async {
@@ -214,7 +211,7 @@ struct Port {
     connections: Arc<Connections>,
     tasks: TaskTracker,
     process: Process,
-    router: NormalizePath<Router>,
+    router: Router,
 }
 
 impl Port {
@@ -273,6 +270,7 @@ impl Port {
         let connection = Arc::clone(&stream.connection);
         let service = service_fn(async |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
+            trim_slash(request.uri_mut());
             let has_body = !request.body().is_end_stream();
             connection.enter(Phase::Body);
             request.extensions_mut().insert(Arc::clone(&connection));
@@ -303,6 +301,22 @@ impl Port {
             }
             () = connection.close.cancelled() => {}
         }
+    }
+}
+
+/// A path that ends in a slash is the one without. tower-http's layer for it would also take two slashes
+/// at the beginning for one, which a proxy's rules may not.
+fn trim_slash(uri: &mut Uri) {
+    let trimmed = uri.path().strip_suffix('/').filter(|path| !path.is_empty());
+    let Some(path) = trimmed else {
+        return;
+    };
+    let query = uri.query().map(|query| format!("?{query}"));
+    let path = format!("{path}{}", query.unwrap_or_default());
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = path.parse().ok();
+    if let Ok(trimmed) = Uri::from_parts(parts) {
+        *uri = trimmed;
     }
 }
 
@@ -406,7 +420,7 @@ mod tests {
             connections: Arc::new(Connections::new(8, &process)),
             tasks: TaskTracker::new(),
             process,
-            router: NormalizePathLayer::trim_trailing_slash().layer(layers.around(router)),
+            router: layers.around(router),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().port();

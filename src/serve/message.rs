@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ClientJsonRpcMessage, ClientRequest, GetMeta,
-    InitializeRequestParams, JsonObject, JsonRpcMessage, RequestId,
+    CallToolRequestParams, ClientCapabilities, ClientJsonRpcMessage, ClientNotification,
+    ClientRequest, GetMeta, InitializeRequestParams, JsonObject, JsonRpcMessage, RequestId,
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
@@ -17,6 +17,8 @@ use crate::{clean, json};
 pub(super) struct Looked {
     /// The id of a request.
     pub(super) id: Option<RequestId>,
+    /// The id of a request that is not to be answered any more.
+    pub(super) cancels: Option<RequestId>,
     /// Whether it begins a session.
     pub(super) begins_session: bool,
     /// What it reads as, if that is not what was sent.
@@ -50,23 +52,27 @@ pub(super) fn look(text: &[u8]) -> Result<Looked, Unreadable> {
     {
         return Ok(Looked {
             id: typed(&value["id"]),
-            begins_session: false,
-            mended: None,
+            ..Looked::default()
         });
     }
     let (message, mended) = read(text)?;
-    let JsonRpcMessage::Request(request) = message else {
-        return Ok(Looked {
-            id: None,
-            begins_session: false,
-            mended,
-        });
-    };
-    Ok(Looked {
-        id: Some(request.id),
-        begins_session: matches!(request.request, ClientRequest::InitializeRequest(_)),
+    let mut looked = Looked {
         mended,
-    })
+        ..Looked::default()
+    };
+    match message {
+        JsonRpcMessage::Request(request) => {
+            looked.id = Some(request.id);
+            looked.begins_session = matches!(request.request, ClientRequest::InitializeRequest(_));
+        }
+        JsonRpcMessage::Notification(notification) => {
+            if let ClientNotification::CancelledNotification(it) = notification.notification {
+                looked.cancels = it.params.request_id;
+            }
+        }
+        _ => {}
+    }
+    Ok(looked)
 }
 
 /// Reads a message; where it had to be mended, with the text that it reads as.

@@ -138,6 +138,10 @@ async fn anything_but_a_yes_removes_nothing() {
         "The host closed the question without an answer. Nothing was removed. If it showed no \
          question, it cannot show one.",
     );
+    const OTHER: Option<&str> =
+        Some("The host answered \"Accept\" for the person. Nothing was removed.");
+    const REJECT: Option<&str> =
+        Some("The host answered \"reject\" for the person. Nothing was removed.");
     let accept = |content: Value| json!({ "action": "accept", "content": content });
     let ticked = json!({ "remove": true });
     let answers = [
@@ -148,15 +152,18 @@ async fn anything_but_a_yes_removes_nothing() {
         (json!({ "action": "decline", "content": ticked }), NO),
         (json!({ "action": "cancel" }), CLOSED),
         (json!({ "action": "cancel", "content": ticked }), CLOSED),
+        // Text is a yes only where it is `true`.
+        (accept(json!({ "remove": "yes" })), NO_TICK),
+        (accept(json!({ "remove": "True" })), NO_TICK),
+        (accept(json!({ "remove": null })), NO_TICK),
+        // What is neither a yes nor a no is told as it is.
+        (json!({ "action": "Accept", "content": ticked }), OTHER),
+        (json!({ "action": "reject" }), REJECT),
         // What is no answer to the form.
-        (accept(json!({ "remove": "true" })), None),
         (accept(json!({ "remove": 1 })), None),
         (accept(json!({ "remove": [true] })), None),
-        (accept(json!({ "remove": null })), None),
         (accept(json!(true)), None),
         (accept(json!("remove")), None),
-        (json!({ "action": "Accept", "content": ticked }), None),
-        (json!({ "action": "yes", "content": ticked }), None),
         (json!({ "action": true, "content": ticked }), None),
         (json!({ "content": ticked }), None),
         (ticked, None),

@@ -68,7 +68,11 @@ impl Database {
     }
 
     pub(crate) fn app(&self) -> TestApp {
-        TestApp::with_upstream(&self.upstream.url())
+        TestApp::with_upstream(&self.url())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.upstream.url()
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Vec<Value>)) {

@@ -367,16 +367,30 @@ impl Connection {
         answer.expect("an answer in time").expect("a whole head")
     }
 
-    /// The next message of a stream of events. Each event is one chunk: its lines are whole.
+    /// The next message of a stream of events.
     pub(crate) async fn event(&mut self) -> Value {
+        self.identified_event().await.1
+    }
+
+    /// The next message, and the id of its event. Each event is one chunk: its lines are whole.
+    pub(crate) async fn identified_event(&mut self) -> (String, Value) {
         let event = async {
+            let (mut id, mut message) = (String::new(), None);
             loop {
                 let mut line = String::new();
                 let length = self.reader.read_line(&mut line).await.unwrap();
                 assert_ne!(length, 0, "an event before the end");
-                match line.strip_prefix("data:").map(str::trim) {
-                    None | Some("") => {}
-                    Some(data) => return serde_json::from_str(data).unwrap(),
+                let field = |name| line.strip_prefix(name).map(|it: &str| it.trim().to_owned());
+                if let Some(given) = field("id:") {
+                    id = given;
+                }
+                if let Some(data) = field("data:").filter(|data| !data.is_empty()) {
+                    message = Some(serde_json::from_str(&data).unwrap());
+                }
+                if line.trim().is_empty()
+                    && let Some(message) = message.take()
+                {
+                    return (id, message);
                 }
             }
         };

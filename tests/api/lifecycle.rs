@@ -93,6 +93,31 @@ async fn a_second_signal_ends_the_process_at_once() {
     assert_eq!(session.child.wait().await.unwrap().code(), Some(1));
 }
 
+/// As Java's `Process.destroy` does it. Nothing was under way, so nothing was cut short.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_signal_together_with_the_end_of_input_is_an_end_like_any_other() {
+    for signal_first in [true, false] {
+        let mut session = sandbox_session(Era::Handshake, &[]).await;
+        session
+            .call(LIST, json!({ "databaseId": Sandbox::ORDERS }))
+            .await;
+        if signal_first {
+            signal(&session.child, "TERM").await;
+        }
+        session.close_stdin();
+        if !signal_first && session.child.try_wait().unwrap().is_none() {
+            // It may have ended meanwhile.
+            let process = session.child.id().unwrap().to_string();
+            let _ = tokio::process::Command::new("kill")
+                .arg(process)
+                .status()
+                .await;
+        }
+        assert!(session.finish().await.status.success());
+    }
+}
+
 #[tokio::test]
 async fn a_host_that_leaves_at_once_is_no_error() {
     let end = TestApp::new(&[]).run(&["--sandbox"]).await;

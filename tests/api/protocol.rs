@@ -34,6 +34,17 @@ fn strange_lines() -> Vec<Vec<u8>> {
     ]
 }
 
+/// Where the id of a request is legible, it is answered with an error.
+async fn see_its_error(session: &mut Session, line: &[u8]) {
+    for id in ["utf8", "deep", "long"] {
+        if line.starts_with(format!(r#"{{"jsonrpc":"2.0","id":"{id}""#).as_bytes()) {
+            let answer = session.receive().await;
+            assert_eq!(answer["id"], id, "{answer}");
+            assert!(answer["error"]["code"].is_i64(), "{answer}");
+        }
+    }
+}
+
 async fn lists_the_tools(session: &mut Session) {
     let answer = session.request("tools/list", json!({})).await;
     assert_eq!(
@@ -49,6 +60,7 @@ async fn strange_lines_in_a_session_do_not_end_it() {
         let mut session = sandbox_session(era, &[]).await;
         for line in strange_lines() {
             session.send(&line).await;
+            see_its_error(&mut session, &line).await;
             lists_the_tools(&mut session).await;
         }
     }
@@ -60,6 +72,7 @@ async fn strange_lines_before_a_session_do_not_end_the_process() {
         let mut session = TestApp::new(&[]).spawn(era, &["--sandbox"]);
         for line in strange_lines() {
             session.send(&line).await;
+            see_its_error(&mut session, &line).await;
         }
         session.open().await;
         lists_the_tools(&mut session).await;

@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
+use http_body_util::BodyExt;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio_util::sync::CancellationToken;
 
@@ -134,12 +135,15 @@ async fn answer(
                 ..context
             });
             let begun = match &looked.id {
-                Some(id) => match session.begin(id) {
+                Some(id) => match session.calls.begin_in_turn(id).await {
                     None => return Ok(refuse(&message::doubled(id))),
                     begun => begun,
                 },
                 None => None,
             };
+            if let Some(id) = &looked.cancels {
+                session.calls.cancel(id);
+            }
             if ends {
                 sessions.end(&id.into()).await;
                 // It was there until now, and there is nothing left for the transport to end.
@@ -164,6 +168,7 @@ async fn answer(
         }
         _ => endpoint.pass(request).await,
     };
+    let response = name_events(response);
     // An error of the server itself is a message.
     let is_refusal = response.status().is_client_error() && !is_json(response.headers());
     Ok(if is_refusal {
@@ -184,6 +189,24 @@ fn accept(headers: &mut HeaderMap, is_stream: bool) -> Result<(), Problem> {
     let both = HeaderValue::from_static("application/json, text/event-stream");
     headers.insert(ACCEPT, both);
     Ok(())
+}
+
+/// Gives each event its name, which is `message` where none is given (HTML, section 9.2.6). Some clients
+/// drop an event without one (mcp-go 0.31).
+fn name_events(response: Response) -> Response {
+    let is_stream = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value == "text/event-stream");
+    if !is_stream {
+        return response;
+    }
+    // The transport sends each event, and each comment, in one piece.
+    let name = |event: Bytes| match event.first() {
+        None | Some(b':') => event,
+        Some(_) => [b"event: message\n", &*event].concat().into(),
+    };
+    response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(name))))
 }
 
 /// Says that a request was refused before it was anybody's call.

@@ -11,7 +11,7 @@ use axum::response::Response;
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use rmcp::{
-    model::{ClientJsonRpcMessage, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
+    model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage},
     transport::{
         WorkerTransport,
         streamable_http_server::{
@@ -32,7 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::layers::keep_for_stream;
 use crate::{
     limits::Limits,
-    serve::calls::{Begun, Calls, Numbered},
+    serve::calls::{Calls, Numbered},
     shares::{Permit, Shares},
 };
 
@@ -51,7 +51,7 @@ pub(super) struct Sessions {
 pub(super) struct Session {
     /// Whose it is, and its place. Until its client is told of it, it is nobody's.
     owner: Option<(Option<String>, Arc<Permit>)>,
-    calls: Calls,
+    pub(super) calls: Calls,
     streams: watch::Sender<Streams>,
     /// Cancelled for the calls of now.
     wanted: Arc<Mutex<DropGuard>>,
@@ -144,11 +144,6 @@ impl Session {
             streams: watch::Sender::new(streams),
             wanted: Arc::new(Mutex::new(CancellationToken::new().drop_guard())),
         }
-    }
-
-    /// Takes a request in, unless another one of its id is being answered.
-    pub(super) fn begin(&self, id: &RequestId) -> Option<Begun> {
-        self.calls.begin(id)
     }
 
     /// What calls off a call that begins now: the end of the session, or that nobody listens.
