@@ -25,7 +25,7 @@ use crate::{
     qovery::{BaseUrl, Credentials, DatabaseId},
     serve::http::{self, AllowedHost, AllowedOrigin, Tokens, TokensError},
 };
-pub use settings::{Kind, SETTINGS, Setting};
+pub use settings::{Kind, SETTINGS, Setting, command_line};
 use sources::Sources;
 pub use sources::{Given, Source};
 
@@ -174,7 +174,7 @@ impl Config {
     ///
     /// Any [`Error`]: a configuration that is wrong anywhere is not used in part.
     pub fn load() -> Result<Self, Error> {
-        let matches = settings::command().try_get_matches()?;
+        let matches = command_line().try_get_matches()?;
         let command = match matches.subcommand() {
             Some(("check", options)) => Command::Check {
                 database: options.get_one("database").copied(),

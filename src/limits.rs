@@ -144,11 +144,16 @@ impl Default for Limits {
 mod tests {
     use super::*;
 
-    /// The README promises these numbers.
+    /// The README and the pages for operators promise these numbers.
     #[test]
-    fn the_defaults_are_the_readmes() {
-        let readme = include_str!("../README.md");
-        let words: String = readme.split_whitespace().collect::<Vec<_>>().join(" ");
+    fn the_defaults_are_the_documented() {
+        let pages = [
+            include_str!("../README.md"),
+            include_str!("../docs/operating.md"),
+            include_str!("../docs/hosts.md"),
+        ];
+        let words = pages.map(|page| page.split_whitespace().collect::<Vec<_>>().join(" "));
+        let words = words.join("\n");
         let limits = Limits::default();
         let thousands = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
         for sentence in [
@@ -174,17 +179,24 @@ mod tests {
                 limits.upstream_requests
             ),
             format!("{} seconds in all", limits.drain.as_secs()),
+            format!("a call takes, up to {} seconds", limits.batch.as_secs()),
             format!("up to {} `backups`, newest first", limits.listed),
             format!("or up to {} `backupIds`", limits.batch_size),
-            format!("which may take {} seconds", limits.batch.as_secs()),
+            format!(
+                "a removal of several may take {} seconds",
+                limits.batch.as_secs()
+            ),
             format!(
                 "waits up to {} seconds for it, and looks three times",
                 limits.looks.iter().sum::<Duration>().as_secs()
             ),
             format!(
-                "at most {}, each while a stream of events is open and for {} hours",
-                limits.sessions,
-                limits.session.as_secs() / 3600
+                "There are at most {}. Each is its caller's",
+                limits.sessions
+            ),
+            format!(
+                "while its stream of events is open and {} hours after its last use",
+                limits.session.as_secs() / 60 / 60
             ),
             format!("no stream for {} seconds", limits.unheard.as_secs()),
             format!(

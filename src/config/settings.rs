@@ -73,6 +73,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         variable: "QOVERY_BACKUPS_ACCESS_TOKEN",
         guards: true,
+        http: true,
         help: "What callers of the HTTP ports send as `Authorization: Bearer <token>`: one token of \
                at least 16 characters, or one a line as name:token. Any address but a loopback one \
                needs it",
@@ -82,12 +83,14 @@ pub static SETTINGS: &[Setting] = &[
         variable: "QOVERY_BACKUPS_ACCESS_TOKEN_FILE",
         kind: Kind::SecretFile,
         guards: true,
+        http: true,
         help: "A file that holds them",
         ..SETTING
     },
     Setting {
         variable: "QOVERY_BACKUPS_STATE_KEY",
         guards: true,
+        http: true,
         help: "What replicas of the HTTP server share, so that one can take the answer to another's \
                question: at least 32 characters; to change it, the new one above the old one",
         ..SETTING
@@ -96,6 +99,7 @@ pub static SETTINGS: &[Setting] = &[
         variable: "QOVERY_BACKUPS_STATE_KEY_FILE",
         kind: Kind::SecretFile,
         guards: true,
+        http: true,
         help: "A file that holds it",
         ..SETTING
     },
@@ -269,7 +273,7 @@ impl Setting {
         }
         let argument = Arg::new(self.variable)
             .long(flag)
-            .global(true)
+            .global(!self.http)
             .value_parser(ValueParser::os_string())
             .help(self.help)
             .long_help(long_help);
@@ -291,16 +295,25 @@ impl Setting {
     }
 }
 
-/// The command line.
-pub(super) fn command() -> Command {
+/// The variables of these secrets, for the end of a command's help.
+fn secrets(settings: impl Iterator<Item = &'static Setting>) -> String {
     let mut secrets =
         "Secrets have no flag, because a command line can be read by others:\n".to_owned();
-    for setting in SETTINGS.iter().filter(|setting| setting.is_secret()) {
+    for setting in settings.filter(|setting| setting.is_secret()) {
         let _ = writeln!(secrets, "  {}\n      {}", setting.variable, setting.help);
     }
-    let arguments = SETTINGS
-        .iter()
-        .filter_map(|setting| Some(setting.argument(setting.flag?)));
+    secrets
+}
+
+/// The command line.
+#[must_use]
+pub fn command_line() -> Command {
+    let arguments = |of_http_alone: bool| {
+        let settings = SETTINGS
+            .iter()
+            .filter(move |setting| setting.http || !of_http_alone);
+        settings.filter_map(|setting| Some(setting.argument(setting.flag?)))
+    };
     let database = Arg::new("database")
         .long("database")
         .value_name("ID")
@@ -318,19 +331,23 @@ pub(super) fn command() -> Command {
              --sandbox.",
         )
         .after_help(format!(
-            "{secrets}\nA flag wins over its variable, and that over a .env file in the working \
-             directory."
+            "{}\nA flag wins over its variable, and that over a .env file in the working directory.",
+            secrets(SETTINGS.iter())
         ))
         .max_term_width(100)
-        .args(arguments)
+        .args(arguments(false))
         .subcommands([
-            Command::new("stdio").about(
-                "Serve MCP on standard input and output: what a host launches (the default)",
-            ),
+            Command::new("stdio")
+                .about("Serve MCP on standard input and output: what a host launches (the default)")
+                .after_help(secrets(SETTINGS.iter().filter(|setting| !setting.http))),
             Command::new("http")
-                .about("Serve MCP over streamable HTTP, and the same operations as a REST API"),
+                .about("Serve MCP over streamable HTTP, and the same operations as a REST API")
+                .after_help(secrets(SETTINGS.iter()))
+                .args(arguments(true)),
             Command::new("check")
                 .about("Say whether this configuration would work; changes nothing")
-                .arg(database),
+                .after_help(secrets(SETTINGS.iter()))
+                .arg(database)
+                .args(arguments(true)),
         ])
 }

@@ -277,7 +277,10 @@ fn given(
         value: value.to_owned(),
         source,
     };
-    if let Some(values) = setting.flag.and_then(|_| flags.get_raw(setting.variable)) {
+    // An option of `http` stands before the command or after it; `stdio` knows none of them.
+    let levels = [flags.subcommand().map(|(_, after)| after), Some(flags)];
+    let mut levels = levels.into_iter().flatten();
+    if let Some(values) = levels.find_map(|flags| flags.try_get_raw(setting.variable).ok()?) {
         let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
         let given = given(&values.join(","), Source::Flag);
         return if given.value.is_empty() {

@@ -98,7 +98,9 @@ const REFUSED: &str = "state_refused";
 /// The client broke the protocol, or somebody did in its name.
 fn forged() -> Refusal {
     let message = "The requestState is not one that this server gave to this caller for these \
-                   arguments. Nothing was removed. Call the tool again without it.";
+                   arguments. Nothing was removed. Call the tool again without it. Where several \
+                   replicas serve, the operator has to give all of them the same \
+                   QOVERY_BACKUPS_STATE_KEY.";
     Refusal::protocol(REFUSED, ErrorData::invalid_params(message, None))
 }
 

@@ -1,5 +1,7 @@
 //! Configuration: what wins over what, and what never starts.
 
+use std::collections::BTreeSet;
+
 use qovery_backups_mcp::{config::SETTINGS, sandbox::Sandbox};
 
 use crate::helpers::{Finished, TestApp};
@@ -497,4 +499,29 @@ async fn help_and_version_go_to_standard_output() {
         );
         assert_eq!(end.stderr, "");
     }
+}
+
+#[tokio::test]
+async fn the_help_of_a_command_names_what_it_reads() {
+    let app = TestApp::new(&[]);
+    for (command, serves_http) in [("http", true), ("check", true), ("stdio", false)] {
+        let help = app.run(&[command, "--help"]).await.stdout;
+        let named: BTreeSet<_> = help
+            .split(|c: char| !(c.is_ascii_uppercase() || c == '_'))
+            .filter(|word| word.starts_with("QOVERY_"))
+            .collect();
+        let read = SETTINGS
+            .iter()
+            .filter(|setting| serves_http || !setting.http);
+        assert_eq!(named, read.map(|setting| setting.variable).collect());
+        assert_eq!(help.contains("command http"), serves_http, "{help}");
+    }
+    for arguments in [["--no-rest", "check"], ["check", "--no-rest"]] {
+        let end = app.run(&[&arguments[..], &["--sandbox"]].concat()).await;
+        let mut lines = end.stdout.lines();
+        let line = lines.find(|line| line.starts_with("QOVERY_BACKUPS_NO_REST "));
+        assert!(line.unwrap().ends_with(" true  (flag)"), "{}", end.stdout);
+    }
+    let text = app.refused(&["stdio", "--sandbox", "--sessions"]).await;
+    assert!(text.contains("--sessions"), "{text}");
 }

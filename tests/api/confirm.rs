@@ -452,7 +452,9 @@ async fn replicas_that_share_a_key_take_each_others_answers() {
                 removes_after_all(&database, &mut hosts[1], &question).await;
             } else {
                 let own = question.answered(&yes(), question.state());
-                all_refused(&hosts[1].calls(&[own]).await);
+                let answers = hosts[1].calls(&[own]).await;
+                all_refused(&answers);
+                assert!(answers[0].to_string().contains(STATE_KEY), "{answers:?}");
                 removes_after_all(&database, &mut hosts[0], &question).await;
             }
         }

@@ -1,89 +1,377 @@
 //! What the project tells its users is true of the program.
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+};
 
-use qovery_backups_mcp::config::SETTINGS;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use qovery_backups_mcp::{config::SETTINGS, sandbox::Sandbox};
+use reqwest::Url;
 use serde_json::{Value, json};
 
-use crate::helpers::{Era, TestApp};
+use crate::{
+    helpers::{Era, TestApp},
+    helpers_http::{Request, backups_of, serve_sandbox},
+};
 
-fn read(name: &str) -> String {
+pub(crate) fn read(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-#[tokio::test]
-async fn the_example_for_hosts_launches_the_server() {
-    let config: Value = serde_json::from_str(&read("mcp-config.example.json")).unwrap();
-    let server = &config["mcpServers"]["qovery-backups"];
-    let command = Path::new(server["command"].as_str().unwrap());
-    assert!(command.ends_with("qovery-backups-mcp"), "{command:?}");
-    let arguments: Vec<&str> = server["args"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|text| text.as_str().unwrap())
+/// The pages that people read, by their paths.
+fn pages() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = [root.to_owned(), root.join("docs")].into_iter();
+    let pages: BTreeMap<_, _> = files
+        .flat_map(|folder| std::fs::read_dir(folder).unwrap())
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "md"))
+        .map(|path| {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap();
+            let name = name.replace('\\', "/");
+            (name.clone(), read(&name))
+        })
         .collect();
-    let mut app = TestApp::new(&[]);
-    for (name, value) in server["env"].as_object().unwrap() {
-        let name: &'static str = String::leak(name.clone());
-        app.variables
-            .push((name, value.as_str().unwrap().to_owned()));
+    assert!(pages.len() > 5, "{:?}", pages.keys());
+    pages
+}
+
+/// What stands between backticks in a text.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The fenced parts of a page in this language.
+fn fenced<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    let parts = page.split(&fence).skip(1);
+    parts
+        .map(|part| part.split("```").next().unwrap())
+        .collect()
+}
+
+/// A page without its fenced parts.
+fn prose(page: &str) -> String {
+    page.split("```").step_by(2).collect()
+}
+
+#[test]
+fn the_readme_is_read_in_five_minutes() {
+    let words = read("README.md").split_whitespace().count();
+    assert!(words <= 1500, "{words} words");
+}
+
+/// The anchor of each heading, as GitHub makes it.
+fn anchors(page: &str) -> Vec<String> {
+    let prose = prose(page);
+    let headings = prose.lines().filter_map(|line| line.split_once("# "));
+    let headings = headings.filter(|(level, _)| level.bytes().all(|byte| byte == b'#'));
+    let anchor = |heading: &str| {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.replace(|c: char| !(c.is_alphanumeric() || "-_".contains(c)), "")
+    };
+    headings.map(|(_, heading)| anchor(heading)).collect()
+}
+
+#[test]
+fn links_lead_somewhere_and_to_every_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = pages();
+    let mut linked = BTreeSet::new();
+    for (name, page) in &pages {
+        let prose = prose(page);
+        let links = prose.split("](").skip(1);
+        for link in links.map(|rest| rest.split(')').next().unwrap()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let folder = Path::new(name).parent().unwrap();
+            let target = match path {
+                "" => name.clone(),
+                _ => normal(&folder.join(path)),
+            };
+            assert!(root.join(&target).exists(), "{name} links to {link}");
+            if !anchor.is_empty() {
+                let there = anchors(&pages[&target]);
+                assert!(
+                    there.contains(&anchor.to_owned()),
+                    "{name}: {link}: {there:?}"
+                );
+            }
+            linked.insert((name.clone(), target));
+        }
     }
+    for page in pages.keys().filter(|page| page.starts_with("docs/")) {
+        let link = ("README.md".to_owned(), page.clone());
+        assert!(linked.contains(&link), "README.md does not link to {page}");
+    }
+}
+
+/// A path without `..`.
+fn normal(path: &Path) -> String {
+    let mut parts = Vec::new();
+    for part in path.iter().map(|part| part.to_str().unwrap()) {
+        match part {
+            ".." => drop(parts.pop().unwrap()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Sees that a host with this entry in its configuration gets the tools.
+async fn launches(entry: &Value) {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let texts = |value: &Value| value.as_array().unwrap().iter().map(text).collect();
+    let mut command: Vec<String> = match &entry["command"] {
+        Value::Array(_) => texts(&entry["command"]),
+        command => vec![text(command)],
+    };
+    if entry["args"].is_array() {
+        command.extend::<Vec<_>>(texts(&entry["args"]));
+    }
+    let program = Path::new(&command[0]);
+    assert!(program.ends_with("qovery-backups-mcp"), "{entry}");
+    let mut app = TestApp::new(&[]);
+    app.file("key", "qov_0123456789abcdef");
+    let environment = [&entry["env"], &entry["environment"]];
+    for (name, value) in environment
+        .into_iter()
+        .filter_map(Value::as_object)
+        .flatten()
+    {
+        let value = match text(value) {
+            file if file == "KEYFILE" => "key".to_owned(),
+            // As the host fills it in.
+            placeholder if placeholder.starts_with("${") => "qov_0123456789abcdef".to_owned(),
+            value => value,
+        };
+        app.variables.push((String::leak(name.clone()), value));
+    }
+    let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
     let mut session = app.session(Era::Handshake, &arguments).await;
     let answer = session.request("tools/list", json!({})).await;
     assert_eq!(answer["result"]["tools"].as_array().unwrap().len(), 3);
     assert!(session.finish().await.status.success());
 }
 
-#[test]
-fn the_readme_lists_every_setting_as_it_is() {
-    let readme = read("README.md");
-    let rows = readme
-        .lines()
-        .filter(|line| line.starts_with("| `QOVERY_"))
-        .map(|line| line.split('|').skip(1).map(str::trim));
-    let rows = rows.map(Iterator::collect::<Vec<_>>);
-    let mut rows: Vec<_> = rows.filter(|row| row.len() == 5).collect();
-    for setting in SETTINGS {
-        let name = format!("`{}`", setting.variable);
-        let row = rows.iter().position(|row| row[0] == name);
-        let row = rows.remove(row.expect(setting.variable));
-        let flag = setting.flag.map(|flag| format!("`--{flag}`"));
-        assert_eq!(row[1], flag.as_deref().unwrap_or("none"), "{name}");
-        if !setting.default.is_empty() {
-            assert!(
-                row[2].starts_with(&format!("`{}`", setting.default)),
-                "{name}"
-            );
-        }
-        assert!(row[3].len() > 10, "{name}");
+/// The entries of a host's configuration that launch a program.
+fn launched(configuration: &Value, entries: &mut Vec<Value>) {
+    if configuration["command"].is_null() {
+        let inner = configuration.as_object().into_iter().flatten();
+        inner.for_each(|(_, inner)| launched(inner, entries));
+    } else {
+        entries.push(configuration.clone());
     }
-    assert_eq!(rows, [[""; 0]; 0]);
 }
 
 #[tokio::test]
-async fn the_help_names_every_setting_and_the_readme_every_flag_and_tool() {
-    let help = TestApp::new(&[]).run(&["check", "--help"]).await.stdout;
+async fn the_configurations_of_hosts_launch_the_server() {
+    let page = read("docs/hosts.md");
+    let example = read("mcp-config.example.json");
+    let mut entries = Vec::new();
+    for text in fenced(&page, "json").into_iter().chain([&*example]) {
+        launched(&serde_json::from_str(text).unwrap(), &mut entries);
+    }
+    assert_eq!(entries.len(), 5, "{entries:?}");
+    for entry in entries {
+        launches(&entry).await;
+    }
+}
+
+#[test]
+fn the_buttons_install_what_the_page_of_hosts_says() {
+    let readme = read("README.md");
+    let page = read("docs/hosts.md");
+    let written: Vec<Value> = fenced(&page, "json")
+        .into_iter()
+        .map(|text| serde_json::from_str(text).unwrap())
+        .collect();
+    let of = |member: &str| {
+        written
+            .iter()
+            .find(|json| json[member].is_object())
+            .unwrap()
+    };
+    let (code, cursor) = (of("servers"), of("mcpServers"));
+    let sandbox = json!({ "command": "qovery-backups-mcp", "args": ["stdio", "--sandbox"] });
+    let mut installed = Vec::new();
+    for link in readme.split("](https://").skip(1) {
+        let link = link.split(')').next().unwrap();
+        let url = Url::parse(&format!("https://{link}")).unwrap();
+        let parts: HashMap<_, _> = url.query_pairs().collect();
+        let Some(config) = parts.get("config") else {
+            continue;
+        };
+        assert_eq!(parts["name"], "qovery-backups");
+        let inputs = parts
+            .get("inputs")
+            .map(|inputs| serde_json::from_str::<Value>(inputs).unwrap());
+        let config = if url.host_str() == Some("cursor.com") {
+            serde_json::from_slice(&STANDARD.decode(&**config).unwrap()).unwrap()
+        } else {
+            serde_json::from_str::<Value>(config).unwrap()
+        };
+        installed.push((config, inputs));
+    }
+    assert_eq!(
+        installed,
+        [
+            (
+                code["servers"]["qovery-backups"].clone(),
+                Some(code["inputs"].clone())
+            ),
+            (sandbox.clone(), None),
+            (cursor["mcpServers"]["qovery-backups"].clone(), None),
+            (sandbox, None),
+        ]
+    );
+}
+
+#[test]
+fn the_tables_list_every_setting_as_it_is() {
+    for (page, http) in [("README.md", false), ("docs/operating.md", true)] {
+        let text = read(page);
+        let rows = text
+            .lines()
+            .filter(|line| line.starts_with("| `QOVERY_"))
+            .map(|line| line.split('|').skip(1).map(str::trim));
+        let rows = rows.map(Iterator::collect::<Vec<_>>);
+        let mut rows: Vec<_> = rows.filter(|row| row.len() == 5).collect();
+        for setting in SETTINGS.iter().filter(|setting| setting.http == http) {
+            let name = format!("`{}`", setting.variable);
+            let row = rows.iter().position(|row| row[0] == name);
+            let row = rows.remove(row.expect(setting.variable));
+            let flag = setting.flag.map(|flag| format!("`--{flag}`"));
+            assert_eq!(row[1], flag.as_deref().unwrap_or("none"), "{name}");
+            if !setting.default.is_empty() {
+                assert!(
+                    row[2].starts_with(&format!("`{}`", setting.default)),
+                    "{name}"
+                );
+            }
+            assert!(row[3].len() > 10, "{name}");
+        }
+        assert_eq!(rows, [[""; 0]; 0], "{page}");
+    }
+}
+
+#[tokio::test]
+async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
+    let check = TestApp::new(&[]).run(&["check", "--help"]).await.stdout;
     let whole = TestApp::new(&[]).run(&["--help"]).await.stdout;
     for setting in SETTINGS {
         assert!(whole.contains(setting.variable), "{whole}");
         let words = setting.help.split_whitespace().next().unwrap();
         assert!(whole.contains(words), "{whole}");
     }
-    let readme = read("README.md");
-    let flags = help
+    let mut flags: BTreeSet<&str> = check
         .split_whitespace()
-        .filter(|word| word.starts_with("--"));
-    for flag in flags.map(|word| word.split(['[', '=']).next().unwrap()) {
-        assert!(readme.contains(flag), "README.md does not name {flag}");
+        .chain(whole.split_whitespace())
+        .filter(|word| word.starts_with("--"))
+        .map(|word| word.trim_end_matches(|c: char| !c.is_ascii_lowercase()))
+        .map(|word| word.split(['[', '=']).next().unwrap())
+        .collect();
+    let pages = pages();
+    let text: String = pages.values().map(String::as_str).collect();
+    for flag in ["--help", "--version"] {
+        assert!(flags.remove(flag), "{flag}");
+    }
+    for flag in &flags {
+        assert!(text.contains(flag), "no page names {flag}");
+    }
+    // An option of a host, of which there is one.
+    flags.insert("--header");
+    // The change log tells of what was, too.
+    for (name, page) in pages.iter().filter(|(name, _)| *name != "CHANGELOG.md") {
+        for code in code(&prose(page)).filter(|code| code.starts_with("--")) {
+            let flag = code.split([' ', '=']).next().unwrap();
+            assert!(flags.contains(flag), "{name} names {flag}");
+        }
+        for word in page.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
+            let known = SETTINGS.iter().any(|setting| setting.variable == word);
+            assert!(known || !word.starts_with("QOVERY_"), "{name}: {word}");
+        }
     }
     for tool in [
         "list-database-backups",
         "add-backup-database",
         "remove-database-backup",
     ] {
+        let readme = &pages["README.md"];
         assert!(readme.contains(tool), "README.md does not name {tool}");
     }
+}
+
+/// Each is tried with `--help` behind it, which reads what stands before.
+#[tokio::test]
+async fn the_commands_in_the_pages_are_the_programs() {
+    const PROGRAM: &str = "qovery-backups-mcp";
+    let mut tried = BTreeSet::new();
+    for page in pages().values() {
+        let fenced = fenced(page, "sh").concat();
+        let prose = prose(page);
+        for line in fenced.lines().chain(code(&prose)) {
+            // What a host is told to launch stands at the end of its own command.
+            let command = line
+                .rsplit_once(" -- ")
+                .map_or(line, |(_, command)| command);
+            let options = match command.split_once(' ') {
+                _ if line.starts_with("cargo run --release -- ") => command,
+                Some((PROGRAM, options)) => options,
+                _ if command == PROGRAM => "",
+                _ => continue,
+            };
+            let options = options.replace("<id>", Sandbox::ORDERS);
+            let mut options: Vec<&str> = options.split(' ').collect();
+            options.retain(|option| !option.is_empty());
+            options.push("--help");
+            let end = TestApp::new(&[]).run(&options).await;
+            assert!(end.status.success(), "{line}: {}", end.stderr);
+            tried.insert(options.join(" "));
+        }
+        for example in page.split("cargo run --example ").skip(1) {
+            let name = example.split([' ', '`', '\n']).next().unwrap();
+            assert!(!read(&format!("examples/{name}.rs")).is_empty());
+        }
+    }
+    for command in ["--help", "http --sandbox --help", "check --help"] {
+        assert!(tried.contains(command), "{tried:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_metrics_and_the_lines_on_record_are_as_the_page_says() {
+    let page = read("docs/operating.md");
+    let server = serve_sandbox(&[]).await;
+    // Some are there once something was asked for.
+    let listed = Request::get(&backups_of(Sandbox::ORDERS));
+    assert_eq!(listed.send(server.rest).await.status, 200);
+    let metrics = Request::get("/metrics").send(server.rest).await.text();
+    let types = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let names: BTreeSet<_> = types.map(|line| line.split(' ').next().unwrap()).collect();
+    let prose = prose(&page);
+    let documented = code(&prose).filter(|code| code.starts_with("qovery_backups_"));
+    assert_eq!(documented.collect::<BTreeSet<_>>(), names);
+
+    let app = TestApp::new(&[]);
+    let arguments = ["--sandbox", "--confirm", "never", "--audit-log", "audit"];
+    let mut session = app.session(Era::Handshake, &arguments).await;
+    let mut arguments = json!({ "databaseId": Sandbox::ORDERS });
+    let listed = session.ok("list-database-backups", arguments.clone()).await;
+    arguments["backupId"] = listed["backups"][5]["id"].clone();
+    session.ok("remove-database-backup", arguments).await;
+    let audit = std::fs::read_to_string(app.directory.path().join("audit")).unwrap();
+    let members = |line: &str| -> Vec<String> {
+        let line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+        line.into_iter().map(|(name, _)| name).collect()
+    };
+    let documented = fenced(&page, "json").concat();
+    assert_eq!(members(&documented), members(audit.lines().next().unwrap()));
 }
 
 /// The rooms of the map in `lib.rs`, from the ground up.

@@ -38,4 +38,5 @@ mod sessions;
 mod storm;
 mod tolerance;
 mod tools;
+mod troubles;
 mod upstream;

@@ -25,10 +25,10 @@ fn orders() -> Value {
 }
 
 /// TLS in front of an upstream.
-struct Tls {
+pub(crate) struct Tls {
     port: u16,
     /// The certificate that vouches for its own.
-    authority: String,
+    pub(crate) authority: String,
     connections: Arc<AtomicUsize>,
     /// What answers behind it.
     _upstream: Upstream,
@@ -37,7 +37,7 @@ struct Tls {
 impl Tls {
     /// With a certificate that is signed by an authority, once `change` has made of it what the test
     /// wants.
-    async fn signed(change: impl FnOnce(&mut CertificateParams)) -> Self {
+    pub(crate) async fn signed(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -95,7 +95,7 @@ impl Tls {
         }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 }
@@ -106,7 +106,7 @@ fn certificate() -> CertificateParams {
 }
 
 /// An app whose upstream is at `url`, and that trusts this authority and nobody else.
-fn trusting(authority: &str, url: &str) -> TestApp {
+pub(crate) fn trusting(authority: &str, url: &str) -> TestApp {
     let mut app = TestApp::with_upstream(url);
     app.file("authority.pem", authority);
     let file = app.directory.path().join("authority.pem");
