@@ -28,14 +28,14 @@
 //! | [`telemetry`] | what an operator can watch: a line and a count for each call, metrics |
 //! | [`shares`] | what callers share of what there is only so much of |
 //! | [`process`] | what one process has once: limits, metrics, memory, and how it ends |
-//! | `clean`, `json` | other people's text, made fit to read; what JSON becomes in memory |
+//! | `clean`, `json` | other people's text, made fit to read; what JSON becomes in memory, and objects that come as text |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
 //! | [`backups`] | the rules that hold on both interfaces: what must stay, who must agree, what is on record |
 //! | [`mcp`] | the MCP interface: tools, their words, the question to a person, both protocol eras |
 //! | [`problem`] | failures over HTTP, as problem details |
 //! | [`rest`] | the REST interface: three operations, and their OpenAPI document |
-//! | [`serve`] | how the server is reached, over stdio and HTTP; what guards it; how it drains |
+//! | [`serve`] | how the server is reached, over stdio and HTTP; how messages are read; what guards it; how it drains |
 //! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
 //! | `log` | lines on standard error, which nobody waits for |
@@ -46,7 +46,7 @@
 //! - `qovery` and `backups` know neither rmcp nor axum. (Deriving `JsonSchema` is the one concession.)
 //! - No room imports one that stands below it in this list; `mcp` and `rest` never import each other.
 //! - Only `config` reads the environment, but for the HTTP client's own proxy variables.
-//! - While it serves, only rmcp writes to standard output. Logs go to standard error.
+//! - While it serves, only `serve` writes to standard output. Logs go to standard error.
 //! - No trait stands in front of the upstream: the client is concrete, the sandbox is a real server,
 //!   and the seam between them is the base URL. The sandbox never uses the types of `qovery`.
 //! - Ids are parsed once, at the edge, and written again in their hyphenated form. Nothing else ever
