@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use rmcp::model::JsonObject;
+use rmcp::model::{JsonObject, Tool};
 use schemars::{
     JsonSchema, Schema, SchemaGenerator,
     generate::SchemaSettings,
@@ -14,7 +14,6 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::tools::Name;
 use crate::{
     clean, json,
     limits::Limits,
@@ -105,8 +104,7 @@ const ADDED_BY_HOSTS: [&str; 7] = [
 /// Reads the arguments of a tool: as its schema has them; else once more, after what hosts are known to
 /// get wrong is mended.
 pub(super) fn parse<T: DeserializeOwned>(
-    tool: Name,
-    schema: &JsonObject,
+    tool: &Tool,
     arguments: JsonObject,
 ) -> Result<T, ArgumentError> {
     let mut value = Value::Object(arguments);
@@ -114,7 +112,7 @@ pub(super) fn parse<T: DeserializeOwned>(
         return Ok(read);
     }
     if let Value::Object(arguments) = &mut value {
-        mend(tool, schema, arguments);
+        mend(tool, arguments);
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
@@ -130,14 +128,17 @@ pub(super) fn parse<T: DeserializeOwned>(
 }
 
 /// What hosts are known to send, and what they mean by it.
-fn mend(tool: Name, schema: &JsonObject, arguments: &mut JsonObject) {
+fn mend(tool: &Tool, arguments: &mut JsonObject) {
+    let schema = &tool.input_schema;
     let known = schema.get("properties").and_then(Value::as_object);
     let required = schema.get("required").and_then(Value::as_array);
+    let hints = tool.annotations.as_ref();
+    let is_change = hints.and_then(|hints| hints.read_only_hint) != Some(true);
     arguments.retain(|name, value| {
         let is_known = known.is_some_and(|known| known.contains_key(name));
         let is_required = required.is_some_and(|required| required.iter().any(|it| it == name));
         if !is_known {
-            let is_ignored = if tool.is_change() {
+            let is_ignored = if is_change {
                 ADDED_BY_HOSTS.contains(&name.as_str())
             } else {
                 !known.is_some_and(|known| known.keys().any(|known| is_near(name, known)))

@@ -120,14 +120,14 @@ impl Server {
             self.backups.allow_changes()?;
         }
         let arguments = request.arguments.unwrap_or_default();
-        let schema = &self.tools[tool as usize].input_schema;
+        let definition = &self.tools[tool as usize];
         // Each on the heap: a call is no larger than it must be, and moved often.
         match tool {
-            Name::List => Box::pin(self.list(parse(tool, schema, arguments)?, context, peer)).await,
-            Name::Add => Box::pin(self.add(parse(tool, schema, arguments)?, context)).await,
+            Name::List => Box::pin(self.list(parse(definition, arguments)?, context, peer)).await,
+            Name::Add => Box::pin(self.add(parse(definition, arguments)?, context)).await,
             Name::Remove => {
                 let answer = (request.request_state, request.input_responses);
-                let arguments: RemoveArguments = parse(tool, schema, arguments)?;
+                let arguments: RemoveArguments = parse(definition, arguments)?;
                 let (database, backups) = arguments.target(self.limits())?;
                 let database = self.id(database, context).await?;
                 let target = Target { database, backups };
