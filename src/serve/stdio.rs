@@ -41,13 +41,16 @@ pub async fn stdio(
 ) -> Result<(), Box<ServerInitializeError>> {
     let (input, output) = stdio_pipes();
     let calls = Calls::default();
+    let refusals = TaskTracker::new();
+    // Only then can be waited for those that there are.
+    refusals.close();
     let over = process.shutdown.over.clone();
     let transport = Numbered {
         inner: Pipes {
             lines: FramedRead::new(input, Lines::new(process.limits.line)),
             output: Arc::new(Mutex::new(output)),
             calls: calls.clone(),
-            refusals: TaskTracker::new(),
+            refusals,
             process,
             open: false,
         },
@@ -166,10 +169,15 @@ where
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         let shutdown = self.process.shutdown.clone();
         loop {
+            let line = async {
+                // Whoever takes no answers is read no further.
+                self.refusals.wait().await;
+                self.lines.next().await
+            };
             let line = tokio::select! {
                 biased;
                 () = shutdown.winding_down.cancelled() => break,
-                line = self.lines.next() => line,
+                line = line => line,
             };
             let Some(Ok(line)) = line.filter(Result::is_ok) else {
                 shutdown.winding_down.cancel();
@@ -181,7 +189,6 @@ where
                 Err(unreadable) => self.refuse(&unreadable),
             }
         }
-        self.refusals.close();
         self.refusals.wait().await;
         if !self.calls.is_empty() {
             shutdown.over.cancelled().await;
