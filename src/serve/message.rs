@@ -178,15 +178,19 @@ fn is_plain_call(message: &Value) -> bool {
 /// What the protocol's own types make of it. A request of the protocol that they take for a foreign one
 /// does not have the parameters of its method.
 fn strictly(text: &[u8]) -> Option<ClientJsonRpcMessage> {
-    let message = serde_json::from_slice(text).ok()?;
+    let message: ClientJsonRpcMessage = serde_json::from_slice(text).ok()?;
     let reads = match &message {
-        JsonRpcMessage::Request(request) => match &request.request {
-            ClientRequest::CustomRequest(custom) => !METHODS.contains(&custom.method.as_str()),
-            request => {
-                let meta = request.get_meta();
-                !meta.contains_key(CAPABILITIES) || meta.client_capabilities().is_some()
+        JsonRpcMessage::Request(request) => {
+            let meta = request.request.get_meta();
+            match &request.request {
+                // 2026-07-28 has no handshake: what looks like one is not to be made into one.
+                ClientRequest::CustomRequest(custom) => {
+                    !METHODS.contains(&custom.method.as_str())
+                        || (custom.method == "initialize" && meta.protocol_version().is_some())
+                }
+                _ => !meta.contains_key(CAPABILITIES) || meta.client_capabilities().is_some(),
             }
-        },
+        }
         _ => true,
     };
     reads.then_some(message)

@@ -420,6 +420,17 @@ async fn a_handshake_needs_no_more_of_a_client_than_this_server_does() {
 }
 
 #[tokio::test]
+async fn what_is_gone_from_a_revision_is_not_mended_into_it() {
+    for sessions in ["--sessions=false", "--sessions"] {
+        let server = serve_sandbox(&[sessions]).await;
+        let mut client = Client::new(&server, Era::Stateless, None);
+        let answer = client.post("initialize", json!({})).await;
+        assert_eq!(answer.status, 404, "{answer:?}");
+        assert_eq!(answer.json()["error"]["code"], -32601, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn odd_capabilities_of_a_request_count_as_far_as_they_read() {
     let mut session = TestApp::new(&[]).spawn(Era::Stateless, &["--sandbox"]);
     session.capabilities = json!({ "elicitation": true, "roots": "yes" });
