@@ -68,7 +68,7 @@ pub struct Limits {
     pub calls: usize,
     /// Streams of events that may be open at once, beside the calls.
     pub streams: usize,
-    /// Sessions at once. Each takes about 50 kB.
+    /// Sessions at once. Each takes about 90 kB.
     pub sessions: usize,
     /// How long a session lives after its last use, if no stream is open.
     pub session: Duration,

@@ -131,32 +131,28 @@ pub(super) fn parse<T: DeserializeOwned>(
 fn mend(tool: &Tool, arguments: &mut JsonObject) {
     let schema = &tool.input_schema;
     let known = schema.get("properties").and_then(Value::as_object);
-    let required = schema.get("required").and_then(Value::as_array);
     let hints = tool.annotations.as_ref();
     let is_change = hints.and_then(|hints| hints.read_only_hint) != Some(true);
-    arguments.retain(|name, value| {
+    arguments.retain(|name, _| {
         let is_known = known.is_some_and(|known| known.contains_key(name));
-        let is_required = required.is_some_and(|required| required.iter().any(|it| it == name));
-        if !is_known {
-            let is_ignored = if is_change {
-                ADDED_BY_HOSTS.contains(&name.as_str())
-            } else {
-                !known.is_some_and(|known| known.keys().any(|known| is_near(name, known)))
-            };
-            if is_ignored {
-                let name = clean::excerpt(name);
-                tracing::debug!(name, "an argument of the host's own was ignored");
-            }
-            return !is_ignored;
+        let is_ignored = if is_change {
+            ADDED_BY_HOSTS.contains(&name.as_str())
+        } else {
+            !known.is_some_and(|known| known.keys().any(|known| is_near(name, known)))
+        };
+        if !is_known && is_ignored {
+            let name = clean::excerpt(name);
+            tracing::debug!(name, "an argument of the host's own was ignored");
         }
-        // What is left out, some hosts send as text.
-        is_required
-            || !["", "null"]
-                .map(Some)
-                .contains(&value.as_str().map(str::trim))
+        is_known || !is_ignored
     });
     for (name, value) in arguments {
+        let text = value.as_str().map(str::trim);
+        let is_left_out = matches!(text, Some("" | "null"));
         match name.as_str() {
+            "backupId" | "backupIds" | "startId" | "verbose" | "body" if is_left_out => {
+                *value = Value::Null;
+            }
             "backupId" | "startId" => trim(value),
             "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim),
             "verbose" => flag(value),

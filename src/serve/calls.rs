@@ -20,8 +20,7 @@ pub(super) struct Calls(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     book: Mutex<Book>,
-    /// Told when an answer is on its way.
-    answered: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -38,13 +37,14 @@ struct Call {
     state: State,
 }
 
-/// The later one of two calls of one id is the open one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// It is on its way to its transport.
+    Begun,
     Open,
-    /// The answer is being sent. The id is free, but not yet for who finds the way of an answer by it.
+    /// The answer is being sent: the id is free, but not yet for who finds the way of an answer by it.
     Answered,
-    /// It is not to be answered any more: its id is free.
+    /// It is not to be answered any more, which its transport does not know yet.
     Cancelled,
 }
 
@@ -64,42 +64,80 @@ impl Calls {
     /// Takes a request in, unless another one of its id is being answered.
     pub(super) fn begin(&self, id: &RequestId) -> Option<Begun> {
         let mut book = self.0.book.lock();
-        let is_open = book.find(id, State::Open).is_some();
-        (!is_open).then(|| Begun {
-            number: Some(book.add(id)),
+        let is_open = [State::Begun, State::Open].map(|state| book.find(id, state).is_some());
+        (!is_open.contains(&true)).then(|| Begun {
+            number: Some(book.add(id, State::Begun)),
             calls: self.clone(),
         })
     }
 
-    /// The same, after the answer to the one before it.
+    /// The same, once nothing of the one before it is under way any more.
     pub(super) async fn begin_in_turn(&self, id: &RequestId) -> Option<Begun> {
-        loop {
-            let answered = self.0.answered.notified();
-            if self.0.book.lock().find(id, State::Answered).is_none() {
-                return self.begin(id);
-            }
-            answered.await;
-        }
+        self.without(id, &[State::Answered, State::Cancelled]).await;
+        self.begin(id)
     }
 
-    /// Frees the id of a request that is not to be answered any more.
-    pub(super) fn cancel(&self, id: &RequestId) {
-        if let Some(call) = self.0.book.lock().find(id, State::Open) {
+    /// The number of a request that its transport has, and that is to be answered.
+    pub(super) async fn open(&self, id: &RequestId) -> Option<i64> {
+        self.without(id, &[State::Begun]).await;
+        let mut book = self.0.book.lock();
+        book.find(id, State::Open).map(|call| call.number)
+    }
+
+    /// Says that a request is not to be answered any more.
+    pub(super) fn cancel(&self, number: i64) {
+        let mut book = self.0.book.lock();
+        let mut open = book.open.iter_mut();
+        if let Some(call) = open.find(|call| call.number == number) {
             call.state = State::Cancelled;
         }
+        self.0.changed.notify_waiters();
+    }
+
+    /// Forgets all, where nothing is answered any more.
+    pub(super) fn clear(&self) {
+        self.0.book.lock().open.clear();
+        self.0.changed.notify_waiters();
     }
 
     /// Whether nobody waits for an answer.
     pub(super) fn is_empty(&self) -> bool {
+        let ended = [State::Answered, State::Cancelled];
         let book = self.0.book.lock();
-        book.open.iter().all(|call| call.state != State::Open)
+        book.open.iter().all(|call| ended.contains(&call.state))
     }
 
-    /// The number of a request, which may be new.
-    fn number(&self, id: &RequestId) -> RequestId {
+    /// Waits until no request of this id is in one of these states.
+    async fn without(&self, id: &RequestId, states: &[State]) {
+        loop {
+            let changed = self.0.changed.notified();
+            let is_there = {
+                let mut book = self.0.book.lock();
+                states.iter().any(|state| book.find(id, *state).is_some())
+            };
+            if !is_there {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until a request is answered or cancelled, or its connection is gone.
+    pub(super) async fn ended(&self, id: &RequestId) {
+        let states = [State::Begun, State::Open, State::Answered];
+        self.without(id, &states).await;
+    }
+
+    /// The number of a request that has come.
+    fn receive(&self, id: &RequestId) -> RequestId {
         let mut book = self.0.book.lock();
-        let known = book.find(id, State::Open).map(|call| call.number);
-        RequestId::Number(known.unwrap_or_else(|| book.add(id)))
+        let begun = book.find(id, State::Begun).map(|call| {
+            call.state = State::Open;
+            call.number
+        });
+        let number = begun.unwrap_or_else(|| book.add(id, State::Open));
+        self.0.changed.notify_waiters();
+        RequestId::Number(number)
     }
 
     /// The request with this number, if it is to be answered.
@@ -115,26 +153,28 @@ impl Calls {
     fn forget(&self, number: i64) {
         let mut book = self.0.book.lock();
         book.open.retain(|call| call.number != number);
-        self.0.answered.notify_waiters();
+        self.0.changed.notify_waiters();
     }
 
     /// Forgets a request that was cancelled, and gives its number.
     fn forget_cancelled(&self, id: &RequestId) -> Option<RequestId> {
-        let mut book = self.0.book.lock();
-        let same = book.open.iter().filter(|call| call.id == *id);
-        let number = same.max_by_key(|call| call.state)?.number;
-        book.open.retain(|call| call.number != number);
+        let number = {
+            let mut book = self.0.book.lock();
+            let marked = book.find(id, State::Cancelled).map(|call| call.number);
+            marked.or_else(|| book.find(id, State::Open).map(|call| call.number))?
+        };
+        self.forget(number);
         Some(RequestId::Number(number))
     }
 }
 
 impl Book {
-    fn add(&mut self, id: &RequestId) -> i64 {
+    fn add(&mut self, id: &RequestId, state: State) -> i64 {
         self.last += 1;
         self.open.push(Call {
             number: self.last,
             id: id.clone(),
-            state: State::Open,
+            state,
         });
         self.last
     }
@@ -208,7 +248,7 @@ impl<T: Transport<RoleServer>> Transport<RoleServer> for Numbered<T> {
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         let mut message = self.inner.receive().await?;
         match &mut message {
-            JsonRpcMessage::Request(request) => request.id = self.calls.number(&request.id),
+            JsonRpcMessage::Request(request) => request.id = self.calls.receive(&request.id),
             JsonRpcMessage::Notification(notification) => {
                 if let ClientNotification::CancelledNotification(cancelled) =
                     &mut notification.notification

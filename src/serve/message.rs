@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 
 use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, ClientJsonRpcMessage, ClientNotification,
-    ClientRequest, GetMeta, InitializeRequestParams, JsonObject, JsonRpcMessage, RequestId,
+    CallToolRequestParams, ClientJsonRpcMessage, ClientNotification, ClientRequest, GetMeta,
+    InitializeRequestParams, JsonObject, JsonRpcMessage, PaginatedRequestParams, RequestId,
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::{clean, json};
 /// What of a message the transport over HTTP has to know before it reads it itself.
 #[derive(Default)]
 pub(super) struct Looked {
-    /// The id of a request.
+    /// The id of a request, of a revision that has sessions.
     pub(super) id: Option<RequestId>,
     /// The id of a request that is not to be answered any more.
     pub(super) cancels: Option<RequestId>,
@@ -43,30 +43,26 @@ const METHODS: [&str; 5] = [
     "tools/list",
 ];
 
+/// What is wrong with a message that has other members than it must.
+const MEMBERS: &str = "this is not one JSON-RPC message";
+
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 
-/// Looks at a message without reading all of it, unless it is an odd one.
+/// Looks at a message that the transport over HTTP is to read.
 pub(super) fn look(text: &[u8]) -> Result<Looked, Unreadable> {
-    if let Ok(value) = serde_json::from_slice::<Value>(text)
-        && is_plain_call(&value)
-    {
-        return Ok(Looked {
-            id: typed(&value["id"]),
-            ..Looked::default()
-        });
-    }
     let (message, mended) = read(text)?;
     let mut looked = Looked {
         mended,
         ..Looked::default()
     };
     match message {
-        JsonRpcMessage::Request(request) => {
-            looked.id = Some(request.id);
-            looked.begins_session = matches!(request.request, ClientRequest::InitializeRequest(_));
+        JsonRpcMessage::Request(it) => {
+            let is_legacy = it.request.get_meta().protocol_version().is_none();
+            looked.begins_session = matches!(it.request, ClientRequest::InitializeRequest(_));
+            looked.id = Some(it.id).filter(|_| is_legacy);
         }
-        JsonRpcMessage::Notification(notification) => {
-            if let ClientNotification::CancelledNotification(it) = notification.notification {
+        JsonRpcMessage::Notification(it) => {
+            if let ClientNotification::CancelledNotification(it) = it.notification {
                 looked.cancels = it.params.request_id;
             }
         }
@@ -80,68 +76,54 @@ pub(super) fn read(text: &[u8]) -> Result<(ClientJsonRpcMessage, Option<Vec<u8>>
     if let Some(message) = strictly(text) {
         return Ok((message, None));
     }
-    let refuse = |(code, message)| Unreadable {
-        id: legible_id(text),
-        code,
-        message,
-    };
     // RFC 8259, section 8.1.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
-        return Err(refuse((
-            -32700,
-            "Parse error: this is not JSON.".to_owned(),
-        )));
+        return Err(Unreadable {
+            id: legible_id(text),
+            code: -32700,
+            message: "Parse error: this cannot be read as JSON.".to_owned(),
+        });
     };
     let Value::Object(fields) = &mut value else {
-        let reason = "Invalid request: this is not one JSON-RPC message.".to_owned();
-        return Err(Unreadable {
-            id: value.is_array().then(|| "null".to_owned()),
-            ..refuse((-32600, reason))
-        });
+        let id = value.is_array().then(|| "null".to_owned());
+        return Err(Unreadable::invalid(id, MEMBERS));
     };
     mend(fields);
     let mended = value.to_string().into_bytes();
     match strictly(&mended) {
         Some(message) => Ok((message, Some(mended))),
-        None => Err(refuse(fault(&value))),
+        None => Err(fault(&value, legible_id(text))),
     }
 }
 
-/// A message that is larger than any that this server takes.
-pub(super) fn too_long(beginning: &[u8], most: usize) -> Unreadable {
-    Unreadable {
-        id: legible_id(beginning),
-        code: -32600,
-        message: format!("Invalid request: it is larger than {} MiB.", most >> 20),
-    }
-}
+/// What is wrong with a request whose id another one has, of which the answer is still awaited.
+pub(super) const DOUBLED: &str =
+    "a request with this id is still being answered. Nothing was done for this one";
 
-/// A request of an id of which the answer is still awaited.
-pub(super) fn doubled(id: &RequestId) -> Unreadable {
-    Unreadable {
-        id: Some(json!(id).to_string()),
-        code: -32600,
-        message:
-            "Invalid request: a request with this id is still being answered. Nothing was done \
-                  for this one."
-                .to_owned(),
-    }
-}
-
-/// A request on a connection that has not begun.
-pub(super) fn unbegun(id: &RequestId) -> Unreadable {
-    Unreadable {
-        id: Some(json!(id).to_string()),
-        code: -32600,
-        message:
-            "Invalid request: begin with initialize, or send the _meta of 2026-07-28 with each \
-                  request."
-                .to_owned(),
-    }
-}
+/// What is wrong with a request on a connection, or in a session, that has not begun.
+pub(super) const UNBEGUN: &str =
+    "begin with initialize, or send the _meta of 2026-07-28 with each request";
 
 impl Unreadable {
+    /// A request that reads, and is refused all the same.
+    pub(super) fn request(id: &RequestId, reason: &str) -> Self {
+        Self::invalid(Some(json!(id).to_string()), reason)
+    }
+
+    /// A message of which no more than the beginning is looked at.
+    pub(super) fn beginning(text: &[u8], reason: &str) -> Self {
+        Self::invalid(legible_id(text), reason)
+    }
+
+    fn invalid(id: Option<String>, reason: &str) -> Self {
+        Self {
+            id,
+            code: -32600,
+            message: format!("Invalid request: {reason}."),
+        }
+    }
+
     /// The answer, if somebody waits for it.
     pub(super) fn answer(&self) -> Option<String> {
         self.id.as_ref().map(|_| self.to_json())
@@ -153,26 +135,6 @@ impl Unreadable {
         let id = self.id.as_deref().unwrap_or("null");
         format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)
     }
-}
-
-/// Whether this is a call of a tool that reads without a doubt. Most messages are.
-fn is_plain_call(message: &Value) -> bool {
-    let (id, params) = (&message["id"], &message["params"]);
-    let is_object = |value: &Value| value.is_object() || value.is_null();
-    let meta = &params["_meta"];
-    message["jsonrpc"] == "2.0"
-        && message["method"] == "tools/call"
-        && (id.is_i64() || id.is_string())
-        && message.get("result").is_none()
-        && message.get("error").is_none()
-        && params["name"].is_string()
-        && is_object(&params["arguments"])
-        && (meta.is_object() || params.get("_meta").is_none())
-        && (meta
-            .get(CAPABILITIES)
-            .is_none_or(reads::<ClientCapabilities>))
-        && params.get("requestState").is_none_or(Value::is_string)
-        && params.get("inputResponses").is_none_or(Value::is_object)
 }
 
 /// What the protocol's own types make of it. A request of the protocol that they take for a foreign one
@@ -187,6 +149,10 @@ fn strictly(text: &[u8]) -> Option<ClientJsonRpcMessage> {
                 ClientRequest::CustomRequest(custom) => {
                     !METHODS.contains(&custom.method.as_str())
                         || (custom.method == "initialize" && meta.protocol_version().is_some())
+                }
+                // They overlook parameters that do not fit where there need be none.
+                ClientRequest::ListToolsRequest(list) if list.params.is_none() => {
+                    !contains(text, b"\"cursor\"")
                 }
                 _ => !meta.contains_key(CAPABILITIES) || meta.client_capabilities().is_some(),
             }
@@ -243,49 +209,52 @@ fn mend_handshake(params: &mut Value) {
     });
 }
 
-/// Of what a client can do, only how it asks a person matters here. `true` stands for an object without
-/// members.
+/// Of what a client can do, only how it asks a person matters here. Whoever says anything of it is asked:
+/// one that cannot will say so.
 fn mend_capabilities(capabilities: &mut Value) {
-    let object = |value: &Value| value.is_object() || *value == true;
+    let says = |value: &Value| !value.is_null() && *value != false;
     let mut mended = json!({});
     let asks = &capabilities["elicitation"];
-    if object(asks) {
+    if says(asks) {
         mended["elicitation"] = json!({});
-        for mode in ["form", "url"]
-            .into_iter()
-            .filter(|mode| object(&asks[mode]))
-        {
-            mended["elicitation"][mode] = json!({});
+        for mode in ["form", "url"] {
+            if says(&asks[mode]) {
+                mended["elicitation"][mode] = json!({});
+            }
         }
     }
     *capabilities = mended;
 }
 
-/// Why a message that is an object does not read: the code of the error, and its words.
-fn fault(message: &Value) -> (i32, String) {
-    let invalid = |reason| (-32600, format!("Invalid request: {reason}."));
-    let id = message.get("id");
+/// Why a message that is an object does not read.
+fn fault(message: &Value, id: Option<String>) -> Unreadable {
     if message["jsonrpc"] != "2.0" {
-        return invalid(r#"jsonrpc must be "2.0""#);
+        return Unreadable::invalid(id, r#"jsonrpc must be "2.0""#);
     }
-    if id.is_some_and(|id| typed::<RequestId>(id).is_none()) {
-        return invalid("the id must be text or a whole number below 2^63");
+    let written = message.get("id");
+    if written.is_some_and(|id| serde_json::from_value::<RequestId>(id.clone()).is_err()) {
+        let reason = "the id must be text or a whole number below 2^63";
+        return Unreadable::invalid(id, reason);
     }
-    let Some(method) = message["method"].as_str() else {
-        return invalid("this is not one JSON-RPC message");
+    let answers = ["result", "error"].map(|name| message.get(name).is_some());
+    let method = message["method"].as_str();
+    let Some(method) = method.filter(|_| !answers.contains(&true)) else {
+        return Unreadable::invalid(id, MEMBERS);
     };
     let params = &message["params"];
     let reason = match method {
         "initialize" => misfit::<InitializeRequestParams>(params),
         "tools/call" => misfit::<CallToolRequestParams>(params),
-        _ => misfit::<JsonObject>(params),
+        "tools/list" => misfit::<Option<PaginatedRequestParams>>(params),
+        _ => misfit::<Option<JsonObject>>(params),
     };
     let method = clean::excerpt(method);
     let reason = reason.unwrap_or_else(|| "they have members that do not fit".to_owned());
-    (
-        -32602,
-        format!("The parameters of {method} are malformed: {reason}."),
-    )
+    Unreadable {
+        id,
+        code: -32602,
+        message: format!("The parameters of {method} are malformed: {reason}."),
+    }
 }
 
 /// Which parameter does not fit a type, and why.
@@ -301,12 +270,8 @@ fn misfit<T: DeserializeOwned>(params: &Value) -> Option<String> {
     Some(clean::excerpt(&format!("params{path}: {reason}")))
 }
 
-fn typed<T: DeserializeOwned>(value: &Value) -> Option<T> {
-    serde_json::from_value(value.clone()).ok()
-}
-
-fn reads<T: DeserializeOwned>(value: &Value) -> bool {
-    typed::<T>(value).is_some()
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// The id of a message of which the rest may be no JSON, as it was written: text or a number.

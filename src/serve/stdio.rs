@@ -21,10 +21,11 @@ use tokio_util::{
 
 use super::{
     calls::{Calls, Numbered},
-    message::{self, Unreadable},
+    message::{self, DOUBLED, UNBEGUN, Unreadable},
 };
 use crate::{
     context::{Context, Interface},
+    json::Size,
     mcp,
     process::Process,
 };
@@ -99,10 +100,16 @@ where
 {
     /// The message of a line, if rmcp is to have it.
     fn read(&mut self, line: Line) -> Result<Option<ClientJsonRpcMessage>, Unreadable> {
+        let limits = &self.process.limits;
         let message = match line {
             Line::Whole(text) if text.trim_ascii().is_empty() => return Ok(None),
-            Line::Whole(text) => message::read(&text)?.0,
-            Line::Cut(text) => return Err(message::too_long(&text, self.process.limits.line)),
+            Line::Whole(text) if Size::of(&text).values <= limits.values => message::read(&text)?.0,
+            Line::Whole(text) | Line::Cut(text) => {
+                let (most, values) = (limits.line >> 20, limits.values);
+                let reason =
+                    format!("it is larger than {most} MiB, or holds more than {values} values");
+                return Err(Unreadable::beginning(&text, &reason));
+            }
         };
         self.open = self.open || opens_session(&message);
         let JsonRpcMessage::Request(request) = &message else {
@@ -113,11 +120,11 @@ where
         };
         let meta = request.request.get_meta();
         if !self.open && meta.protocol_version().is_none() && !may_come_first(&request.request) {
-            return Err(message::unbegun(&request.id));
+            return Err(Unreadable::request(&request.id, UNBEGUN));
         }
         let begun = self.calls.begin(&request.id);
         begun
-            .ok_or_else(|| message::doubled(&request.id))?
+            .ok_or_else(|| Unreadable::request(&request.id, DOUBLED))?
             .passed_on();
         Ok(Some(message))
     }

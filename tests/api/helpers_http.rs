@@ -397,6 +397,28 @@ impl Connection {
         timeout(PATIENCE, event).await.expect("an event in time")
     }
 
+    /// Waits for the last chunk of a body, and passes over what comes before it.
+    pub(crate) async fn end_of_body(&mut self) {
+        let ended = async {
+            let mut line = String::new();
+            while line.trim() != "0" {
+                line.clear();
+                let length = self.reader.read_line(&mut line).await.unwrap();
+                assert_ne!(
+                    length, 0,
+                    "the end of the body before that of the connection"
+                );
+            }
+        };
+        timeout(PATIENCE, ended).await.expect("the end of a body");
+    }
+
+    /// Whether the peer has sent anything that was not read yet.
+    pub(crate) async fn has_come(&mut self) -> bool {
+        let come = timeout(Duration::from_millis(1), self.reader.fill_buf()).await;
+        come.is_ok_and(|come| !come.unwrap().is_empty())
+    }
+
     /// Everything until the peer closes the connection, while these bytes go to it once a second.
     pub(crate) async fn until_closed(&mut self, drip: &[u8]) -> String {
         let Self { reader, writer, .. } = self;

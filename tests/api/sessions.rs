@@ -181,6 +181,106 @@ async fn in_a_session_an_id_is_free_once_it_is_cancelled() {
     }
 }
 
+#[tokio::test]
+async fn requests_and_cancellations_that_meet_cross_no_answers() {
+    let slow = |_, line: &str| match line {
+        line if line.contains(SLOW) && line.contains("/backup") => page(&[]),
+        line if line.contains("/backup") => page(&[backup(9, "READY")]),
+        _ => Reply::Reset,
+    };
+    let upstream = Upstream::start(slow).await;
+    let server = TestApp::with_upstream(&upstream.url())
+        .serve(&["--sessions"])
+        .await;
+    let mut client = Client::new(&server, Era::Handshake, None);
+    client.open().await;
+    for round in 0..200 {
+        let id = json!(1000 + round);
+        let request = |database| client.raw(call(&id, database, Era::Handshake).to_string());
+        let cancelled = json!({
+            "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id },
+        });
+        let mut first = Connection::open(server.mcp).await;
+        first.write(&request(SLOW).bytes(server.mcp)).await;
+        let (cancelled, fast) = (client.raw(cancelled.to_string()), request(FAST));
+        let (cancelled, fast) = tokio::join!(cancelled.send(server.mcp), fast.send(server.mcp));
+        assert_eq!(cancelled.status, 202);
+        if fast.status == 200 {
+            assert_eq!(total(&fast.message()), 1, "round {round}");
+        } else {
+            assert_eq!(fast.message()["error"]["code"], -32600);
+        }
+    }
+    client.request("ping", json!({})).await;
+}
+
+/// It is served beside the session, which then has nothing to forget.
+#[tokio::test]
+async fn a_stateless_request_in_a_session_leaves_its_id_free() {
+    let server = serve_sandbox(&["--sessions"]).await;
+    let mut client = Client::new(&server, Era::Handshake, None);
+    client.open().await;
+    let mut stateless = Client::new(&server, Era::Stateless, None);
+    stateless.session = client.session.clone();
+    for _ in 0..3 {
+        stateless.last_id = 50;
+        stateless.request("tools/list", json!({})).await;
+        client.last_id = 50;
+        client.request("tools/list", json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancellation_that_is_refused_cancels_nothing() {
+    let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
+    let server = database.app().serve(&["--sessions", "--no-rest"]).await;
+    let (client, mut connection, question, _) = asked(server.mcp, None).await;
+    let cancelled = json!({
+        "jsonrpc": "2.0", "method": "notifications/cancelled",
+        "params": { "requestId": client.last_id },
+    });
+    let refused = client
+        .raw(cancelled.to_string())
+        .header("MCP-Protocol-Version", "1999-01-01");
+    assert_eq!(refused.send(server.mcp).await.status, 400);
+    let answer = json!({ "jsonrpc": "2.0", "id": question["id"], "result": yes() });
+    client.raw(answer.to_string()).send(server.mcp).await;
+    let answer = connection.event().await;
+    assert_eq!(
+        answer["result"]["structuredContent"]["outcome"], "removed",
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_resumed_stream_ends_with_its_call_and_its_session() {
+    for deletes in [true, false] {
+        let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
+        let server = database.app().serve(&["--sessions", "--no-rest"]).await;
+        let (client, connection, _, last) = asked(server.mcp, None).await;
+        drop(connection);
+        let mut stream = Connection::open(server.mcp).await;
+        stream
+            .write(&resumed(&client, &last).bytes(server.mcp))
+            .await;
+        assert_eq!(stream.head().await.status, 200);
+        if deletes {
+            let session = client.session.as_ref().unwrap();
+            let end = Request::delete("/mcp").header("Mcp-Session-Id", session);
+            assert_eq!(end.send(server.mcp).await.status, 204);
+        } else {
+            let cancelled = json!({
+                "jsonrpc": "2.0", "method": "notifications/cancelled",
+                "params": { "requestId": client.last_id },
+            });
+            let accepted = client.raw(cancelled.to_string()).send(server.mcp).await;
+            assert_eq!(accepted.status, 202);
+        }
+        stream.end_of_body().await;
+        assert_eq!(database.changes(), [""; 0]);
+    }
+}
+
 /// A client that can show a question, in a session.
 async fn asked(
     server: std::net::SocketAddr,
@@ -253,7 +353,8 @@ async fn nobody_resumes_the_stream_of_another_caller() {
         .send(server.mcp)
         .await
         .problem(404, "no_such_session");
-    stolen = resumed(&ben, "no-such-stream/0");
+    // In a session of his own, he gets nothing of hers.
+    stolen = resumed(&ben, &last);
     let mut other = Connection::open(server.mcp).await;
     other.write(&stolen.bytes(server.mcp)).await;
     assert_eq!(other.head().await.status, 200);
@@ -268,6 +369,8 @@ async fn nobody_resumes_the_stream_of_another_caller() {
         stream.event().await["result"]["structuredContent"]["outcome"],
         "removed"
     );
+    ben.request("ping", json!({})).await;
+    assert!(!other.has_come().await, "what was hers");
 }
 
 /// Short limits, but for what the test is about.

@@ -27,7 +27,7 @@ use crate::{
     limits::Limits,
     mcp,
     problem::Problem,
-    serve::message::{self, Looked, Unreadable},
+    serve::message::{self, DOUBLED, Looked, UNBEGUN, Unreadable},
     shares::Permit,
 };
 
@@ -125,6 +125,11 @@ async fn answer(
     let account = context.caller.clone();
     let owner = account.account();
     let mut request = Request::from_parts(parts, Body::from(body));
+    if let (Some(_), None, Some(id)) = (&endpoint.sessions, &session, &looked.id)
+        && !looked.begins_session
+    {
+        return Ok(refuse(&Unreadable::request(id, UNBEGUN)));
+    }
     let response = match (&endpoint.sessions, session) {
         (Some(sessions), Some(id)) => {
             // As for a session that does not exist, so that nobody learns which do.
@@ -136,22 +141,28 @@ async fn answer(
             });
             let begun = match &looked.id {
                 Some(id) => match session.calls.begin_in_turn(id).await {
-                    None => return Ok(refuse(&message::doubled(id))),
+                    None => return Ok(refuse(&Unreadable::request(id, DOUBLED))),
                     begun => begun,
                 },
                 None => None,
             };
-            if let Some(id) = &looked.cancels {
-                session.calls.cancel(id);
-            }
+            let cancelled = match &looked.cancels {
+                Some(id) => session.calls.open(id).await,
+                None => None,
+            };
             if ends {
                 sessions.end(&id.into()).await;
                 // It was there until now, and there is nothing left for the transport to end.
                 return Ok(StatusCode::NO_CONTENT.into_response());
             }
             let response = endpoint.pass(request).await;
-            if let Some(begun) = begun.filter(|_| response.status().is_success()) {
-                begun.passed_on();
+            if response.status().is_success() {
+                if let Some(begun) = begun {
+                    begun.passed_on();
+                }
+                if let Some(number) = cancelled {
+                    session.calls.cancel(number);
+                }
             }
             session.listen(response)
         }
@@ -218,7 +229,7 @@ fn refused(mut response: Response) -> Response {
 /// Answers what does not read. That parameters do not fit is an answer like any other.
 fn refuse(unreadable: &Unreadable) -> Response {
     let status = match unreadable.code {
-        -32602 => StatusCode::OK,
+        -32602 if unreadable.answer().is_some() => StatusCode::OK,
         _ => StatusCode::BAD_REQUEST,
     };
     let json = [(CONTENT_TYPE, "application/json")];

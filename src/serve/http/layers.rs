@@ -354,7 +354,8 @@ async fn read(
 /// Whether a client looks for another way to be let in, which there is not (RFC 8615; RFC 9728). It must
 /// not take a refusal for a sign that there is.
 fn discovers(request: &Request) -> bool {
-    request.method() == Method::GET && request.uri().path().starts_with("/.well-known/")
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    reads && request.uri().path().contains("/.well-known/")
 }
 
 /// Whether a request reads one of these paths.
@@ -364,8 +365,14 @@ fn reads(request: &Request, paths: &[&str]) -> bool {
 
 /// Whether the `Accept` header admits a media type (RFC 9110, section 12.5.1). Without one, all are.
 pub(super) fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
-    let mut best = (0, !headers.contains_key(ACCEPT));
-    let values = headers.get_all(ACCEPT).iter();
+    let values = headers.get_all(ACCEPT).into_iter();
+    let mut best = (
+        0,
+        headers
+            .get_all(ACCEPT)
+            .into_iter()
+            .all(HeaderValue::is_empty),
+    );
     for range in values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|it| it.split(','))

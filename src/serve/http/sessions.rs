@@ -11,7 +11,7 @@ use axum::response::Response;
 use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use rmcp::{
-    model::{ClientJsonRpcMessage, JsonRpcMessage, ServerJsonRpcMessage},
+    model::{ClientJsonRpcMessage, JsonRpcMessage, RequestId, ServerJsonRpcMessage},
     transport::{
         WorkerTransport,
         streamable_http_server::{
@@ -171,6 +171,7 @@ async fn watch(
         let Streams { open, used } = *streams.borrow_and_update();
         let limit = if is_heard { unheard } else { idle };
         tokio::select! {
+            biased;
             changed = streams.changed() => {
                 if changed.is_err() {
                     return;
@@ -243,7 +244,9 @@ impl SessionManager for Sessions {
         // Before rmcp waits for the answers of its calls.
         if let Some(session) = self.open.lock().remove(id) {
             call_off(&session.wanted);
+            session.calls.clear();
         }
+        self.events.forget(id);
         self.inner.close_session(id).await
     }
 
@@ -252,7 +255,17 @@ impl SessionManager for Sessions {
         id: &SessionId,
         message: ClientJsonRpcMessage,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        self.inner.create_stream(id, message).await
+        let call = match &message {
+            JsonRpcMessage::Request(request) => Some((id.clone(), request.id.clone())),
+            _ => None,
+        };
+        let events = Arc::clone(&self.events);
+        let stream = self.inner.create_stream(id, message).await?;
+        Ok(stream.inspect(move |event| {
+            if let (Some(call), Some(event)) = (&call, &event.event_id) {
+                events.claim(event, call);
+            }
+        }))
     }
 
     async fn accept_message(
@@ -270,13 +283,20 @@ impl SessionManager for Sessions {
         self.inner.create_standalone_stream(id).await
     }
 
-    /// Goes on after an event of a call. Nothing else is kept: there, the client listens anew.
+    /// Goes on after an event of a call, until that ends. Nothing else is kept: there, the client listens
+    /// anew.
     async fn resume(
         &self,
         id: &SessionId,
         last_event_id: String,
     ) -> Result<impl Stream<Item = ServerSseMessage> + Send + Sync + 'static, Self::Error> {
-        match self.events.after(&last_event_id) {
+        let calls = self
+            .open
+            .lock()
+            .get(id)
+            .map(|session| session.calls.clone());
+        let events = calls.and_then(|calls| self.events.after(id, &last_event_id, calls));
+        match events {
             Some(events) => Ok(events.left_stream()),
             None => Ok(self.create_standalone_stream(id).await?.right_stream()),
         }
@@ -289,36 +309,66 @@ impl SessionManager for Sessions {
 #[derive(Default)]
 struct Events(Mutex<HashMap<StreamId, Kept>>);
 
-/// The events of one call, and until when they are kept.
+/// The events of one call.
 struct Kept {
     events: watch::Sender<Vec<ServerSseMessage>>,
+    /// Whose they are, once its client has seen one: before that, it cannot ask for more.
+    call: Option<(SessionId, RequestId)>,
     until: Instant,
 }
 
 impl Events {
-    /// Calls: as many as may be in flight.
-    const MOST: usize = 512;
-    /// After the last event: longer than a person is asked.
-    const KEPT: Duration = Duration::from_secs(10 * 60);
+    /// Far more than there are questions.
+    const MOST: usize = 2048;
+    /// How long an answer can still be fetched.
+    const LATE: Duration = Duration::from_secs(60);
+    /// Longer than a person is asked.
+    const ASKED: Duration = Duration::from_secs(10 * 60);
 
-    /// The events that come after this one, up to the answer.
+    /// Tells whose events these are, from one that is given to its client.
+    fn claim(&self, event: &str, call: &(SessionId, RequestId)) {
+        let stream = event.rsplit_once('/').map_or(event, |(stream, _)| stream);
+        if let Some(kept) = self.0.lock().get_mut(stream)
+            && kept.call.is_none()
+        {
+            kept.call = Some(call.clone());
+            kept.until = Instant::now() + Self::ASKED;
+        }
+    }
+
+    /// Forgets those of a session.
+    fn forget(&self, session: &SessionId) {
+        let is_its = |kept: &Kept| kept.call.as_ref().is_some_and(|call| call.0 == *session);
+        self.0.lock().retain(|_, kept| !is_its(kept));
+    }
+
+    /// The events of a session that come after this one, up to the answer or to the end of the call.
     fn after(
         &self,
+        session: &SessionId,
         last: &str,
+        calls: Calls,
     ) -> Option<impl Stream<Item = ServerSseMessage> + Send + Sync + use<>> {
         let (stream, index) = last.rsplit_once('/')?;
         let index: usize = index.parse().ok()?;
-        let events = self.0.lock().get(stream)?.events.subscribe();
+        let all = self.0.lock();
+        let kept = all.get(stream)?;
+        let (_, call) = kept.call.as_ref().filter(|call| call.0 == *session)?;
+        let state = (kept.events.subscribe(), index, calls, call.clone());
         Some(stream::unfold(
-            (events, index),
-            async |(mut events, last)| {
-                if is_answer(events.borrow().get(last)?) {
+            state,
+            async |(mut events, last, calls, call)| {
+                if events.borrow().get(last).is_none_or(is_answer) {
                     return None;
                 }
                 let next = last + 1;
-                let has_come = |events: &Vec<_>| events.len() > next;
-                let event = events.wait_for(has_come).await.ok()?.get(next)?.clone();
-                Some((event, (events, next)))
+                tokio::select! {
+                    _ = events.wait_for(|events| events.len() > next) => {}
+                    () = calls.ended(&call) => {}
+                }
+                // The answer comes before the end.
+                let event = events.borrow().get(next).cloned()?;
+                Some((event, (events, next, calls, call)))
             },
         ))
     }
@@ -336,20 +386,22 @@ impl EventStore for Events {
         let now = Instant::now();
         all.retain(|_, kept| kept.until > now);
         if !all.contains_key(stream_id) {
-            if is_answer(event) || stream_id.ends_with(":common") {
+            if is_answer(event) || stream_id.ends_with(":common") || all.len() >= Self::MOST {
                 return Ok(format!("{stream_id}/0"));
             }
-            if all.len() >= Self::MOST {
-                let soonest = all.iter().min_by_key(|(_, kept)| kept.until);
-                let soonest = soonest.map(|(id, _)| id.clone());
-                soonest.map(|id| all.remove(&id));
-            }
+            let kept = Kept {
+                events: watch::Sender::default(),
+                call: None,
+                until: now + Self::LATE,
+            };
+            all.insert(stream_id.to_owned(), kept);
         }
-        let kept = all.entry(stream_id.to_owned()).or_insert_with(|| Kept {
-            events: watch::Sender::default(),
-            until: now,
-        });
-        kept.until = now + Self::KEPT;
+        let Some(kept) = all.get_mut(stream_id) else {
+            return Ok(format!("{stream_id}/0"));
+        };
+        if is_answer(event) {
+            kept.until = now + Self::LATE;
+        }
         let id = format!("{stream_id}/{}", kept.events.borrow().len());
         let mut event = event.clone();
         event.event_id = Some(id.clone());
@@ -357,9 +409,9 @@ impl EventStore for Events {
         Ok(id)
     }
 
-    async fn replay_events_after(&self, last: &str) -> Result<EventStream, EventStoreError> {
-        let events = self.after(last).ok_or("there is no such event")?;
-        Ok(Box::pin(events))
+    /// Nobody asks here: it would not know for whom.
+    async fn replay_events_after(&self, _: &str) -> Result<EventStream, EventStoreError> {
+        Err("events are replayed by the session".into())
     }
 }
 
