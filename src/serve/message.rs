@@ -4,10 +4,14 @@
 use std::borrow::Cow;
 
 use rmcp::model::{
-    CallToolRequestParams, ClientJsonRpcMessage, ClientNotification, ClientRequest, GetMeta,
-    InitializeRequestParams, JsonObject, JsonRpcMessage, PaginatedRequestParams, RequestId,
+    CallToolRequestParams, ClientCapabilities, ClientJsonRpcMessage, ClientNotification,
+    ClientRequest, GetMeta, InitializeRequestParams, JsonObject, JsonRpcMessage,
+    PaginatedRequestParams, RequestId,
 };
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, json};
 
 use crate::{clean, json};
@@ -48,8 +52,48 @@ const MEMBERS: &str = "this is not one JSON-RPC message";
 
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 
+/// A call of a tool that reads without a doubt, as nearly all messages are. To look at it so takes a tenth
+/// of the time that the protocol's types take, which then read it in any case.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainCall<'a> {
+    jsonrpc: &'a str,
+    id: RequestId,
+    method: &'a str,
+    #[serde(borrow)]
+    params: PlainParams<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainParams<'a> {
+    #[serde(rename = "name")]
+    _name: &'a str,
+    #[serde(rename = "arguments", default)]
+    _arguments: JsonObject,
+    #[serde(borrow, rename = "_meta", default)]
+    meta: PlainMeta<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct PlainMeta<'a> {
+    #[serde(rename = "io.modelcontextprotocol/protocolVersion")]
+    version: Option<&'a str>,
+    #[serde(rename = "io.modelcontextprotocol/clientCapabilities")]
+    _capabilities: Option<ClientCapabilities>,
+}
+
 /// Looks at a message that the transport over HTTP is to read.
 pub(super) fn look(text: &[u8]) -> Result<Looked, Unreadable> {
+    if let Ok(call) = serde_json::from_slice::<PlainCall>(text)
+        && (call.jsonrpc, call.method) == ("2.0", "tools/call")
+    {
+        let is_legacy = call.params.meta.version.is_none();
+        return Ok(Looked {
+            id: Some(call.id).filter(|_| is_legacy),
+            ..Looked::default()
+        });
+    }
     let (message, mended) = read(text)?;
     let mut looked = Looked {
         mended,

@@ -120,7 +120,7 @@ async fn answer(
     let is_in_session = posts && (session.is_some() || looked.begins_session);
     let is_stream = endpoint.sessions.is_some() && (is_in_session || parts.method == Method::GET);
     if posts || is_stream {
-        accept(&mut parts.headers, is_stream)?;
+        accept(&mut parts.headers, context.takes_events, is_stream)?;
     }
     let account = context.caller.clone();
     let owner = account.account();
@@ -190,11 +190,9 @@ async fn answer(
 }
 
 /// Lets in whoever takes an answer, whatever the transport would have them say: a stream of events in a
-/// session, else JSON (RFC 9110, section 12.5.1).
-fn accept(headers: &mut HeaderMap, is_stream: bool) -> Result<(), Problem> {
-    let events = accepts(headers, "text", "event-stream");
-    // Some take events alone, and JSON all the same.
-    if !events && (is_stream || !accepts(headers, "application", "json")) {
+/// session, else JSON. Some take events alone, and JSON all the same.
+fn accept(headers: &mut HeaderMap, takes_events: bool, is_stream: bool) -> Result<(), Problem> {
+    if !takes_events && (is_stream || !accepts(headers, "application", "json")) {
         return Err(Problem::not_acceptable());
     }
     let both = HeaderValue::from_static("application/json, text/event-stream");

@@ -365,33 +365,28 @@ fn reads(request: &Request, paths: &[&str]) -> bool {
 
 /// Whether the `Accept` header admits a media type (RFC 9110, section 12.5.1). Without one, all are.
 pub(super) fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
-    let values = headers.get_all(ACCEPT).into_iter();
-    let mut best = (
-        0,
-        headers
-            .get_all(ACCEPT)
-            .into_iter()
-            .all(HeaderValue::is_empty),
-    );
-    for range in values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|it| it.split(','))
-    {
-        let mut parts = range.split(';').map(str::trim);
-        let range = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let closeness = match range.split_once('/') {
-            Some((a, b)) if a == main && b == sub => 3,
-            Some((a, "*")) if a == main => 2,
-            Some(("*", "*")) => 1,
-            _ => continue,
-        };
-        let weight =
-            parts.find_map(|part| part.to_ascii_lowercase().strip_prefix("q=")?.parse().ok());
-        if closeness > best.0 {
-            best = (closeness, weight != Some(0.0));
+    let is = |name: &str, other: &str| name.eq_ignore_ascii_case(other);
+    let (mut closest, mut admitted) = (0, true);
+    let values = headers.get_all(ACCEPT).iter();
+    for value in values.filter_map(|value| value.to_str().ok()) {
+        for range in value.split(',').filter(|range| !range.trim().is_empty()) {
+            let mut parts = range.split(';').map(str::trim);
+            let closeness = match parts.next().and_then(|range| range.split_once('/')) {
+                Some((a, b)) if is(a, main) && is(b, sub) => 4,
+                Some((a, "*")) if is(a, main) => 3,
+                Some(("*", "*")) => 2,
+                // It names others.
+                _ => 1,
+            };
+            if closeness > closest {
+                let weight =
+                    parts.find_map(|part| part.strip_prefix(['q', 'Q'])?.strip_prefix('='));
+                let is_zero = weight.is_some_and(|weight| weight.parse() == Ok(0.0));
+                (closest, admitted) = (closeness, closeness > 1 && !is_zero);
+            }
         }
     }
-    best.1
+    admitted
 }
 
 /// A `Host` header's value (RFC 9110, section 7.2): no user, and a port that is one.
