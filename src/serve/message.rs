@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use rmcp::model::{
     CallToolRequestParams, ClientCapabilities, ClientJsonRpcMessage, ClientNotification,
     ClientRequest, GetMeta, InitializeRequestParams, JsonObject, JsonRpcMessage,
-    PaginatedRequestParams, RequestId,
+    PaginatedRequestParams, ProtocolVersion, RequestId,
 };
 use serde::{
     Deserialize,
@@ -88,7 +88,7 @@ pub(super) fn look(text: &[u8]) -> Result<Looked, Unreadable> {
     if let Ok(call) = serde_json::from_slice::<PlainCall>(text)
         && (call.jsonrpc, call.method) == ("2.0", "tools/call")
     {
-        let is_legacy = call.params.meta.version.is_none();
+        let is_legacy = call.params.meta.version.is_none_or(has_sessions);
         return Ok(Looked {
             id: Some(call.id).filter(|_| is_legacy),
             ..Looked::default()
@@ -101,7 +101,8 @@ pub(super) fn look(text: &[u8]) -> Result<Looked, Unreadable> {
     };
     match message {
         JsonRpcMessage::Request(it) => {
-            let is_legacy = it.request.get_meta().protocol_version().is_none();
+            let version = it.request.get_meta().protocol_version();
+            let is_legacy = version.is_none_or(|version| has_sessions(version.as_str()));
             looked.begins_session = matches!(it.request, ClientRequest::InitializeRequest(_));
             looked.id = Some(it.id).filter(|_| is_legacy);
         }
@@ -113,6 +114,10 @@ pub(super) fn look(text: &[u8]) -> Result<Looked, Unreadable> {
         _ => {}
     }
     Ok(looked)
+}
+
+fn has_sessions(version: &str) -> bool {
+    version < ProtocolVersion::V_2026_07_28.as_str()
 }
 
 /// Reads a message; where it had to be mended, with the text that it reads as.
