@@ -64,8 +64,8 @@ impl Calls {
     /// Takes a request in, unless another one of its id is being answered.
     pub(super) fn begin(&self, id: &RequestId) -> Option<Begun> {
         let mut book = self.0.book.lock();
-        let is_open = [State::Begun, State::Open].map(|state| book.find(id, state).is_some());
-        (!is_open.contains(&true)).then(|| Begun {
+        let is_open = book.has(id, &[State::Begun, State::Open]);
+        (!is_open).then(|| Begun {
             number: Some(book.add(id, State::Begun)),
             calls: self.clone(),
         })
@@ -111,11 +111,7 @@ impl Calls {
     async fn without(&self, id: &RequestId, states: &[State]) {
         loop {
             let changed = self.0.changed.notified();
-            let is_there = {
-                let mut book = self.0.book.lock();
-                states.iter().any(|state| book.find(id, *state).is_some())
-            };
-            if !is_there {
+            if !self.0.book.lock().has(id, states) {
                 return;
             }
             changed.await;
@@ -177,6 +173,11 @@ impl Book {
             state,
         });
         self.last
+    }
+
+    fn has(&self, id: &RequestId, states: &[State]) -> bool {
+        let mut open = self.open.iter();
+        open.any(|call| states.contains(&call.state) && call.id == *id)
     }
 
     fn find(&mut self, id: &RequestId, state: State) -> Option<&mut Call> {

@@ -5,6 +5,7 @@
 
 mod access;
 mod endpoint;
+mod events;
 mod layers;
 mod sessions;
 mod stream;

@@ -217,7 +217,7 @@ fn opens_session(message: &ClientJsonRpcMessage) -> bool {
     let meta = request.request.get_meta();
     match &request.request {
         ClientRequest::InitializeRequest(_) => true,
-        ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_) => false,
+        request if may_come_first(request) => false,
         _ => {
             meta.missing_required_keys(&ProtocolVersion::V_2026_07_28)
                 .is_empty()

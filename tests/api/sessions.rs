@@ -45,6 +45,11 @@ async fn slow_calls(upstream: &mut Upstream, count: usize) {
     }
 }
 
+fn cancellation(id: &Value) -> Value {
+    let params = json!({ "requestId": id });
+    json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": params })
+}
+
 fn total(answer: &Value) -> &Value {
     &answer["result"]["structuredContent"]["summary"]["total"]
 }
@@ -91,9 +96,7 @@ async fn a_late_answer_to_a_cancelled_call_never_meets_a_newer_one_of_its_id() {
     for round in 1..=5 {
         send(&mut session, &call(&id, SLOW, Era::Handshake)).await;
         slow_calls(&mut upstream, round).await;
-        let cancelled = json!({
-            "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id },
-        });
+        let cancelled = cancellation(&id);
         let both = format!("{cancelled}\n{}", call(&id, FAST, Era::Handshake));
         session.send(both.as_bytes()).await;
         let answer = session.receive().await;
@@ -114,10 +117,7 @@ async fn a_late_answer_to_a_cancelled_call_never_meets_a_newer_one_of_its_id() {
     send(&mut session, &call(&json!("kept"), SLOW, Era::Handshake)).await;
     slow_calls(&mut upstream, 6).await;
     for unknown in 0..40 {
-        let cancelled = json!({
-            "jsonrpc": "2.0", "method": "notifications/cancelled",
-            "params": { "requestId": unknown },
-        });
+        let cancelled = cancellation(&json!(unknown));
         send(&mut session, &cancelled).await;
     }
     upstream.release();
@@ -170,9 +170,7 @@ async fn in_a_session_an_id_is_free_once_it_is_cancelled() {
         let mut slow = Connection::open(server.mcp).await;
         slow.write(&request(SLOW).bytes(server.mcp)).await;
         slow_calls(&mut upstream, round).await;
-        let cancelled = json!({
-            "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 1 },
-        });
+        let cancelled = cancellation(&json!(1));
         let accepted = client.raw(cancelled.to_string()).send(server.mcp).await;
         assert_eq!(accepted.status, 202);
         let answer = request(FAST).send(server.mcp).await;
@@ -197,9 +195,7 @@ async fn requests_and_cancellations_that_meet_cross_no_answers() {
     for round in 0..200 {
         let id = json!(1000 + round);
         let request = |database| client.raw(call(&id, database, Era::Handshake).to_string());
-        let cancelled = json!({
-            "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id },
-        });
+        let cancelled = cancellation(&id);
         let mut first = Connection::open(server.mcp).await;
         first.write(&request(SLOW).bytes(server.mcp)).await;
         let (cancelled, fast) = (client.raw(cancelled.to_string()), request(FAST));
@@ -235,10 +231,7 @@ async fn a_cancellation_that_is_refused_cancels_nothing() {
     let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
     let server = database.app().serve(&["--sessions", "--no-rest"]).await;
     let (client, mut connection, question, _) = asked(server.mcp, None).await;
-    let cancelled = json!({
-        "jsonrpc": "2.0", "method": "notifications/cancelled",
-        "params": { "requestId": client.last_id },
-    });
+    let cancelled = cancellation(&json!(client.last_id));
     let refused = client
         .raw(cancelled.to_string())
         .header("MCP-Protocol-Version", "1999-01-01");
@@ -269,10 +262,7 @@ async fn a_resumed_stream_ends_with_its_call_and_its_session() {
             let end = Request::delete("/mcp").header("Mcp-Session-Id", session);
             assert_eq!(end.send(server.mcp).await.status, 204);
         } else {
-            let cancelled = json!({
-                "jsonrpc": "2.0", "method": "notifications/cancelled",
-                "params": { "requestId": client.last_id },
-            });
+            let cancelled = cancellation(&json!(client.last_id));
             let accepted = client.raw(cancelled.to_string()).send(server.mcp).await;
             assert_eq!(accepted.status, 202);
         }

@@ -99,9 +99,10 @@ async fn answer(
     // The layers hold the body in memory already.
     let body = to_bytes(body, usize::MAX).await;
     let mut body = body.map_err(|_| Problem::body_broken())?;
+    let posts = parts.method == Method::POST;
     let ends = parts.method == Method::DELETE;
     let mut looked = Looked::default();
-    if parts.method == Method::POST && is_json(&parts.headers) {
+    if posts && is_json(&parts.headers) {
         looked = match message::look(&body) {
             Ok(looked) => looked,
             Err(unreadable) => return Ok(refuse(&unreadable)),
@@ -116,7 +117,6 @@ async fn answer(
         .headers
         .get(SESSION)
         .map(|id| id.to_str().unwrap_or_default().to_owned());
-    let posts = parts.method == Method::POST;
     let is_in_session = posts && (session.is_some() || looked.begins_session);
     let is_stream = endpoint.sessions.is_some() && (is_in_session || parts.method == Method::GET);
     if posts || is_stream {
@@ -125,11 +125,6 @@ async fn answer(
     let account = context.caller.clone();
     let owner = account.account();
     let mut request = Request::from_parts(parts, Body::from(body));
-    if let (Some(_), None, Some(id)) = (&endpoint.sessions, &session, &looked.id)
-        && !looked.begins_session
-    {
-        return Ok(refuse(&Unreadable::request(id, UNBEGUN)));
-    }
     let response = match (&endpoint.sessions, session) {
         (Some(sessions), Some(id)) => {
             // As for a session that does not exist, so that nobody learns which do.
@@ -177,7 +172,10 @@ async fn answer(
             let begun = tokio::spawn(async move { endpoint.begin(request, owner, permit).await });
             begun.await.map_err(|_| Problem::internal())?
         }
-        _ => endpoint.pass(request).await,
+        (sessions, _) => match looked.id.filter(|_| sessions.is_some()) {
+            Some(id) => return Ok(refuse(&Unreadable::request(&id, UNBEGUN))),
+            None => endpoint.pass(request).await,
+        },
     };
     let response = name_events(response);
     // An error of the server itself is a message.

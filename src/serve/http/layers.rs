@@ -354,13 +354,16 @@ async fn read(
 /// Whether a client looks for another way to be let in, which there is not (RFC 8615; RFC 9728). It must
 /// not take a refusal for a sign that there is.
 fn discovers(request: &Request) -> bool {
-    let reads = [Method::GET, Method::HEAD].contains(request.method());
-    reads && request.uri().path().contains("/.well-known/")
+    is_read(request) && request.uri().path().contains("/.well-known/")
 }
 
 /// Whether a request reads one of these paths.
 fn reads(request: &Request, paths: &[&str]) -> bool {
-    [Method::GET, Method::HEAD].contains(request.method()) && paths.contains(&request.uri().path())
+    is_read(request) && paths.contains(&request.uri().path())
+}
+
+fn is_read(request: &Request) -> bool {
+    [Method::GET, Method::HEAD].contains(request.method())
 }
 
 /// Whether the `Accept` header admits a media type (RFC 9110, section 12.5.1). Without one, all are.
