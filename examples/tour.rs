@@ -7,14 +7,16 @@
     reason = "nobody speaks a protocol over this standard output"
 )]
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
 use qovery_backups_mcp::{
     backups::{Backups, Policy},
     limits::Limits,
     mcp::{self, Seal},
-    process::Process,
     qovery::{Client, Credentials},
     sandbox::Sandbox,
+    shutdown::Shutdown,
 };
 use rmcp::{
     ClientHandler, ErrorData, RoleClient, ServiceExt,
@@ -32,13 +34,20 @@ const REMOVE: &str = "remove-database-backup";
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let sandbox = Sandbox::start().await?;
+    let (limits, shutdown) = (Arc::new(Limits::default()), Shutdown::default());
     let qovery = Client::new(
         sandbox.base_url().parse()?,
         Credentials::parse(Sandbox::KEY)?,
-        Process::new(Limits::default())?,
+        Arc::clone(&limits),
+        shutdown.clone(),
     );
-    let backups = Backups::new(qovery, Policy::default());
-    let server = mcp::Server::new(backups, Seal::random()?, true);
+    let backups = Backups::new(
+        qovery,
+        Policy::default(),
+        Arc::clone(&limits),
+        shutdown.clone(),
+    );
+    let server = mcp::Server::new(backups, Seal::random()?, limits, shutdown, true);
     let (near, far) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(async move {
         server

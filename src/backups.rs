@@ -7,11 +7,11 @@ mod addition;
 mod allowance;
 mod audit;
 mod change;
-mod directory;
 mod error;
 mod guard;
 mod listing;
 mod locks;
+mod names;
 mod removal;
 
 use std::{
@@ -25,26 +25,27 @@ use std::{
     },
 };
 
+use hyper::body::Bytes;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
     limits::Limits,
-    process::{Process, Shutdown},
-    qovery::{Answered, BackupId, BackupPage, Client, DatabaseId, NewBackup, Outcome},
+    qovery::{BackupId, Client, DatabaseId, NewBackup, Outcome},
+    shutdown::Shutdown,
 };
 pub use addition::Addition;
 use addition::{Add, Made};
 use allowance::Allowance;
 use audit::Audit;
 pub use audit::TARGET as AUDIT_TARGET;
-use directory::Directory;
-pub use directory::Found;
 pub use error::{Error, Obstacle};
 pub use guard::{Condition, Protection};
 pub use listing::{Listed, Listing};
 use locks::Locks;
-pub use removal::{Digest, Removal, Remove, Removed};
+use names::DatabaseNames;
+pub use names::Found;
+pub use removal::{Fingerprint, RemovalOutcome, RemovalPlan, RemovalRequest};
 
 /// The backups of databases, under one operator's policy. Clones share one client.
 #[derive(Clone, Debug)]
@@ -55,11 +56,13 @@ pub struct Backups {
 #[derive(Debug)]
 struct Inner {
     qovery: Client,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
     policy: Policy,
     allowance: Allowance,
     locks: Locks,
     made: Made,
-    directory: Directory,
+    names: DatabaseNames,
     audit: Audit,
     /// The changes that are under way.
     changes: TaskTracker,
@@ -111,15 +114,17 @@ impl Default for Policy {
 impl Backups {
     /// Backups behind `qovery`, under `policy`.
     #[must_use]
-    pub fn new(qovery: Client, policy: Policy) -> Self {
-        let patience = qovery.process().limits.audit;
+    pub fn new(qovery: Client, policy: Policy, limits: Arc<Limits>, shutdown: Shutdown) -> Self {
+        let patience = limits.audit_write;
         Self {
             inner: Arc::new(Inner {
                 qovery,
+                limits,
+                shutdown,
                 allowance: Allowance::new(policy.changes_per_hour),
                 locks: Locks::default(),
                 made: Made::default(),
-                directory: Directory::default(),
+                names: DatabaseNames::default(),
                 audit: Audit::new(policy.audit_log.clone(), patience),
                 policy,
                 changes: TaskTracker::new(),
@@ -128,10 +133,10 @@ impl Backups {
         }
     }
 
-    /// The process that they belong to.
+    /// What the operator allows.
     #[must_use]
-    pub fn process(&self) -> &Process {
-        self.inner.qovery.process()
+    pub fn policy(&self) -> &Policy {
+        &self.inner.policy
     }
 
     /// Whether changes are allowed at all. Each change asks it itself; an interface asks it to answer
@@ -144,19 +149,7 @@ impl Backups {
         self.inner.allow_changes()
     }
 
-    /// Whether an interface that can ask a person has to.
-    #[must_use]
-    pub fn ask_where_possible(&self) -> bool {
-        self.inner.policy.confirm != Confirm::Never
-    }
-
-    /// How many of a database's newest backups are never removed.
-    #[must_use]
-    pub fn keep_latest(&self) -> usize {
-        self.inner.policy.keep_latest
-    }
-
-    /// A page of a database's backups, as Qovery answers it: the first, or the one after the backup
+    /// A page of a database's backups as Qovery answers it, unread: the first, or the one after the backup
     /// `start_id`.
     ///
     /// # Errors
@@ -167,9 +160,9 @@ impl Backups {
         context: &Context,
         database: DatabaseId,
         start_id: Option<BackupId>,
-    ) -> Result<Answered<BackupPage>, Error> {
+    ) -> Result<Bytes, Error> {
         let qovery = &self.inner.qovery;
-        Ok(qovery.list_backups(database, start_id, context).await?)
+        Ok(qovery.list_backups_raw(database, start_id, context).await?)
     }
 
     /// What a database is called, where that can be had in a short time.
@@ -199,12 +192,12 @@ impl Backups {
     ///
     /// Why it would be refused: [`Error::ReadOnly`], [`Error::Obstructed`], [`Error::ListIncomplete`],
     /// [`Error::LimitReached`], [`Error::Qovery`].
-    pub async fn propose_removal(
+    pub async fn plan_removal(
         &self,
         context: &Context,
         database: DatabaseId,
         backups: &[BackupId],
-    ) -> Result<Removal, Error> {
+    ) -> Result<RemovalPlan, Error> {
         self.inner.allow_changes()?;
         self.inner.allowance.check(backups.len())?;
         self.inner.propose(context, database, backups).await
@@ -216,12 +209,16 @@ impl Backups {
     ///
     /// Any [`Error`], where none was removed and none may have been; of a single backup, whatever
     /// became of it. After [`Error::Changed`] the person has to be asked again.
-    pub async fn remove(&self, context: &Context, remove: Remove) -> Result<Removed, Error> {
+    pub async fn remove(
+        &self,
+        context: &Context,
+        remove: RemovalRequest,
+    ) -> Result<RemovalOutcome, Error> {
         let single = remove.backups.len() == 1;
         let made = self.inner.change(context, remove).await?;
         match made.first {
             Err(error) if single || error.outcome() == Outcome::NotApplied => Err(error),
-            first => Ok(Removed {
+            first => Ok(RemovalOutcome {
                 removal: made.decision,
                 ended: iter::once(first).chain(made.others).collect(),
             }),
@@ -231,7 +228,7 @@ impl Backups {
     /// Waits for the changes that are under way: they end on their own, or are recorded as unknown when
     /// the time of the process is over. Says whether the outcome of each is known.
     pub async fn end(&self) -> bool {
-        self.inner.shutdown().requested.cancel();
+        self.inner.shutdown().draining.cancel();
         self.inner.changes.close();
         self.inner.changes.wait().await;
         !self.inner.left_unknown.load(Ordering::Relaxed)
@@ -248,16 +245,16 @@ impl Inner {
     }
 
     fn limits(&self) -> &Limits {
-        &self.qovery.process().limits
+        &self.limits
     }
 
     fn shutdown(&self) -> &Shutdown {
-        &self.qovery.process().shutdown
+        &self.shutdown
     }
 
     /// Remembers that an outcome stayed unknown while the process ended.
     fn note(&self, outcome: Outcome) {
-        if outcome == Outcome::Unknown && self.shutdown().winding_down.is_cancelled() {
+        if outcome == Outcome::Unknown && self.shutdown().no_retries.is_cancelled() {
             self.left_unknown.store(true, Ordering::Relaxed);
         }
     }

@@ -7,6 +7,7 @@ use chrono::Utc;
 use crate::{
     config::Given,
     context::{Context, Interface},
+    limits::Limits,
     qovery::{Client, Credentials, DatabaseId, Error, Failure, Scheme},
 };
 
@@ -25,6 +26,7 @@ pub async fn check(
     settings: &[Given],
     key: Option<&Credentials>,
     qovery: &Client,
+    limits: &Limits,
     database: Option<DatabaseId>,
 ) -> Report {
     let mut text = String::new();
@@ -35,7 +37,7 @@ pub async fn check(
     if let Some(key) = key {
         let _ = writeln!(text, "{:<32} {}", "Scheme", scheme(key));
     }
-    let context = Context::new(Interface::Mcp, qovery.process().limits.call);
+    let context = Context::new(Interface::Mcp, limits.call);
     let seen = match database {
         Some(database) => qovery
             .list_backups(database, None, &context)

@@ -24,6 +24,7 @@ use crate::{
     mcp::{Seal, SealError},
     qovery::{BaseUrl, Credentials, DatabaseId},
     serve::http::{self, AllowedHost, AllowedOrigin, Tokens, TokensError},
+    telemetry::LogFormat,
 };
 pub use settings::{Kind, SETTINGS, Setting, command_line};
 use sources::Sources;
@@ -48,6 +49,9 @@ pub struct Config {
     pub settings: Vec<Given>,
     /// What was skipped on the way here, for the log.
     pub warning: Option<String>,
+    /// Whether a test shortens the limits.
+    #[cfg(debug_assertions)]
+    pub short_limits: bool,
 }
 
 /// What to do.
@@ -85,15 +89,6 @@ pub struct Log {
     pub filter: Targets,
     /// How a line looks.
     pub format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Why the program does not start: one message that names the setting and the remedy.
@@ -228,6 +223,8 @@ impl Config {
             seal,
             log,
             warning: sources.warning.take(),
+            #[cfg(debug_assertions)]
+            short_limits: matches.get_flag("short-limits"),
             settings: sources.into_settings(),
         })
     }

@@ -1,7 +1,7 @@
-//! What goes down with a call: who asks, through which interface, until when, and how it is called
-//! off. It never changes on the way; what becomes of the call comes back up in what is returned.
+//! The immutable context of a call: request id, caller, interface, deadline, cancellation, trace.
 //!
-//! What must never live here: an id of a database or a backup, a token, a body, or an outcome.
+//! It goes down with the call; results come back up in return values. What must never live here: an id
+//! of a database or a backup, a token, a body, or an outcome.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,52 +9,52 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// A call, as every layer below its entry point sees it.
+/// The context of one call.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Its id, which the answer repeats.
+    /// The request id, which the answer repeats.
     pub request_id: RequestId,
-    /// Where it came in.
+    /// The interface that received the call.
     pub interface: Interface,
-    /// Who asks.
+    /// Who calls.
     pub caller: Caller,
-    /// When it must have been answered.
+    /// When the call must be answered.
     pub deadline: Deadline,
-    /// Cancelled when nobody wants the answer any more.
+    /// Cancelled when the answer is no longer wanted.
     pub cancellation: CancellationToken,
-    /// Whether the caller can be told anything before the answer.
-    pub takes_events: bool,
-    /// The trace that it belongs to.
+    /// Whether the caller accepts server-sent events before the answer.
+    pub accepts_events: bool,
+    /// The distributed trace that the call belongs to.
     pub trace: Option<TraceParent>,
 }
 
-/// Where a call came in.
+/// The interface that received a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interface {
-    /// MCP, over standard input or HTTP.
+    /// MCP, over stdio or HTTP.
     Mcp,
     /// The REST API.
     Rest,
 }
 
-/// Who asks.
+/// Who calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Caller {
-    /// The holder of an access token, by the token's name. Only these are told apart for sure.
+    /// The holder of an access token, by the token's name: the only authenticated identity.
     Token(Arc<str>),
-    /// What a client says of itself: its name and version, or its `User-Agent`.
+    /// The name and version that a client claims, or its `User-Agent`.
     Client(Arc<str>),
-    /// Nobody who said anything.
+    /// Unidentified.
     #[default]
     Anonymous,
 }
 
-/// When a call must have been answered, whatever it still wanted to do.
+/// The instant at which a call must be answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);
 
 impl Context {
-    /// A call that nobody has said anything of yet.
+    /// A context with a new request id, an anonymous caller and a deadline `time` from now.
     #[must_use]
     pub fn new(interface: Interface, time: Duration) -> Self {
         Self {
@@ -63,22 +63,21 @@ impl Context {
             caller: Caller::Anonymous,
             deadline: Deadline::after(time),
             cancellation: CancellationToken::new(),
-            takes_events: true,
+            accepts_events: true,
             trace: None,
         }
     }
 
-    /// The same call with more time, or with less.
+    /// The same call with another deadline.
     #[must_use]
-    pub fn until(&self, deadline: Deadline) -> Self {
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self {
             deadline,
             ..self.clone()
         }
     }
 
-    /// The same call, which its caller can no longer call off: for finding out what became of a
-    /// change.
+    /// The same call, no longer cancellable by its caller: for settling the outcome of a change.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self {
@@ -89,7 +88,7 @@ impl Context {
 }
 
 impl Interface {
-    /// Its name in logs and metrics.
+    /// The value of the `interface` label in logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -100,7 +99,7 @@ impl Interface {
 }
 
 impl Caller {
-    /// Its name in logs and in the audit trail.
+    /// The caller's name in logs and in the audit trail.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -109,9 +108,10 @@ impl Caller {
         }
     }
 
-    /// What tells it apart from others, where anything does: anybody can call itself anything.
+    /// The name of the caller's access token, if there is one. Client names are not identities: a
+    /// client can claim any.
     #[must_use]
-    pub fn account(&self) -> Option<&str> {
+    pub fn token_name(&self) -> Option<&str> {
         match self {
             Self::Token(name) => Some(name),
             Self::Client(_) | Self::Anonymous => None,
@@ -120,54 +120,51 @@ impl Caller {
 }
 
 impl Deadline {
-    /// So long from now.
+    /// `time` from now.
     #[must_use]
     pub fn after(time: Duration) -> Self {
         Self(Instant::now() + time)
     }
 
-    /// An earlier one, which leaves `rest` for what is to be done afterwards.
+    /// Earlier by `time`, which is reserved for later work.
     #[must_use]
-    pub fn leaving(self, rest: Duration) -> Self {
-        Self(self.0.checked_sub(rest).unwrap_or(self.0))
+    pub fn reserve(self, time: Duration) -> Self {
+        Self(self.0.checked_sub(time).unwrap_or(self.0))
     }
 
-    /// The time that is left.
+    /// The time that is left, zero after the deadline.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// The moment itself.
+    /// The instant itself.
     #[must_use]
     pub fn at(self) -> Instant {
         self.0
     }
 }
 
-/// The id of one call: what a caller sent, if it is fit for a log, else a new UUID.
+/// The id of one call: the caller's `X-Request-Id` if it is safe to log, else a new UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// A new id.
+    /// A new UUID (version 4).
     #[must_use]
     pub fn new() -> Self {
         Self(Uuid::new_v4().to_string().into())
     }
 
-    /// A caller's own id, if it is 1 to 128 of the characters that mean nothing in a log, a URI or a
-    /// header.
+    /// Accepts a caller's id of 1 to 128 unreserved characters (RFC 3986, section 2.3).
     #[must_use]
-    pub fn sane(text: &str) -> Option<Self> {
-        let sane = (1..=128).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-        sane.then(|| Self(text.into()))
+    pub fn parse(text: &str) -> Option<Self> {
+        let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        let valid = (1..=128).contains(&text.len()) && text.bytes().all(unreserved);
+        valid.then(|| Self(text.into()))
     }
 
-    /// Its text.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -186,31 +183,28 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The position of a call in a distributed trace (W3C Trace Context, "traceparent Header").
+/// A call's position in a distributed trace (W3C Trace Context, "traceparent Header").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(Arc<str>);
 
 impl TraceParent {
-    /// A header's value, if it is one.
+    /// Accepts a valid value of version 00.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let hexadecimal = |part: &str, length| {
-            part.len() == length
-                && part
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        let [version, trace, parent, flags] = text.split('-').collect::<Vec<_>>()[..] else {
+            return None;
         };
-        let not_zero = |part: &str| part.bytes().any(|byte| byte != b'0');
-        let mut parts = text.split('-');
-        let (version, trace, parent, flags) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let is_hex = |part: &str, length| {
+            let lower_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            part.len() == length && part.bytes().all(lower_hex)
+        };
+        let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
         let valid = version == "00"
-            && hexadecimal(trace, 32)
-            && not_zero(trace)
-            && hexadecimal(parent, 16)
-            && not_zero(parent)
-            && hexadecimal(flags, 2)
-            && parts.next().is_none();
+            && is_hex(trace, 32)
+            && !is_zero(trace)
+            && is_hex(parent, 16)
+            && !is_zero(parent)
+            && is_hex(flags, 2);
         valid.then(|| Self(text.into()))
     }
 
@@ -220,7 +214,7 @@ impl TraceParent {
         &self.0
     }
 
-    /// The id that all calls of a trace share.
+    /// The trace id, common to all calls of the trace.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         &self.0[3..35]
@@ -232,19 +226,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_sane_request_id_is_taken_over() {
+    fn only_a_safe_request_id_is_accepted() {
         assert_eq!(
-            RequestId::sane("a-1._~Z").map(|id| id.to_string()),
+            RequestId::parse("a-1._~Z").map(|id| id.to_string()),
             Some("a-1._~Z".to_owned())
         );
         let long = "x".repeat(129);
         for text in ["", "a b", "a\nb", "a\"b", "é", "a/b", long.as_str()] {
-            assert_eq!(RequestId::sane(text), None, "{text:?}");
+            assert_eq!(RequestId::parse(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn only_a_valid_traceparent_is_passed_on() {
+    fn only_a_valid_traceparent_is_accepted() {
         let valid = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let trace = TraceParent::parse(valid).unwrap();
         assert_eq!(trace.as_str(), valid);

@@ -27,8 +27,8 @@
 //! | [`context`] | what goes down with a call: who asks, until when, how it is called off |
 //! | [`telemetry`] | what an operator can watch: a line and a count for each call, metrics |
 //! | [`shares`] | what callers share of what there is only so much of |
-//! | [`process`] | what one process has once: limits, metrics, memory, and how it ends |
-//! | `clean`, `json` | other people's text, made fit to read; what JSON becomes in memory, and objects that come as text |
+//! | [`shutdown`] | how the process ends |
+//! | `text` | untrusted text: sanitizing and truncating |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
 //! | [`backups`] | the rules that hold on both interfaces: what must stay, who must agree, what is on record |
@@ -38,7 +38,6 @@
 //! | [`serve`] | how the server is reached, over stdio and HTTP; how messages are read; what guards it; how it drains |
 //! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
-//! | `log` | lines on standard error, which nobody waits for |
 //! | [`program`] | what `main` runs: the wiring, the log, the signals, the exit code |
 //!
 //! # What always holds
@@ -70,19 +69,17 @@
 
 pub mod backups;
 pub mod check;
-mod clean;
 pub mod config;
 pub mod context;
-mod json;
 pub mod limits;
-mod log;
 pub mod mcp;
 pub mod problem;
-pub mod process;
 pub mod program;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;
 pub mod serve;
 pub mod shares;
+pub mod shutdown;
 pub mod telemetry;
+mod text;

@@ -1,6 +1,6 @@
-//! Every limit in one place: how long, how many, how large, and why.
+//! Every limit in one place: durations, counts and sizes.
 //!
-//! An operator cannot change them; a test that would wait for one can shorten it.
+//! They are not configurable; tests of a debug build shorten some of them with [`Limits::short`].
 
 use std::time::Duration;
 
@@ -9,87 +9,74 @@ use std::time::Duration;
 pub struct Limits {
     /// To connect to Qovery, TLS included.
     pub connect: Duration,
-    /// One attempt to get an answer from Qovery, from connecting to the last byte.
+    /// One attempt of a request to Qovery, from connecting to the last byte.
     pub attempt: Duration,
-    /// One call, over all its requests and attempts. Hosts give up after 30 to 60 s.
+    /// One call, with all its requests and attempts. Hosts give up after 30 to 60 s.
     pub call: Duration,
-    /// One call that removes several backups. Hosts that give up earlier are told of the progress.
+    /// One call that removes several backups.
     pub batch: Duration,
-    /// Backups that one call may remove: one question is about all of them.
+    /// Backups that one call may remove.
     pub batch_size: usize,
-    /// Of the time for a change, what is kept to find out its outcome if the answer is lost.
+    /// The part of a change's time that is reserved for finding out a lost outcome.
     pub settle: Duration,
-    /// A longer `Retry-After` is not waited for but told to the caller.
-    pub pause: Duration,
+    /// The longest `Retry-After` that is waited for; a longer one is reported to the caller.
+    pub max_pause: Duration,
     /// How long a change waits for the lock of its database.
-    pub lock: Duration,
-    /// A disk that takes longer than this takes no line of the audit log.
-    pub audit: Duration,
-    /// Requests that may be on their way to Qovery at once.
+    pub lock_wait: Duration,
+    /// How long a write to the audit file may take.
+    pub audit_write: Duration,
+    /// Concurrent requests to Qovery.
     pub upstream_requests: usize,
-    /// Bytes of an answer of Qovery: a page of 20 backups is about 13 kB.
-    pub answer: usize,
-    /// Pages of a database's list that are read before a removal.
-    pub pages: usize,
-    /// Backups of a database that are read before a removal: five times what so many pages hold at
-    /// Qovery's page size.
-    pub backups: usize,
+    /// Bytes of one answer of Qovery: a page of 20 backups has about 13 kB.
+    pub answer_bytes: usize,
+    /// Bytes of all pages of one list.
+    pub list_bytes: usize,
+    /// Backups of one list.
+    pub list_backups: usize,
 
-    /// Backups that one list shows.
+    /// Backups that one answer shows.
     pub listed: usize,
-    /// The pauses between the looks at a backup that is being made: Qovery allows 1,000 requests an hour.
-    pub looks: [Duration; 2],
-    /// What a list waits for the name of its database.
-    pub name: Duration,
-    /// How long a database's name is remembered, and that the key may not look it up.
-    pub remembered: Duration,
+    /// The pauses between two looks at a backup in progress: Qovery allows 1,000 requests an hour.
+    pub poll_intervals: [Duration; 2],
+    /// How long a list waits for its database's name.
+    pub name_lookup: Duration,
+    /// How long a database's name, or a denied look-up, is remembered.
+    pub name_ttl: Duration,
 
-    /// Bytes of a request's body: the largest valid one is below half of it.
-    pub body: usize,
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// JSON values in a request's body.
+    pub body_values: usize,
+    /// To read a request's body.
+    pub body_read: Duration,
     /// Bytes of a line on standard input.
-    pub line: usize,
-    /// JSON values in a request's body: no message has a tenth of it.
-    pub values: usize,
-    /// Bytes that the bodies of requests and Qovery's answers may take in memory at once.
-    pub memory: usize,
+    pub line_bytes: usize,
 
-    /// From the connection, or from a request's first byte, to the end of its header.
-    pub header: Duration,
-    /// From the end of the header to the end of the body.
-    pub body_time: Duration,
-    /// Between two requests: longer than a proxy keeps a connection, so that it is not closed just
-    /// when the proxy uses it.
-    pub idle: Duration,
-    /// For a peer that takes nothing of its answer.
-    pub stall: Duration,
-    /// Open connections, on both ports, where the operating system allows as many.
+    /// To receive a request's header, and how long an idle connection is kept: longer than a proxy keeps
+    /// one, so that it is not closed just when the proxy uses it.
+    pub header_read: Duration,
+    /// How long a peer may read nothing of its answer.
+    pub write_stall: Duration,
+    /// Open connections, on both ports together.
     pub connections: usize,
-    /// Calls that may be in flight at once, on both ports.
+    /// Calls in flight over HTTP, on both ports together.
     pub calls: usize,
-    /// Streams of events that may be open at once, beside the calls.
-    pub streams: usize,
-    /// Sessions at once. Each takes about 90 kB.
-    pub sessions: usize,
-    /// How long a session lives after its last use, if no stream is open.
-    pub session: Duration,
+    /// Calls in flight over HTTP of one access token.
+    pub calls_per_caller: usize,
 
-    /// Questions that may wait for a person over a connection at once.
-    pub questions: usize,
-    /// How long a person may take to answer where the client keeps the question.
-    pub patience: Duration,
-    /// How long a person may take to answer over a connection: within what proxies wait.
-    pub patience_of_a_session: Duration,
-    /// How long a question outlives the last open stream to its client.
-    pub unheard: Duration,
-    /// How often a person is asked about one backup within [`asking`](Self::asking).
-    pub asked: usize,
-    /// The time in which a person is asked so often.
-    pub asking: Duration,
+    /// How long a sealed question of 2026-07-28 can be answered.
+    pub answer_timeout: Duration,
+    /// How long an `elicitation/create` request waits for its answer.
+    pub prompt_timeout: Duration,
+    /// How often a person is asked about one backup within [`prompt_window`](Self::prompt_window).
+    pub max_prompts: usize,
+    /// The period of [`max_prompts`](Self::max_prompts).
+    pub prompt_window: Duration,
 
-    /// How long the HTTP ports answer what is in flight once the process is to end.
+    /// How long the process takes to end after a signal.
     pub drain: Duration,
-    /// How long the process takes to end once it was asked to twice.
-    pub hurry: Duration,
+    /// How long it takes after a second signal.
+    pub forced_drain: Duration,
 }
 
 impl Default for Limits {
@@ -104,115 +91,58 @@ impl Default for Limits {
             batch: seconds(45),
             batch_size: 20,
             settle: seconds(5),
-            pause: seconds(10),
-            lock: seconds(8),
-            audit: seconds(5),
+            max_pause: seconds(10),
+            lock_wait: seconds(8),
+            audit_write: seconds(5),
             upstream_requests: 64,
-            answer: 8 << 20,
-            pages: 100,
-            backups: 10_000,
+            answer_bytes: 2 << 20,
+            list_bytes: 4 << 20,
+            list_backups: 2_000,
             listed: 100,
-            looks: [seconds(5), seconds(15)],
-            name: seconds(3),
-            remembered: seconds(60 * 60),
-            body: 128 << 10,
-            line: 16 << 20,
-            values: 4096,
-            memory: 192 << 20,
-            header: seconds(10),
-            body_time: seconds(10),
-            idle: seconds(75),
-            stall: seconds(10),
-            connections: 2048,
-            calls: 512,
-            streams: 256,
-            sessions: 256,
-            session: seconds(12 * 60 * 60),
-            questions: 32,
-            patience: seconds(5 * 60),
-            patience_of_a_session: seconds(4 * 60),
-            unheard: seconds(30),
-            asked: 3,
-            asking: seconds(10 * 60),
+            poll_intervals: [seconds(5), seconds(15)],
+            name_lookup: seconds(3),
+            name_ttl: seconds(60 * 60),
+            body_bytes: 64 << 10,
+            body_values: 2_500,
+            body_read: seconds(10),
+            line_bytes: 16 << 20,
+            header_read: seconds(75),
+            write_stall: seconds(10),
+            connections: 512,
+            calls: 64,
+            calls_per_caller: 32,
+            answer_timeout: seconds(5 * 60),
+            prompt_timeout: seconds(4 * 60),
+            max_prompts: 3,
+            prompt_window: seconds(10 * 60),
             drain: seconds(12),
-            hurry: seconds(1),
+            forced_drain: seconds(1),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The README and the pages for operators promise these numbers.
-    #[test]
-    fn the_defaults_are_the_documented() {
-        let pages = [
-            include_str!("../README.md"),
-            include_str!("../docs/operating.md"),
-            include_str!("../docs/hosts.md"),
-        ];
-        let words = pages.map(|page| page.split_whitespace().collect::<Vec<_>>().join(" "));
-        let words = words.join("\n");
-        let limits = Limits::default();
-        let thousands = |number: usize| format!("{},{:03}", number / 1000, number % 1000);
-        for sentence in [
-            format!(
-                "bodies of up to {} KiB with at most {} JSON values, and gives a header or a body {} \
-                 seconds, an answer that nobody takes {} seconds, and an idle connection {}.",
-                limits.body >> 10,
-                thousands(limits.values),
-                limits.header.as_secs(),
-                limits.stall.as_secs(),
-                limits.idle.as_secs(),
-            ),
-            format!("hold {} connections", thousands(limits.connections)),
-            format!(
-                "{} calls, {} streams of events, {} open questions, and {} MiB for bodies",
-                limits.calls,
-                limits.streams,
-                limits.questions,
-                limits.memory >> 20,
-            ),
-            format!(
-                "At most {} requests are on their way",
-                limits.upstream_requests
-            ),
-            format!("{} seconds in all", limits.drain.as_secs()),
-            format!("a call takes, up to {} seconds", limits.batch.as_secs()),
-            format!("up to {} `backups`, newest first", limits.listed),
-            format!("or up to {} `backupIds`", limits.batch_size),
-            format!(
-                "a removal of several may take {} seconds",
-                limits.batch.as_secs()
-            ),
-            format!(
-                "waits up to {} seconds for it, and looks three times",
-                limits.looks.iter().sum::<Duration>().as_secs()
-            ),
-            format!(
-                "There are at most {}. Each is its caller's",
-                limits.sessions
-            ),
-            format!(
-                "while its stream of events is open and {} hours after its last use",
-                limits.session.as_secs() / 60 / 60
-            ),
-            format!("no stream for {} seconds", limits.unheard.as_secs()),
-            format!(
-                "more than {} times in {} minutes",
-                limits.asked,
-                limits.asking.as_secs() / 60
-            ),
-        ] {
-            assert!(words.contains(&sentence), "{sentence}");
+impl Limits {
+    /// Limits for tests that would otherwise wait for the real ones.
+    #[cfg(debug_assertions)]
+    #[must_use]
+    pub fn short() -> Self {
+        const fn milliseconds(milliseconds: u64) -> Duration {
+            Duration::from_millis(milliseconds)
         }
-        assert_eq!(limits.header, limits.body_time);
-        let patience = (limits.patience, limits.patience_of_a_session);
-        assert_eq!(
-            (patience.0.as_secs(), patience.1.as_secs()),
-            (5 * 60, 4 * 60)
-        );
-        assert!(words.contains("A question waits five minutes on 2026-07-28, four before it."));
+        Self {
+            attempt: milliseconds(1_500),
+            call: milliseconds(5_000),
+            batch: milliseconds(5_000),
+            settle: milliseconds(1_000),
+            lock_wait: milliseconds(700),
+            poll_intervals: [milliseconds(300), milliseconds(1_500)],
+            name_lookup: milliseconds(500),
+            body_read: milliseconds(1_000),
+            header_read: milliseconds(1_000),
+            write_stall: milliseconds(1_000),
+            connections: 4,
+            drain: milliseconds(2_500),
+            ..Self::default()
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use qovery_backups_mcp::{limits::Limits, program};
+use qovery_backups_mcp::program;
 
 /// Gives back what a load took, of which glibc's keeps tens of megabytes, and takes a sixth off a call's
 /// processor time.
@@ -10,5 +10,5 @@ use qovery_backups_mcp::{limits::Limits, program};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    program::run(Limits::default())
+    program::run()
 }

@@ -31,11 +31,12 @@ use serde_json::{Value, json};
 
 use crate::{
     backups::Backups,
-    clean,
     context::{Caller, Context, Deadline, Interface, TraceParent},
     limits::Limits,
     sandbox::Sandbox,
-    telemetry::{OK, Telemetry},
+    shutdown::Shutdown,
+    telemetry::{Call, OK},
+    text,
 };
 use questions::Questions;
 use results::{Refusal, Reply};
@@ -46,6 +47,8 @@ use tools::Name;
 #[derive(Clone)]
 pub struct Server {
     backups: Backups,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
     seal: Seal,
     questions: Arc<Questions>,
     /// In the order in which a client shows them.
@@ -77,7 +80,13 @@ impl Server {
     /// A server over `backups`, which seals its questions with `seal`; with `sandbox`, its
     /// instructions say so and name the sample ids.
     #[must_use]
-    pub fn new(backups: Backups, seal: Seal, sandbox: bool) -> Self {
+    pub fn new(
+        backups: Backups,
+        seal: Seal,
+        limits: Arc<Limits>,
+        shutdown: Shutdown,
+        sandbox: bool,
+    ) -> Self {
         let instructions = if sandbox {
             format!(
                 "{INSTRUCTIONS} This is the sandbox: nothing in it is real. Its databases are \
@@ -88,10 +97,12 @@ impl Server {
         } else {
             INSTRUCTIONS.to_owned()
         };
-        let kept = backups.keep_latest();
+        let kept = backups.policy().keep_latest;
         Self {
-            questions: Arc::new(Questions::new(&backups.process().limits)),
+            questions: Arc::new(Questions::new(&limits)),
             backups,
+            limits,
+            shutdown,
             seal,
             tools: Name::ALL.map(|name| name.definition(kept)).into(),
             instructions: instructions.into(),
@@ -103,17 +114,17 @@ impl Server {
     fn context(&self, request: &RequestContext<RoleServer>) -> Context {
         let time = self.limits().call;
         let mut context = match at_the_edge(request) {
-            Some(context) => context.until(Deadline::after(time)),
+            Some(context) => context.with_deadline(Deadline::after(time)),
             None => Context::new(Interface::Mcp, time),
         };
         context.cancellation = request.ct.child_token();
         // Without a session, the transport has only a placeholder for a client of an older revision.
         let unknown = Implementation::default();
         if let Some(client) = request.client_info().filter(|client| *client != unknown)
-            && context.caller.account().is_none()
+            && context.caller.token_name().is_none()
         {
             let name = format!("{} {}", client.name, client.version);
-            context.caller = Caller::Client(clean::excerpt(&name).into());
+            context.caller = Caller::Client(text::excerpt(&name).into());
         }
         if context.trace.is_none() {
             context.trace = request.meta.get_traceparent().and_then(TraceParent::parse);
@@ -150,11 +161,7 @@ impl Server {
     }
 
     fn limits(&self) -> &Limits {
-        &self.backups.process().limits
-    }
-
-    fn telemetry(&self) -> &Telemetry {
-        &self.backups.process().telemetry
+        &self.limits
     }
 
     /// A note, and that nothing of it is real where that is so.
@@ -214,7 +221,7 @@ impl ServerHandler for Server {
         request: RequestContext<RoleServer>,
     ) -> Result<DiscoverResult, ErrorData> {
         let context = self.context(&request);
-        let entry = self.telemetry().begin(&context, "server/discover");
+        let entry = Call::begin(&context, "server/discover");
         let versions = self.supported_protocol_versions().into_owned();
         let mut result = DiscoverResult::from_server_info(versions, self.get_info());
         result.ttl_ms = TOOLS_TTL_MS;
@@ -229,7 +236,7 @@ impl ServerHandler for Server {
         request: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let context = self.context(&request);
-        let entry = self.telemetry().begin(&context, "tools/list");
+        let entry = Call::begin(&context, "tools/list");
         let cursor = page.and_then(|page| page.cursor);
         if cursor.is_some_and(|cursor| !cursor.is_empty()) {
             let message = "There is no such cursor: the list of tools has one page.";
@@ -254,7 +261,7 @@ impl ServerHandler for Server {
     ) -> Result<CallToolResponse, ErrorData> {
         let context = self.context(&peer);
         let operation = Name::of(&request.name).map_or("other", Name::operation);
-        let entry = self.telemetry().begin(&context, operation);
+        let entry = Call::begin(&context, operation);
         let (outcome, mut response) = match self.answer(request, &context, &peer).await {
             Ok(reply) => (reply.outcome, Ok(reply.response)),
             Err(refusal) => (refusal.outcome, refusal.response()),
@@ -281,7 +288,7 @@ impl ServerHandler for Server {
         request_context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         let context = self.context(&request_context);
-        let entry = self.telemetry().begin(&context, "other");
+        let entry = Call::begin(&context, "other");
         let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, request.method, None);
         entry.end(kind(&error), None);
         Err(error)

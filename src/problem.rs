@@ -71,8 +71,8 @@ problems! {
     forbidden_origin, FORBIDDEN, "Pages of that origin may not call this server. Nothing was changed. The operator allows origins with --allowed-origin.";
     /// No token, or a wrong one.
     unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
-    /// A body over 128 KiB, or of far more values than any message has.
-    body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 128 KiB, or holds more than 4096 JSON values. Nothing was changed.";
+    /// A body over 64 KiB, or of far more values than any message has.
+    body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB, or holds more than 2,500 JSON values. Nothing was changed.";
     /// A body that ended early.
     body_broken, BAD_REQUEST, "The body could not be read. Nothing was changed.";
     /// A body that took more than ten seconds.
@@ -260,8 +260,8 @@ mod tests {
     #[test]
     fn texts_name_the_limits_that_hold() {
         let limits = Limits::default();
-        let size = format!("{} KiB", limits.body >> 10);
-        let time = format!("{} seconds", limits.body_time.as_secs());
+        let size = format!("{} KiB", limits.body_bytes >> 10);
+        let time = format!("{} seconds", limits.body_read.as_secs());
         for (problem, limit) in [
             (Problem::body_too_large(), size),
             (Problem::body_too_slow(), time),

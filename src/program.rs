@@ -1,7 +1,7 @@
 //! The program: parses, logs to standard error, runs, and says how it went in the exit code: 0 for
 //! well, 1 for a failure, 2 for a configuration that was never started.
 
-use std::{io::Write, num::NonZeroU32, process::ExitCode};
+use std::{io::Write, num::NonZeroU32, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use tokio::runtime;
@@ -11,29 +11,37 @@ use crate::{
     check::check,
     config::{Command, Config, Error, Upstream},
     limits::Limits,
-    log,
     mcp::{self, Seal},
-    process::Process,
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
-    serve::{self, http::Listeners},
+    serve::{self, Process, http::Listeners},
+    shutdown::Shutdown,
+    telemetry,
 };
 
-/// Runs the program within these limits, as the command line and the environment say.
+/// Runs the program as the command line and the environment say.
 #[must_use]
-pub fn run(limits: Limits) -> ExitCode {
+pub fn run() -> ExitCode {
     let config = match Config::load() {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
-    let _flush_on_exit = match log::start(&config.log) {
+    let _flush_on_exit = match telemetry::init_log(config.log.filter.clone(), config.log.format) {
         Ok(flush) => flush,
         Err(error) => return refuse(&Error::Log(error)),
     };
     if let Some(warning) = &config.warning {
         tracing::warn!("{warning}");
     }
+    #[cfg(debug_assertions)]
+    let limits = if config.short_limits {
+        Limits::short()
+    } else {
+        Limits::default()
+    };
+    #[cfg(not(debug_assertions))]
+    let limits = Limits::default();
     match serve(config, limits) {
         Ok(code) => code,
         Err(error) => {
@@ -61,7 +69,10 @@ fn serve(config: Config, limits: Limits) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime could not be started")?;
-    let process = Process::new(limits)?;
+    let process = Process {
+        limits: Arc::new(limits),
+        shutdown: Shutdown::default(),
+    };
     let result = runtime.block_on(async {
         // Signals are caught before anybody can read that it serves.
         let mut signals = Signals::catch()?;
@@ -72,7 +83,7 @@ fn serve(config: Config, limits: Limits) -> anyhow::Result<ExitCode> {
             }
         };
         let time = async {
-            process.shutdown.keep_time(&process.limits).await;
+            process.shutdown.enforce_deadline(&process.limits).await;
             std::future::pending().await
         };
         tokio::select! {
@@ -111,12 +122,17 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         }
     };
     let sandboxed = sandbox.is_some();
-    let qovery = Client::new(base_url, credentials.clone(), process.clone());
+    let qovery = Client::new(
+        base_url,
+        credentials.clone(),
+        Arc::clone(&process.limits),
+        process.shutdown.clone(),
+    );
     if let Command::Check { database } = command {
         let key = (!sandboxed).then_some(&credentials);
         let report = tokio::select! {
-            report = check(&settings, key, &qovery, database) => report,
-            () = process.shutdown.requested.cancelled() => return Ok(ExitCode::FAILURE),
+            report = check(&settings, key, &qovery, &process.limits, database) => report,
+            () = process.shutdown.draining.cancelled() => return Ok(ExitCode::FAILURE),
         };
         std::io::stdout().write_all(report.text.as_bytes())?;
         return Ok(exit_code(report.works));
@@ -125,8 +141,19 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         Some(seal) => seal,
         None => Seal::random().context("the system gave no random key")?,
     };
-    let backups = Backups::new(qovery, policy.clone());
-    let server = mcp::Server::new(backups.clone(), seal, sandboxed);
+    let backups = Backups::new(
+        qovery,
+        policy.clone(),
+        Arc::clone(&process.limits),
+        process.shutdown.clone(),
+    );
+    let server = mcp::Server::new(
+        backups.clone(),
+        seal,
+        Arc::clone(&process.limits),
+        process.shutdown.clone(),
+        sandboxed,
+    );
     if command == Command::Http {
         let listeners = Listeners::bind(&http)?;
         let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
@@ -146,7 +173,7 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         Box::pin(serve::stdio(server, process.clone())).await?;
     }
     let settled = backups.end().await;
-    Ok(exit_code(settled && !process.shutdown.is_cut_short()))
+    Ok(exit_code(settled && !process.shutdown.was_forced()))
 }
 
 fn exit_code(well: bool) -> ExitCode {

@@ -26,11 +26,11 @@ use axum::{
 use tokio::sync::watch;
 
 use crate::{
-    backups::{Backups, Remove},
+    backups::{Backups, RemovalRequest},
     context::Context,
     problem::Problem,
-    qovery::{Answered, BackupPage, NewBackup},
-    telemetry::Telemetry,
+    qovery::NewBackup,
+    telemetry,
 };
 use input::{BackupPath, DatabasePath, ListQuery, accepts_json};
 
@@ -62,7 +62,6 @@ impl Rest {
             routes = routes.route(path, methods);
         }
         let page = get(show).with_state(self.page);
-        let metrics = get(metrics).with_state(self.backups.process().telemetry.clone());
         let routes = routes
             .route(
                 "/openapi.json",
@@ -70,7 +69,7 @@ impl Rest {
             )
             .route_layer(middleware::from_fn(accept_json))
             .route("/", page)
-            .route("/metrics", metrics)
+            .route("/metrics", get(metrics))
             .method_not_allowed_fallback(other_method)
             .fallback(async || Problem::no_such_path())
             .with_state(self.backups);
@@ -115,7 +114,7 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let (database, start_id) = (path?.databaseid, query?.0.start_id);
-    let page: Answered<BackupPage> = backups.page(&context, database, start_id).await?;
+    let page = backups.page(&context, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
 
@@ -128,9 +127,8 @@ async fn add(
 ) -> Result<Response, Problem> {
     let database = path?.databaseid;
     let added = backups.add(&context, database, backup?.0).await?;
-    let added = added.answered;
-    let location = format!("/v1/database/{database}/backup/{}", added.value.id);
-    let mut response = json(StatusCode::CREATED, added);
+    let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
+    let mut response = json(StatusCode::CREATED, added.answered.json);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -144,7 +142,7 @@ async fn remove(
     path: Result<Path<BackupPath>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let path = path?;
-    let removal = Remove {
+    let removal = RemovalRequest {
         database: path.databaseid,
         backups: vec![path.backupid],
         confirmed: None,
@@ -154,13 +152,13 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn json<T>(status: StatusCode, answered: Answered<T>) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], answered.json).into_response()
+fn json(status: StatusCode, body: Bytes) -> Response {
+    (status, [(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// What answers `/metrics`, on whichever port.
-pub(crate) async fn metrics(State(telemetry): State<Telemetry>) -> Result<Response, Problem> {
-    let text = telemetry.text().map_err(|error| {
+pub(crate) async fn metrics() -> Result<Response, Problem> {
+    let text = telemetry::encode_metrics().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");
         Problem::internal()
     })?;

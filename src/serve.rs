@@ -4,7 +4,17 @@
 
 mod calls;
 pub mod http;
+mod json;
 mod message;
 mod stdio;
 
 pub use stdio::stdio;
+
+/// The limits and the shutdown, for all that serves.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// The limits.
+    pub limits: std::sync::Arc<crate::limits::Limits>,
+    /// The shutdown.
+    pub shutdown: crate::shutdown::Shutdown,
+}

@@ -1,9 +1,11 @@
-//! What an operator can watch: a line of the log and a count for each call, and metrics.
+//! Observability: metrics, one log line per call, and the log itself.
 //!
-//! Labels take their values from small sets only. What must never be one: an id, a name, a token.
+//! Label values come from small sets. What must never be one: an id, a name, a token.
+
+mod log;
 
 use std::{
-    sync::Arc,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -13,16 +15,26 @@ use prometheus::{
 };
 
 use crate::context::{Context, TraceParent};
+pub use log::{Flush, LogFormat, init_log};
 
-/// What went well.
+/// The outcome of a call that succeeded.
 pub const OK: &str = "ok";
 
-/// The metrics of this process. Clones share them.
-#[derive(Clone, Debug)]
-pub struct Telemetry(Arc<Inner>);
+/// From a refusal before any work to the longest call, in seconds.
+const BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 25.0,
+];
 
-#[derive(Debug)]
-struct Inner {
+/// The metrics of this process.
+static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
+    #[expect(
+        clippy::expect_used,
+        reason = "fails only for a name that is wrong in this file"
+    )]
+    Metrics::register().expect("names are valid and registered once")
+});
+
+struct Metrics {
     registry: Registry,
     seconds: HistogramVec,
     attempts: IntCounterVec,
@@ -31,19 +43,55 @@ struct Inner {
     last_success: IntGauge,
 }
 
-/// A call in flight, from its entry point's view. Dropped before its end, it was abandoned.
-#[derive(Debug)]
-#[must_use]
-pub struct Entry<'a> {
-    telemetry: &'a Telemetry,
-    context: &'a Context,
-    operation: &'static str,
-    started: Instant,
-    outcome: &'static str,
-    status: Option<u16>,
+impl Metrics {
+    fn register() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new_custom(Some("qovery_backups".to_owned()), None)?;
+        let gauge = |name, help| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let options = HistogramOpts::new("request_seconds", "How long calls took.");
+        let by_call = ["interface", "operation", "outcome"];
+        let seconds = HistogramVec::new(options.buckets(BUCKETS.to_vec()), &by_call)?;
+        registry.register(Box::new(seconds.clone()))?;
+        let help = "Requests sent to Qovery, by HTTP status or by the reason for having none.";
+        let options = Opts::new("upstream_attempts_total", help);
+        let attempts = IntCounterVec::new(options, &["status"])?;
+        registry.register(Box::new(attempts.clone()))?;
+        let build = IntGaugeVec::new(Opts::new("build_info", "Always 1."), &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
+        Ok(Self {
+            calls: gauge("calls_in_flight", "Calls being answered.")?,
+            connections: gauge("connections", "Open connections, on both ports.")?,
+            last_success: gauge(
+                "upstream_last_success_timestamp_seconds",
+                "When Qovery last answered with success, in Unix time; 0 before it has.",
+            )?,
+            registry,
+            seconds,
+            attempts,
+        })
+    }
 }
 
-/// How an attempt to get an answer from Qovery ended.
+/// All metrics in Prometheus' text format.
+///
+/// # Errors
+///
+/// When a metric cannot be encoded.
+pub fn encode_metrics() -> Result<String, prometheus::Error> {
+    TextEncoder::new().encode_to_string(&METRICS.registry.gather())
+}
+
+/// The gauge of open HTTP connections.
+#[must_use]
+pub fn connections() -> &'static IntGauge {
+    &METRICS.connections
+}
+
+/// How one attempt of a request to Qovery ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// With this HTTP status.
@@ -52,72 +100,37 @@ pub enum Attempt {
     Failed(&'static str),
 }
 
-/// From a refusal before any work to the longest call, in seconds.
-const BUCKETS: [f64; 12] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 25.0,
-];
+/// Counts an attempt.
+pub fn count_attempt(attempt: Attempt) {
+    let label = match attempt {
+        Attempt::Answered(status) => {
+            if (200..300).contains(&status) {
+                METRICS.last_success.set(Utc::now().timestamp());
+            }
+            &status.to_string()
+        }
+        Attempt::Failed(reason) => reason,
+    };
+    METRICS.attempts.with_label_values(&[label]).inc();
+}
 
-impl Telemetry {
-    /// Metrics that have counted nothing yet.
-    ///
-    /// # Errors
-    ///
-    /// When two metrics have one name, or a name is not one.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let name = |name: &str| format!("qovery_backups_{name}");
-        let gauge = |named, help| IntGauge::new(name(named), help);
-        let options = HistogramOpts::new(name("request_seconds"), "How long calls took.");
-        let by_call = ["interface", "operation", "outcome"];
-        let seconds = HistogramVec::new(options.buckets(BUCKETS.to_vec()), &by_call)?;
-        let help = "Requests sent to Qovery, by HTTP status or by the reason for having none.";
-        let options = Opts::new(name("upstream_attempts_total"), help);
-        let attempts = IntCounterVec::new(options, &["status"])?;
-        let calls = gauge("calls_in_flight", "Calls being answered.")?;
-        let connections = gauge("connections", "Open connections, on both ports.")?;
-        let last_success = gauge(
-            "upstream_last_success_timestamp_seconds",
-            "When Qovery last answered with success, in Unix time; 0 before it has.",
-        )?;
-        let build = IntGaugeVec::new(Opts::new(name("build_info"), "Always 1."), &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+/// A call in flight. It is counted and logged once, when this is dropped: as `abandoned`, unless
+/// [`end`](Self::end) was called.
+#[derive(Debug)]
+#[must_use]
+pub struct Call<'a> {
+    context: &'a Context,
+    operation: &'static str,
+    started: Instant,
+    outcome: &'static str,
+    status: Option<u16>,
+}
 
-        let registry = Registry::new();
-        registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(attempts.clone()))?;
-        registry.register(Box::new(calls.clone()))?;
-        registry.register(Box::new(connections.clone()))?;
-        registry.register(Box::new(last_success.clone()))?;
-        registry.register(Box::new(build))?;
-        Ok(Self(Arc::new(Inner {
-            registry,
-            seconds,
-            attempts,
-            calls,
-            connections,
-            last_success,
-        })))
-    }
-
-    /// Everything that was counted, in Prometheus' text format.
-    ///
-    /// # Errors
-    ///
-    /// When a metric cannot be written.
-    pub fn text(&self) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.0.registry.gather())
-    }
-
-    /// The open connections.
-    #[must_use]
-    pub fn connections(&self) -> &IntGauge {
-        &self.0.connections
-    }
-
-    /// Counts and logs a call, once: when what this gives is dropped.
-    pub fn begin<'a>(&'a self, context: &'a Context, operation: &'static str) -> Entry<'a> {
-        self.0.calls.inc();
-        Entry {
-            telemetry: self,
+impl<'a> Call<'a> {
+    /// Begins to measure a call.
+    pub fn begin(context: &'a Context, operation: &'static str) -> Self {
+        METRICS.calls.inc();
+        Self {
             context,
             operation,
             started: Instant::now(),
@@ -126,30 +139,14 @@ impl Telemetry {
         }
     }
 
-    pub(crate) fn attempted(&self, attempt: Attempt) {
-        let label = match attempt {
-            Attempt::Answered(status) => {
-                if (200..300).contains(&status) {
-                    self.0.last_success.set(Utc::now().timestamp());
-                }
-                &status.to_string()
-            }
-            Attempt::Failed(reason) => reason,
-        };
-        self.0.attempts.with_label_values(&[label]).inc();
-    }
-}
-
-impl Entry<'_> {
-    /// Says what became of the call: [`OK`], or one of few words for what happened instead; and with
-    /// which HTTP status it is answered, where it has one.
+    /// Sets the outcome, [`OK`] or the kind of failure, and the HTTP status where there is one.
     pub fn end(mut self, outcome: &'static str, status: Option<u16>) {
         self.outcome = outcome;
         self.status = status;
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for Call<'_> {
     fn drop(&mut self) {
         let Self {
             context,
@@ -157,11 +154,10 @@ impl Drop for Entry<'_> {
             outcome,
             ..
         } = *self;
-        let metrics = &self.telemetry.0;
         let elapsed: Duration = self.started.elapsed();
-        metrics.calls.dec();
+        METRICS.calls.dec();
         let interface = context.interface.name();
-        metrics
+        METRICS
             .seconds
             .with_label_values(&[interface, operation, outcome])
             .observe(elapsed.as_secs_f64());

@@ -114,7 +114,6 @@ impl Add {
                 json,
                 value: backup,
                 date: page.date,
-                memory: page.memory,
             },
             recovered: true,
         })

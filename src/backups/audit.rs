@@ -22,9 +22,9 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::{
-    clean,
     context::Context,
     qovery::{Backup, BackupId, DatabaseId, Outcome},
+    text,
 };
 
 /// The target of its events, which no filter of the log can silence.
@@ -178,7 +178,7 @@ impl Audit {
 fn short(text: &str) -> String {
     const LONGEST: usize = 255;
     let mut text: String = text.chars().take(LONGEST).collect();
-    clean::text(&mut text);
+    text::sanitize(&mut text);
     text
 }
 

@@ -83,7 +83,7 @@ impl Inner {
         context: &Context,
         change: C,
     ) -> Result<Made<C>, Error> {
-        let called_off = self.shutdown().requested.child_token();
+        let called_off = self.shutdown().draining.child_token();
         let _when_the_caller_leaves = called_off.clone().drop_guard();
         let (inner, context_of_change) = (
             Arc::clone(self),
@@ -157,7 +157,7 @@ impl Inner {
         self.audit.intent(&record).await?;
         reserved.spend();
         let since = Instant::now();
-        let sending = context.until(context.deadline.leaving(limits.settle));
+        let sending = context.with_deadline(context.deadline.reserve(limits.settle));
         let result = self
             .until_over(change.send(self, decision, step, &sending))
             .await;
@@ -194,7 +194,7 @@ impl Inner {
             () = context.cancellation.cancelled() => {
                 Err(qovery::Error::harmless(Failure::Cancelled).into())
             }
-            lock = timeout(self.limits().lock, self.locks.lock(database)) => {
+            lock = timeout(self.limits().lock_wait, self.locks.lock(database)) => {
                 lock.map_err(|_| Error::Busy { database })
             }
         }
@@ -208,7 +208,7 @@ impl Inner {
         tokio::select! {
             biased;
             result = result => result,
-            () = self.shutdown().over.cancelled() => Err(qovery::Error {
+            () = self.shutdown().deadline.cancelled() => Err(qovery::Error {
                 failure: Failure::Cancelled,
                 outcome: Outcome::Unknown,
                 pending: true,

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, num::NonZeroU32, time::Duration};
 
 use chrono::{DateTime, Utc};
 
-use super::{Protection, Removal};
+use super::{Protection, RemovalPlan};
 use crate::qovery::{self, BackupId, DatabaseId, Outcome};
 
 /// Why a call was not carried out. `Display` is the whole message.
@@ -50,14 +50,14 @@ pub enum Error {
          caller has no way to ask one. Nothing was removed. Tell the person: it takes an MCP client \
          that can show a question (elicitation); only the operator can change the rule (--confirm)."
     )]
-    Unconfirmed(Box<Removal>),
+    Unconfirmed(Box<RemovalPlan>),
     /// The facts that a person said yes to are no longer true. These are the new ones.
     #[error(
         "The backups of database {} changed after a person was asked. Nothing was removed. \
          The person has to be asked again: call the tool again.",
         .0.database
     )]
-    Changed(Box<Removal>),
+    Changed(Box<RemovalPlan>),
     /// Too little time was left.
     #[error(
         "There was no time left to make the change: Qovery is slow, or other changes of database \

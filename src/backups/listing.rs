@@ -14,7 +14,6 @@ use super::{Backups, Condition, Error, Inner, Obstacle, Protection, guard};
 use crate::{
     context::Context,
     qovery::{self, Answered, Backup, BackupId, BackupPage, DatabaseId, Failure},
-    shares::Permit,
 };
 
 /// The backups of a database, or as many as one answer holds.
@@ -34,8 +33,6 @@ pub struct Listing {
     pub complete: bool,
     /// The last backup in Qovery's own order, if more come after it.
     pub next: Option<BackupId>,
-    /// The memory that Qovery's answers take.
-    pub memory: Vec<Arc<Permit>>,
 }
 
 /// A backup, and what the rules say of it.
@@ -110,10 +107,10 @@ impl Backups {
     ) -> Result<Listing, Error> {
         let inner = &self.inner;
         let has_it = |page: &BackupPage| page.results.iter().any(|listed| listed.id == backup);
-        let mut pauses = inner.limits().looks.into_iter();
+        let mut pauses = inner.limits().poll_intervals.into_iter();
         let mut seen: Option<Listing> = None;
         loop {
-            let pages = inner.pages(context, database, None, inner.limits().backups, has_it);
+            let pages = inner.pages(context, database, None, inner.limits().list_backups, has_it);
             let pages = match (pages.await, seen.take()) {
                 (Ok(pages), _) => pages,
                 // What was seen a moment ago says more than that the next look failed.
@@ -124,12 +121,7 @@ impl Backups {
                 (Err(error), _) => return Err(error),
             };
             let mut listing = inner.told(database, None, pages, true, verbose);
-            // Its page is the last one that was read, and the only one whose memory is still needed.
             listing.backups.retain(|listed| listed.backup.id == backup);
-            listing.backups.shrink_to_fit();
-            listing
-                .memory
-                .drain(..listing.memory.len().saturating_sub(1));
             let Some(listed) = listing.backups.first() else {
                 if !listing.complete {
                     return Err(Error::ListIncomplete { database });
@@ -153,13 +145,16 @@ impl Backups {
                 () = context.cancellation.cancelled() => {
                     return Err(qovery::Error::harmless(Failure::Cancelled).into());
                 }
-                () = inner.shutdown().winding_down.cancelled() => return Ok(listing),
+                () = inner.shutdown().no_retries.cancelled() => return Ok(listing),
                 () = sleep(pause) => {}
             }
             seen = Some(listing);
         }
     }
 }
+
+/// One more than a list of 2,000 backups has at Qovery's page size.
+const MAX_PAGES: usize = 101;
 
 impl Inner {
     /// Reads a list page by page: to its end, until it has `most` backups, or to the page that is
@@ -177,8 +172,8 @@ impl Inner {
             next: start_id,
             complete: false,
         };
-        let mut seen = HashSet::new();
-        for _ in 0..self.limits().pages {
+        let (mut seen, mut bytes) = (HashSet::new(), 0);
+        for _ in 0..MAX_PAGES {
             let before = read.next;
             let page = self.qovery.list_backups(database, before, context);
             let mut page = match page.await {
@@ -193,6 +188,10 @@ impl Inner {
                 }
                 Err(error) => return Err(error.into()),
             };
+            bytes += page.json.len();
+            if bytes > self.limits().list_bytes {
+                return Err(qovery::Error::harmless(Failure::TooLarge).into());
+            }
             read.next = page.value.next_start_id();
             let results = &mut page.value.results;
             let room = most - seen.len();
@@ -229,7 +228,6 @@ impl Inner {
         let whole = from_the_beginning && read.complete;
         let mut backups = Vec::new();
         let mut statuses = HashMap::new();
-        let mut memory = Vec::new();
         for page in read.pages {
             if verbose {
                 let mut sent = page.whole();
@@ -240,7 +238,6 @@ impl Inner {
                 }));
             }
             backups.extend(page.value.results);
-            memory.push(page.memory);
         }
         let protections = if whole {
             guard::protections(&backups, self.policy.keep_latest, now)
@@ -265,7 +262,6 @@ impl Inner {
             whole,
             complete: read.complete,
             next: read.next,
-            memory,
         }
     }
 }

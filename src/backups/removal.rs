@@ -1,7 +1,7 @@
 //! Removing a backup: on complete and fresh facts, and never in doubt about the outcome where the
 //! list can tell.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{collections::HashSet, fmt};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -18,12 +18,11 @@ use super::{
 use crate::{
     context::Context,
     qovery::{self, Backup, BackupId, DatabaseId},
-    shares::Permit,
 };
 
 /// A removal, proposed or made: what goes, and what stays.
 #[derive(Clone, Debug)]
-pub struct Removal {
+pub struct RemovalPlan {
     /// The database.
     pub database: DatabaseId,
     /// What goes, in the order in which it was named.
@@ -40,32 +39,32 @@ pub struct Removal {
 
 /// What came of a removal.
 #[derive(Debug)]
-pub struct Removed {
+pub struct RemovalOutcome {
     /// What was decided.
-    pub removal: Removal,
+    pub removal: RemovalPlan,
     /// What came of each backup in turn, up to the first that was not removed.
     pub ended: Vec<Result<Backup, Error>>,
 }
 
 /// The facts of a removal, as a number that no other facts have.
-pub type Digest = [u8; 32];
+pub type Fingerprint = [u8; 32];
 
 /// What is asked for.
 #[derive(Debug)]
-pub struct Remove {
+pub struct RemovalRequest {
     /// The database.
     pub database: DatabaseId,
     /// What is to go: all of it or nothing, as far as rules go.
     pub backups: Vec<BackupId>,
     /// The facts that a person said yes to, if one was asked.
-    pub confirmed: Option<Digest>,
+    pub confirmed: Option<Fingerprint>,
     /// Told how many are gone.
     pub gone: watch::Sender<usize>,
 }
 
-impl Change for Remove {
+impl Change for RemovalRequest {
     const OPERATION: &'static str = "remove";
-    type Decision = Removal;
+    type Decision = RemovalPlan;
     type Done = Backup;
 
     fn database(&self) -> DatabaseId {
@@ -81,10 +80,10 @@ impl Change for Remove {
     }
 
     /// The rules hold, and a person has said yes to these very facts if one must.
-    async fn decide(&self, inner: &Inner, context: &Context) -> Result<Removal, Error> {
+    async fn decide(&self, inner: &Inner, context: &Context) -> Result<RemovalPlan, Error> {
         let removal = inner.propose(context, self.database, &self.backups).await?;
         match self.confirmed {
-            Some(facts) if facts != removal.digest() => Err(Error::Changed(Box::new(removal))),
+            Some(facts) if facts != removal.fingerprint() => Err(Error::Changed(Box::new(removal))),
             None if inner.policy.confirm == Confirm::Always => {
                 Err(Error::Unconfirmed(Box::new(removal)))
             }
@@ -92,14 +91,14 @@ impl Change for Remove {
         }
     }
 
-    fn describe(&self, record: Record, removal: &Removal, step: usize) -> Record {
+    fn describe(&self, record: Record, removal: &RemovalPlan, step: usize) -> Record {
         record.about(&removal.backups[step])
     }
 
     async fn send(
         &self,
         inner: &Inner,
-        removal: &Removal,
+        removal: &RemovalPlan,
         step: usize,
         context: &Context,
     ) -> Result<Backup, qovery::Error> {
@@ -114,12 +113,12 @@ impl Change for Remove {
     async fn settle(
         &self,
         inner: &Inner,
-        (removal, step): (&Removal, usize),
+        (removal, step): (&RemovalPlan, usize),
         error: qovery::Error,
         _: Instant,
         context: &Context,
     ) -> Result<Backup, qovery::Error> {
-        let Ok((backups, _memory)) = inner.complete_list(context, self.database).await else {
+        let Ok(backups) = inner.complete_list(context, self.database).await else {
             return Err(error);
         };
         let listed = |wanted: &Backup| backups.iter().find(|backup| backup.id == wanted.id);
@@ -152,8 +151,8 @@ impl Inner {
         context: &Context,
         database: DatabaseId,
         wanted: &[BackupId],
-    ) -> Result<Removal, Error> {
-        let (listed, _memory) = self.complete_list(context, database).await?;
+    ) -> Result<RemovalPlan, Error> {
+        let listed = self.complete_list(context, database).await?;
         weigh(
             database,
             &listed,
@@ -163,24 +162,20 @@ impl Inner {
         )
     }
 
-    /// Every backup of the database, and the memory that they take. Part of a list cannot tell which
+    /// Every backup of the database. Part of a list cannot tell which
     /// backup is the newest.
     async fn complete_list(
         &self,
         context: &Context,
         database: DatabaseId,
-    ) -> Result<(Vec<Backup>, Vec<Arc<Permit>>), Error> {
-        let most = self.limits().backups;
+    ) -> Result<Vec<Backup>, Error> {
+        let most = self.limits().list_backups;
         let read = self.pages(context, database, None, most, |_| false).await?;
         if !read.complete {
             return Err(Error::ListIncomplete { database });
         }
-        let (mut backups, mut memory) = (Vec::new(), Vec::new());
-        for page in read.pages {
-            backups.extend(page.value.results);
-            memory.push(page.memory);
-        }
-        Ok((backups, memory))
+        let pages = read.pages.into_iter();
+        Ok(pages.flat_map(|page| page.value.results).collect())
     }
 }
 
@@ -191,7 +186,7 @@ pub(super) fn weigh(
     wanted: &[BackupId],
     keep_latest: usize,
     now: DateTime<Utc>,
-) -> Result<Removal, Error> {
+) -> Result<RemovalPlan, Error> {
     let protections = protections(listed, keep_latest, now);
     let mut named = HashSet::new();
     let (mut backups, mut obstacles) = (Vec::new(), Vec::new());
@@ -214,7 +209,7 @@ pub(super) fn weigh(
     }
     let remaining = || listed.iter().filter(|backup| !named.contains(&backup.id));
     let finished = || remaining().filter(|backup| Condition::of(backup) == Condition::Finished);
-    Ok(Removal {
+    Ok(RemovalPlan {
         database,
         backups,
         remaining: remaining().count(),
@@ -224,10 +219,10 @@ pub(super) fn weigh(
     })
 }
 
-impl Removal {
+impl RemovalPlan {
     /// The facts that a person decides by.
     #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub fn fingerprint(&self) -> Fingerprint {
         let backup =
             |backup: &Backup| json!([backup.id, backup.name, backup.created_at, backup.state()]);
         let facts = json!([
@@ -241,7 +236,7 @@ impl Removal {
     }
 }
 
-impl fmt::Display for Removal {
+impl fmt::Display for RemovalPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         /// Qovery sets no limit that would hold here.
         const LONGEST: usize = 80;

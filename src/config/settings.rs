@@ -322,7 +322,7 @@ pub fn command_line() -> Command {
             "Ask for this database's backups instead of the organizations: all that the policy of \
              a policy token may allow",
         );
-    Command::new(env!("CARGO_PKG_NAME"))
+    let command = Command::new(env!("CARGO_PKG_NAME"))
         .version(env!("CARGO_PKG_VERSION"))
         .about(
             "List, add and safely remove the backups of databases hosted on Qovery, from an AI \
@@ -349,5 +349,14 @@ pub fn command_line() -> Command {
                 .after_help(secrets(SETTINGS.iter()))
                 .arg(database)
                 .args(arguments(true)),
-        ])
+        ]);
+    #[cfg(debug_assertions)]
+    let command = command.arg(
+        Arg::new("short-limits")
+            .long("short-limits")
+            .action(ArgAction::SetTrue)
+            .global(true)
+            .hide(true),
+    );
+    command
 }

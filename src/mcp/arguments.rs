@@ -15,9 +15,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    clean, json,
     limits::Limits,
     qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError},
+    text,
 };
 
 /// List a database's backups, newest first, with the time it is `now`. Each has a `condition`: finished
@@ -117,12 +117,12 @@ pub(super) fn parse<T: DeserializeOwned>(
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner().to_string();
-        let reason = clean::excerpt(&reason);
+        let reason = text::excerpt(&reason);
         // Errors of the object itself, such as a missing field, have the path ".".
         ArgumentError(if path == "." {
             reason
         } else {
-            format!("{}: {reason}", clean::excerpt(&path))
+            format!("{}: {reason}", text::excerpt(&path))
         })
     })
 }
@@ -141,7 +141,7 @@ fn mend(tool: &Tool, arguments: &mut JsonObject) {
             !known.is_some_and(|known| known.keys().any(|known| is_near(name, known)))
         };
         if !is_known && is_ignored {
-            let name = clean::excerpt(name);
+            let name = text::excerpt(name);
             tracing::debug!(name, "an argument of the host's own was ignored");
         }
         is_known || !is_ignored
@@ -156,7 +156,7 @@ fn mend(tool: &Tool, arguments: &mut JsonObject) {
             "backupId" | "startId" => trim(value),
             "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim),
             "verbose" => flag(value),
-            "body" => json::unpack(value),
+            "body" => text::parse_embedded_json(value),
             _ => {}
         }
     }

@@ -25,11 +25,11 @@ use super::{
     results::{Decision, Refusal, Reply},
 };
 use crate::{
-    backups::{self, Digest, Removal, Remove},
-    clean,
+    backups::{self, Confirm, Fingerprint, RemovalPlan, RemovalRequest},
     context::{Context, Deadline},
     qovery::{BackupId, DatabaseId},
     telemetry::OK,
+    text,
 };
 
 /// The name of the question among a result's input requests.
@@ -70,7 +70,7 @@ impl Answer {
                     .into()
             }
             (other, _) => {
-                let other = clean::excerpt(other);
+                let other = text::excerpt(other);
                 format!("The host answered \"{other}\" for the person. Nothing was removed.").into()
             }
         };
@@ -146,24 +146,24 @@ impl Server {
     async fn remove(
         &self,
         target: &Target,
-        mut confirmed: Option<Digest>,
+        mut confirmed: Option<Fingerprint>,
         context: &Context,
         peer: &RequestContext<RoleServer>,
     ) -> Result<Reply, Refusal> {
         let Target { database, backups } = target;
         let stateless = is_stateless(peer);
-        let asks = self.backups.ask_where_possible() && can_be_asked(peer);
+        let asks = self.backups.policy().confirm != Confirm::Never && can_be_asked(peer);
         let time = match backups.as_slice() {
             [_] => self.limits().call,
             _ => self.limits().batch,
         };
         loop {
             // A person's time is not the call's.
-            let context = context.until(Deadline::after(time));
+            let context = context.with_deadline(Deadline::after(time));
             let facts = if confirmed.is_some() || !asks {
                 let told = |gone| format!("{gone} removed");
                 let progress = Progress::begin(peer, &context, Some(backups.len()), told);
-                let removal = Remove {
+                let removal = RemovalRequest {
                     database: *database,
                     backups: backups.clone(),
                     confirmed,
@@ -187,7 +187,7 @@ impl Server {
                 }
             } else {
                 self.backups
-                    .propose_removal(&context, *database, backups)
+                    .plan_removal(&context, *database, backups)
                     .await?
             };
             let _asking = self.questions.ask(&context.caller, backups)?;
@@ -197,16 +197,21 @@ impl Server {
                 return Ok(self.carry(question, &facts, &target.sealed_for(&context)));
             }
             match self.ask(question, &context, peer).await? {
-                Answer::Yes => confirmed = Some(facts.digest()),
+                Answer::Yes => confirmed = Some(facts.fingerprint()),
                 Answer::No(reason) => return target.kept(&reason),
             }
         }
     }
 
     /// The question, for the client to carry to the person and back.
-    fn carry(&self, question: ElicitRequestParams, facts: &Removal, sealed_for: &[u8]) -> Reply {
-        let patience = self.limits().patience;
-        let state = self.seal.seal(facts.digest(), sealed_for, patience);
+    fn carry(
+        &self,
+        question: ElicitRequestParams,
+        facts: &RemovalPlan,
+        sealed_for: &[u8],
+    ) -> Reply {
+        let patience = self.limits().answer_timeout;
+        let state = self.seal.seal(facts.fingerprint(), sealed_for, patience);
         let request = InputRequest::Elicitation(ElicitRequest::new(question));
         let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
         Reply {
@@ -246,11 +251,11 @@ impl Server {
                 return Answer::read(&json!(answer))
                     .map_err(|reason| Refusal::in_band("not_asked", &misfit(reason)));
             }
-            () = self.backups.process().shutdown.winding_down.cancelled() => (
+            () = self.shutdown.no_retries.cancelled() => (
                 "this server is shutting down",
                 Answer::No("This server is shutting down. Nothing was removed.".into()),
             ),
-            () = sleep(self.limits().patience_of_a_session) => (
+            () = sleep(self.limits().prompt_timeout) => (
                 "nobody answered",
                 Answer::No("Nobody answered the question. Nothing was removed.".into()),
             ),
@@ -290,7 +295,7 @@ fn cannot_be_asked(error: &backups::Error) -> Refusal {
     let mut required = ClientCapabilities::default();
     required.elicitation = Some(form);
     let mut message = error.to_string();
-    clean::text(&mut message);
+    text::sanitize(&mut message);
     let data = json!({ "requiredCapabilities": required });
     let code = ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY;
     Refusal::protocol(error.kind(), ErrorData::new(code, message, Some(data)))

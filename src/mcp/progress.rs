@@ -21,7 +21,7 @@ impl Progress {
     ) -> Self {
         let (count, mut counted) = watch::channel(0);
         let token = request.meta.get_progress_token();
-        let token = token.filter(|_| context.takes_events);
+        let token = token.filter(|_| context.accepts_events);
         let (peer, cancelled) = (request.peer.clone(), request.ct.clone());
         let telling = token.map(|token| {
             tokio::spawn(async move {

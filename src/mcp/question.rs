@@ -7,9 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::model::{BooleanSchema, ElicitRequestParams, ElicitationSchema};
 
 use crate::{
-    backups::{Condition, Removal},
-    clean,
+    backups::{Condition, RemovalPlan},
     qovery::Backup,
+    text,
 };
 
 /// Columns of a line: those of a terminal of 80, less what hosts put around a question.
@@ -20,7 +20,7 @@ const NAME: usize = 24;
 const STATE: usize = 18;
 
 /// The question, for a person in a hurry. `name` is what the database is called.
-pub(super) fn question(removal: &Removal, name: Option<&str>) -> ElicitRequestParams {
+pub(super) fn question(removal: &RemovalPlan, name: Option<&str>) -> ElicitRequestParams {
     let title = match removal.backups.len() {
         1 => "Remove it for good".to_owned(),
         number => format!("Remove all {number} for good"),
@@ -35,7 +35,7 @@ pub(super) fn question(removal: &Removal, name: Option<&str>) -> ElicitRequestPa
     }
 }
 
-fn wording(removal: &Removal, name: Option<&str>, now: DateTime<Utc>) -> String {
+fn wording(removal: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String {
     let backups = &removal.backups;
     let backup = |verb: &str, backup: &Backup| {
         let state = shown(backup.state().unwrap_or("unknown state"), STATE);
@@ -84,7 +84,7 @@ fn named(facts: String, name: Option<&str>) -> String {
 fn shown(text: &str, room: usize) -> String {
     const QUOTES: [char; 10] = ['"', '“', '”', '„', '‟', '«', '»', '″', '〃', '＂'];
     let mut text = text.replace(QUOTES, "'");
-    clean::text(&mut text);
+    text::sanitize(&mut text);
     if columns(&text) > room {
         let mut used = width('…');
         let fits = |c: &char| {
@@ -168,8 +168,8 @@ mod tests {
         backup(json!({ "id": ID, "created_at": date, "name": name, "status": status }))
     }
 
-    fn removal(backups: Vec<Backup>) -> Removal {
-        Removal {
+    fn removal(backups: Vec<Backup>) -> RemovalPlan {
+        RemovalPlan {
             remaining: 26,
             finished: 25,
             newest_finished: Some(made_at("2026-06-30T09:30:00Z", "x", "READY")),
@@ -190,7 +190,7 @@ mod tests {
              This cannot be undone."
         );
         let bare = backup(json!({ "id": ID, "created_at": "some\nday" }));
-        let none_finished = Removal {
+        let none_finished = RemovalPlan {
             newest_finished: None,
             ..removal(vec![bare])
         };
@@ -201,7 +201,7 @@ mod tests {
              Database 0de50000-0000-4000-8000-000000000001\n\
              This cannot be undone."
         );
-        let last = Removal {
+        let last = RemovalPlan {
             remaining: 0,
             ..removal(vec![one])
         };
@@ -236,7 +236,7 @@ mod tests {
         };
         for number in [1, 20] {
             let backups = std::iter::repeat_with(hostile).take(number).collect();
-            let removal = Removal {
+            let removal = RemovalPlan {
                 remaining: 10_000,
                 finished: 9_999,
                 ..removal(backups)

@@ -14,7 +14,7 @@ use tokio::{sync::OnceCell, time::Instant};
 
 use super::results::{Refusal, Reply};
 use crate::{
-    backups::Digest,
+    backups::Fingerprint,
     context::Caller,
     limits::Limits,
     qovery::BackupId,
@@ -39,7 +39,7 @@ struct Book {
     /// When somebody was asked about a backup.
     asked: HashMap<BackupId, VecDeque<Instant>>,
     /// What came of an answer, by the state that came with it, and since when.
-    answered: HashMap<Digest, (Instant, Answered)>,
+    answered: HashMap<Fingerprint, (Instant, Answered)>,
 }
 
 /// What came of an answer, once something final has. Whoever sends it again gets the same.
@@ -59,10 +59,10 @@ const REMEMBERED: usize = 4096;
 impl Questions {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            waiting: Shares::new(limits.questions),
-            most: limits.asked,
-            period: limits.asking,
-            patience: limits.patience,
+            waiting: Shares::new(32),
+            most: limits.max_prompts,
+            period: limits.prompt_window,
+            patience: limits.answer_timeout,
             book: Mutex::default(),
         }
     }
@@ -99,7 +99,7 @@ impl Questions {
             );
             return Err(not_asked(&reason));
         }
-        let permit = self.waiting.reserve(caller.account(), 1);
+        let permit = self.waiting.reserve(caller.token_name(), 1);
         let Some(permit) = permit.filter(|_| book.asked.len() < REMEMBERED) else {
             return Err(not_asked(
                 "Too many questions wait for an answer. Nothing was removed. Try later.",
@@ -193,7 +193,7 @@ mod tests {
         assert!(ask(2).is_ok() && ask(4).is_ok());
 
         let soon = Limits {
-            asking: Duration::ZERO,
+            prompt_window: Duration::ZERO,
             ..Limits::default()
         };
         let questions = Questions::new(&soon);

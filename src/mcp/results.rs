@@ -14,10 +14,10 @@ use serde_json::{Map, Value};
 
 use super::arguments::ArgumentError;
 use crate::{
-    backups::{self, Condition, Listed, Listing, Protection, Removed},
-    clean,
+    backups::{self, Condition, Listed, Listing, Protection, RemovalOutcome},
     qovery::{Backup, BackupId, Outcome, Status},
     telemetry::OK,
+    text,
 };
 
 /// The backups of a database.
@@ -279,8 +279,8 @@ impl Shown {
 
 impl Decision {
     /// As far as they were removed.
-    pub(super) fn removed(removed: Removed) -> Self {
-        let Removed { removal, ended } = removed;
+    pub(super) fn removed(removed: RemovalOutcome) -> Self {
+        let RemovalOutcome { removal, ended } = removed;
         let tried = ended.len();
         let gone = ended.iter().filter(|result| result.is_ok()).count();
         let (mut doubt, wanted) = (false, removal.backups.len());
@@ -354,8 +354,8 @@ impl Reply {
         leave_out_nulls(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
         let mut text = serde_json::to_string(&value).map_err(unwritable)?;
-        if !clean::is_plain(&text) {
-            clean::value(&mut value);
+        if !text::is_printable_ascii(&text) {
+            text::sanitize_json(&mut value);
             text = serde_json::to_string(&value).map_err(unwritable)?;
         }
         let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
@@ -381,7 +381,7 @@ impl Refusal {
     /// A failure that a model can read and act on.
     pub(super) fn in_band(outcome: &'static str, reason: &impl Display) -> Self {
         let mut text = reason.to_string();
-        clean::text(&mut text);
+        text::sanitize(&mut text);
         Self {
             outcome,
             reason: Reason::InBand(text),

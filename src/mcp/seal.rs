@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use super::results::Refusal;
-use crate::backups::Digest;
+use crate::backups::Fingerprint;
 
 const TOO_LATE: &str = "The answer came too late. Nothing was removed. If the person still wants \
                         it, call the tool again.";
@@ -74,13 +74,13 @@ impl Seal {
     }
 
     /// Seals the facts of a question for one `context`, for as long as a person may take.
-    pub(super) fn seal(&self, facts: Digest, context: &[u8], patience: Duration) -> String {
+    pub(super) fn seal(&self, facts: Fingerprint, context: &[u8], patience: Duration) -> String {
         let options = SealOptions::new().associated_data(context).ttl(patience);
         self.0.seal_with(&facts, &options)
     }
 
     /// The facts of a question, if it was asked in the same `context` and not too long ago.
-    pub(super) fn open(&self, state: &str, context: &[u8]) -> Result<Digest, Refusal> {
+    pub(super) fn open(&self, state: &str, context: &[u8]) -> Result<Fingerprint, Refusal> {
         let facts = self
             .0
             .open_with(state, context)

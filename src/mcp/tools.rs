@@ -2,7 +2,7 @@
 //!
 //! A tool's description is the documentation of its arguments' type: a model has nothing else to go by.
 
-use std::{fmt::Write as _, mem, sync::Arc};
+use std::{fmt::Write as _, sync::Arc};
 
 use rmcp::{
     RoleServer,
@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     backups::Found,
-    clean,
     context::Context,
     qovery::{DatabaseId, Service},
+    text,
 };
 
 /// One of the tools.
@@ -147,31 +147,29 @@ impl Server {
             name @ Database::Name(_) => self.id(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
-        let (to_result, mut listing): (fn(_) -> _, _) =
-            match (arguments.backup_id, arguments.start_id) {
-                (None, start_id) => {
-                    let listing = self.backups.list(context, database, start_id, verbose);
-                    (BackupList::of, listing.await?)
-                }
-                (Some(backup), None) => {
-                    let told = |_| "It is still being made".to_owned();
-                    let progress = Progress::begin(peer, context, None, told);
-                    let looked = progress.count();
-                    let backup = (database, backup);
-                    let listing = self.backups.watch(context, backup, verbose, &looked).await;
-                    drop(looked);
-                    progress.end().await;
-                    (BackupList::of_one, listing?)
-                }
-                (Some(_), Some(_)) => {
-                    return Err(ArgumentError::new(
-                        "`startId` is given beside `backupId`; leave one of them out",
-                    )
-                    .into());
-                }
-            };
-        // Until the answer is written.
-        let _memory = mem::take(&mut listing.memory);
+        let (to_result, listing): (fn(_) -> _, _) = match (arguments.backup_id, arguments.start_id)
+        {
+            (None, start_id) => {
+                let listing = self.backups.list(context, database, start_id, verbose);
+                (BackupList::of, listing.await?)
+            }
+            (Some(backup), None) => {
+                let told = |_| "It is still being made".to_owned();
+                let progress = Progress::begin(peer, context, None, told);
+                let looked = progress.count();
+                let backup = (database, backup);
+                let listing = self.backups.watch(context, backup, verbose, &looked).await;
+                drop(looked);
+                progress.end().await;
+                (BackupList::of_one, listing?)
+            }
+            (Some(_), Some(_)) => {
+                return Err(ArgumentError::new(
+                    "`startId` is given beside `backupId`; leave one of them out",
+                )
+                .into());
+            }
+        };
         let mut list: BackupList = to_result(listing);
         list.note = self.noted(list.note);
         Reply::new(list)
@@ -219,7 +217,7 @@ fn names(name: &str, found: &Found) -> String {
     /// More would not help to choose.
     const MOST: usize = 10;
 
-    let name = clean::excerpt(name);
+    let name = text::excerpt(name);
     let mut text = match (found.databases.as_slice(), found.exactly) {
         ([], _) => {
             return format!(
@@ -274,7 +272,7 @@ mod tests {
         let limits = Limits::default();
         let description = |name: Name, kept| name.definition(kept).description.unwrap();
         let list = description(Name::List, 1);
-        let wait = limits.looks.iter().sum::<Duration>().as_secs();
+        let wait = limits.poll_intervals.iter().sum::<Duration>().as_secs();
         assert!(
             list.contains(&format!("has up to {}:", limits.listed)),
             "{list}"

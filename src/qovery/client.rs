@@ -18,14 +18,20 @@ use super::{
     exchange::{Answer, causes},
     model::Results,
 };
-use crate::{context::Context, process::Process, shares::Permit, telemetry::Attempt};
+use crate::{
+    context::Context,
+    limits::Limits,
+    shutdown::Shutdown,
+    telemetry::{self, Attempt},
+};
 
 /// A client of Qovery's API. It holds the key, and sends it to its base URL only.
 #[derive(Debug)]
 pub struct Client {
     pub(super) base_url: BaseUrl,
     pub(super) credentials: Credentials,
-    pub(super) process: Process,
+    pub(super) limits: Arc<Limits>,
+    shutdown: Shutdown,
     requests: Semaphore,
     /// Built on first use: reading the system's certificates takes milliseconds, which a host that
     /// only lists the tools need not wait for.
@@ -42,8 +48,6 @@ pub struct Answered<T> {
     /// The time by Qovery's own clock when it answered, in whole seconds; and ours when the answer
     /// began to arrive.
     pub date: Option<(DateTime<Utc>, Instant)>,
-    /// The memory that all of it takes.
-    pub memory: Arc<Permit>,
 }
 
 impl<T> Answered<T> {
@@ -64,20 +68,20 @@ pub(super) struct Request {
 impl Client {
     /// A client that has not connected to anything yet.
     #[must_use]
-    pub fn new(base_url: BaseUrl, credentials: Credentials, process: Process) -> Self {
+    pub fn new(
+        base_url: BaseUrl,
+        credentials: Credentials,
+        limits: Arc<Limits>,
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
             base_url,
             credentials,
-            requests: Semaphore::new(process.limits.upstream_requests),
-            process,
+            requests: Semaphore::new(limits.upstream_requests),
+            limits,
+            shutdown,
             http: OnceCell::new(),
         }
-    }
-
-    /// The process that it belongs to.
-    #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
     }
 
     /// A page of a database's backups: the first, or the one after the backup `start_id`.
@@ -94,6 +98,27 @@ impl Client {
         let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
         self.get(format!("/database/{database}/backup{query}"), context)
             .await
+    }
+
+    /// The same page as [`list_backups`](Self::list_backups) answers, unread: Qovery's JSON to the byte.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Failure`]; nothing is ever changed.
+    pub async fn list_backups_raw(
+        &self,
+        database: DatabaseId,
+        start_id: Option<BackupId>,
+        context: &Context,
+    ) -> Result<Bytes, Error> {
+        let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
+        let request = Request {
+            method: Method::GET,
+            path: format!("/database/{database}/backup{query}"),
+            body: None,
+        };
+        let answer = self.send(&request, context).await?;
+        answer.json().map_err(Error::harmless)
     }
 
     /// Asks Qovery to make a backup, and gives what Qovery made of it. It goes on in Qovery.
@@ -214,10 +239,10 @@ impl Client {
     /// It can be called off before each attempt and in each pause. An attempt to change something runs
     /// to its end once it has begun.
     async fn send(&self, request: &Request, context: &Context) -> Result<Answer, Error> {
-        let limits = &self.process.limits;
+        let limits = &self.limits;
         let latest = if request.is_change() {
             // Only if a whole attempt fits: cut off, it would end in doubt.
-            context.deadline.leaving(limits.attempt)
+            context.deadline.reserve(limits.attempt)
         } else {
             context.deadline
         };
@@ -248,7 +273,7 @@ impl Client {
                 .next()
                 .filter(|_| request.may_repeat_after(&failure))
                 .map(|pause| failure.retry_after().unwrap_or(pause))
-                .filter(|pause| *pause <= limits.pause && *pause < latest.remaining());
+                .filter(|pause| *pause <= limits.max_pause && *pause < latest.remaining());
             let error = |failure| Error {
                 failure,
                 outcome,
@@ -266,7 +291,7 @@ impl Client {
                         failure
                     }));
                 }
-                () = self.process.shutdown.winding_down.cancelled() => return Err(error(failure)),
+                () = self.shutdown.no_retries.cancelled() => return Err(error(failure)),
                 () = sleep(pause) => {}
             }
             tracing::info!(request_id = %context.request_id, "{failure}: trying again");
@@ -292,7 +317,7 @@ impl Client {
                 status.map_or(Attempt::Failed(kind), Attempt::Answered)
             }
         };
-        self.process.telemetry.attempted(attempt);
+        telemetry::count_attempt(attempt);
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
         match &result {

@@ -1,6 +1,6 @@
 //! One attempt: a request, its answer, and what it is when there is none.
 
-use std::{error::Error, io, iter, sync::Arc, time::Duration};
+use std::{error::Error, io, iter, time::Duration};
 
 use chrono::{DateTime, Utc};
 use http_body_util::{BodyExt, Limited};
@@ -18,7 +18,7 @@ use super::{
     Failure, Unreachable, Unreadable,
     client::{Answered, Client, Request},
 };
-use crate::{clean, context::Context, json, shares::Permit};
+use crate::{context::Context, text};
 
 /// An error body longer than this says nothing that anybody would read.
 const LARGEST_ERROR: usize = 64 << 10;
@@ -27,7 +27,9 @@ const LARGEST_ERROR: usize = 64 << 10;
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// An error only where the status alone already tells what became of the change.
-    pub(super) body: Result<(Bytes, Arc<Permit>), Failure>,
+    pub(super) body: Result<Bytes, Failure>,
+    /// Whether the body is JSON by its own account.
+    pub(super) is_json: bool,
     pub(super) date: Option<(DateTime<Utc>, Instant)>,
 }
 
@@ -37,7 +39,7 @@ impl Client {
         request: &Request,
         context: &Context,
     ) -> Result<Answer, Failure> {
-        let limits = &self.process.limits;
+        let limits = &self.limits;
         let mut builder = self
             .http()
             .await?
@@ -55,21 +57,22 @@ impl Client {
         let status = response.status();
         let date = date(response.headers()).map(|date| (date, Instant::now()));
         if status.is_success() {
-            let body = match self.read_body(response, limits.answer, context).await {
-                // There was an answer, though there is no room for it.
-                Err(Failure::Overloaded) if request.is_change() => Err(Failure::TooLarge),
-                body => body,
-            };
-            let body = match body {
+            let is_json = is_json(response.headers());
+            let body = match read_body(response, limits.answer_bytes).await {
                 Err(failure) if status != StatusCode::CREATED => return Err(failure),
                 body => body,
             };
-            return Ok(Answer { status, body, date });
+            return Ok(Answer {
+                status,
+                body,
+                is_json,
+                date,
+            });
         }
         let retry_after = retry_after(response.headers());
         // Without a message, the status alone says enough.
-        let message = self.read_body(response, LARGEST_ERROR, context).await.ok();
-        let message = message.and_then(|(body, _memory)| self.own_message(&body));
+        let message = read_body(response, LARGEST_ERROR).await.ok();
+        let message = message.and_then(|body| self.own_message(&body));
         let code = status.as_u16();
         Err(match code {
             300..400 => Failure::Redirected { status: code },
@@ -94,41 +97,8 @@ impl Client {
     /// hide the key, which could stand where the text is cut: hence the order.
     fn own_message(&self, body: &[u8]) -> Option<String> {
         let mut message = message_in(body)?;
-        clean::text(&mut message);
-        Some(clean::excerpt(&self.credentials.redact(&message)))
-    }
-
-    /// Reads a body into memory that is reserved for it, and for what is read from it.
-    async fn read_body(
-        &self,
-        response: reqwest::Response,
-        largest: usize,
-        context: &Context,
-    ) -> Result<(Bytes, Arc<Permit>), Failure> {
-        let memory = self.process.memory.reserve(context.caller.account(), 0);
-        let mut memory = memory.ok_or(Failure::Overloaded)?;
-        let mut body = Limited::new(reqwest::Body::from(response), largest);
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| match error.downcast() {
-                Ok(error) => unsent_or_unanswered(*error),
-                Err(_) => Failure::TooLarge,
-            })?;
-            if let Ok(data) = frame.into_data() {
-                if !memory.grow(data.len()) {
-                    return Err(Failure::Overloaded);
-                }
-                bytes.extend_from_slice(&data);
-            }
-        }
-        let size = json::Size::of(&bytes).in_memory();
-        if size > self.process.limits.memory / 2 {
-            return Err(Failure::TooLarge);
-        }
-        if !memory.grow(size.saturating_sub(bytes.len())) {
-            return Err(Failure::Overloaded);
-        }
-        Ok((bytes.into(), Arc::new(memory)))
+        text::sanitize(&mut message);
+        Some(text::excerpt(&self.credentials.redact(&message)))
     }
 
     async fn http(&self) -> Result<&reqwest::Client, Failure> {
@@ -151,7 +121,7 @@ impl Client {
                 env!("CARGO_PKG_VERSION")
             ))
             .default_headers(headers)
-            .connect_timeout(self.process.limits.connect)
+            .connect_timeout(self.limits.connect)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false);
@@ -166,8 +136,21 @@ impl Client {
 }
 
 impl Answer {
+    /// The body as it was sent, if it is JSON by its own account.
+    pub(super) fn json(self) -> Result<Bytes, Failure> {
+        if self.status != StatusCode::OK {
+            return Err(Failure::Unexpected {
+                status: self.status.as_u16(),
+            });
+        }
+        if !self.is_json {
+            return Err(Failure::Unreadable(Unreadable::NotJson));
+        }
+        self.body
+    }
+
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
-        let (json, memory) = self.body?;
+        let json = self.body?;
         // Its characters are checked once, and not with each string.
         let text = str::from_utf8(&json).map_err(|_| Failure::Unreadable(Unreadable::NotJson))?;
         match serde_json::from_str(text) {
@@ -175,7 +158,6 @@ impl Answer {
                 value,
                 json,
                 date: self.date,
-                memory,
             }),
             Err(error) => {
                 use serde_json::error::Category;
@@ -188,6 +170,28 @@ impl Answer {
             }
         }
     }
+}
+
+async fn read_body(response: reqwest::Response, max: usize) -> Result<Bytes, Failure> {
+    let body = Limited::new(reqwest::Body::from(response), max);
+    let body = body
+        .collect()
+        .await
+        .map_err(|error| match error.downcast() {
+            Ok(error) => unsent_or_unanswered(*error),
+            Err(_) => Failure::TooLarge,
+        })?;
+    Ok(body.to_bytes())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
+    })
 }
 
 /// Seconds or a date (RFC 9110, section 10.2.3).

@@ -8,11 +8,11 @@ use std::{
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::{BackupPage, DOCUMENT, NewBackup, Problem, operation, operations};
+use super::{DOCUMENT, NewBackup, Problem, operation, operations};
 use crate::{
-    backups::{Error, Obstacle, Protection, Removal},
+    backups::{Error, Obstacle, Protection, RemovalPlan},
     problem::Details,
-    qovery::{self, Failure, Scheme, Unreachable, Unreadable},
+    qovery::{self, BackupPage, Failure, Scheme, Unreachable, Unreadable},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -186,7 +186,7 @@ fn errors() -> Vec<Error> {
     let (database, backup) = (DATABASE.parse().unwrap(), BACKUP.parse().unwrap());
     let protection = Protection::Newest { keep_latest: 1 };
     let details = json!({ "id": BACKUP, "created_at": "2026-06-27T03:00:00Z" });
-    let removal = Removal {
+    let removal = RemovalPlan {
         database,
         backups: vec![serde_json::from_value(details).unwrap()],
         remaining: 0,

@@ -31,7 +31,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::{context::Interface, mcp, process::Process, rest, shares::Shares};
+use super::Process;
+use crate::{context::Interface, mcp, rest, shares::Shares};
 pub use access::{AllowedHost, AllowedOrigin, Tokens, TokensError};
 use endpoint::Endpoint;
 use layers::Layers;
@@ -124,8 +125,7 @@ impl Listeners {
         let sessions_end = endpoint.end();
         let mut mcp = endpoint.router();
         if self.rest.is_none() {
-            let metrics = get(rest::metrics).with_state(process.telemetry.clone());
-            mcp = mcp.route("/metrics", metrics);
+            mcp = mcp.route("/metrics", get(rest::metrics));
         }
         let layers = Layers {
             interface: Interface::Mcp,
@@ -133,7 +133,7 @@ impl Listeners {
             origins: settings.allowed_origins,
             tokens: settings.tokens,
             calls: Shares::new(limits.calls),
-            streams: Shares::new(limits.streams),
+            streams: Shares::new(limits.calls),
             in_flight: TaskTracker::new(),
             process: process.clone(),
         };
@@ -180,7 +180,7 @@ impl Listeners {
         tokio::select! {
             biased;
             () = ended => {}
-            () = shutdown.over.cancelled() => {
+            () = shutdown.deadline.cancelled() => {
                 tracing::warn!("calls were still in flight when the time to end was over");
             }
         }
@@ -224,7 +224,7 @@ impl Port {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.process.shutdown.requested.cancelled() => break,
+                () = self.process.shutdown.draining.cancelled() => break,
             };
             match accepted {
                 Ok((stream, _)) => self.admit(stream).await,
@@ -259,7 +259,7 @@ impl Port {
                 self.tasks.spawn(self.clone().serve(stream));
             }
             // There is no place for it, and nobody waits for one any more.
-            () = self.process.shutdown.requested.cancelled() => {}
+            () = self.process.shutdown.draining.cancelled() => {}
         }
     }
 
@@ -283,7 +283,7 @@ impl Port {
             // The body of a refused request may still be coming, and nobody will read it. At the end
             // HTTP/1.1 cannot say which requests were not taken: the next one may be here already,
             // and is answered, as the last.
-            if (refused && has_body) || self.process.shutdown.requested.is_cancelled() {
+            if (refused && has_body) || self.process.shutdown.draining.is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }
@@ -291,7 +291,7 @@ impl Port {
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.process.limits.idle)
+            .header_read_timeout(self.process.limits.header_read)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         tokio::select! {
@@ -406,7 +406,10 @@ mod tests {
         let router = Router::new()
             .route("/panic", get(panic))
             .route("/", get(async || "well"));
-        let process = Process::new(Limits::default()).unwrap();
+        let process = Process {
+            limits: Arc::new(Limits::default()),
+            shutdown: crate::shutdown::Shutdown::default(),
+        };
         let layers = Layers {
             interface: Interface::Rest,
             hosts: vec!["localhost".parse().unwrap()],

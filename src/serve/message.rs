@@ -14,7 +14,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{clean, json};
+use crate::text;
 
 /// What of a message the transport over HTTP has to know before it reads it itself.
 #[derive(Default)]
@@ -234,7 +234,7 @@ fn mend(message: &mut JsonObject) {
     if call {
         params.retain(|name, value| name != "arguments" || !is_nothing(value));
         if let Some(arguments) = params.get_mut("arguments") {
-            json::unpack(arguments);
+            text::parse_embedded_json(arguments);
         }
     }
 }
@@ -297,7 +297,7 @@ fn fault(message: &Value, id: Option<String>) -> Unreadable {
         "tools/list" => misfit::<Option<PaginatedRequestParams>>(params),
         _ => misfit::<Option<JsonObject>>(params),
     };
-    let method = clean::excerpt(method);
+    let method = text::excerpt(method);
     let reason = reason.unwrap_or_else(|| "they have members that do not fit".to_owned());
     Unreadable {
         id,
@@ -316,7 +316,7 @@ fn misfit<T: DeserializeOwned>(params: &Value) -> Option<String> {
     } else {
         format!(".{path}")
     };
-    Some(clean::excerpt(&format!("params{path}: {reason}")))
+    Some(text::excerpt(&format!("params{path}: {reason}")))
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

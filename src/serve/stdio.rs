@@ -20,14 +20,15 @@ use tokio_util::{
 };
 
 use super::{
+    Process,
     calls::{Calls, Numbered},
+    json::Size,
     message::{self, DOUBLED, UNBEGUN, Unreadable},
 };
 use crate::{
     context::{Context, Interface},
-    json::Size,
     mcp,
-    process::Process,
+    telemetry::Call,
 };
 
 /// Serves until the host closes standard input or the process is asked to end, and until the calls in
@@ -45,10 +46,10 @@ pub async fn stdio(
     let refusals = TaskTracker::new();
     // Only then can be waited for those that there are.
     refusals.close();
-    let over = process.shutdown.over.clone();
+    let over = process.shutdown.deadline.clone();
     let transport = Numbered {
         inner: Pipes {
-            lines: FramedRead::new(input, Lines::new(process.limits.line)),
+            lines: FramedRead::new(input, Lines::new(process.limits.line_bytes)),
             output: Arc::new(Mutex::new(output)),
             calls: calls.clone(),
             refusals,
@@ -103,9 +104,11 @@ where
         let limits = &self.process.limits;
         let message = match line {
             Line::Whole(text) if text.trim_ascii().is_empty() => return Ok(None),
-            Line::Whole(text) if Size::of(&text).values <= limits.values => message::read(&text)?.0,
+            Line::Whole(text) if Size::of(&text).values <= limits.body_values => {
+                message::read(&text)?.0
+            }
             Line::Whole(text) | Line::Cut(text) => {
-                let (most, values) = (limits.line >> 20, limits.values);
+                let (most, values) = (limits.line_bytes >> 20, limits.body_values);
                 let reason =
                     format!("it is larger than {most} MiB, or holds more than {values} values");
                 return Err(Unreadable::beginning(&text, &reason));
@@ -136,7 +139,7 @@ where
             return;
         };
         let context = Context::new(Interface::Mcp, self.process.limits.call);
-        let entry = self.process.telemetry.begin(&context, "other");
+        let entry = Call::begin(&context, "other");
         entry.end("refused", None);
         let sending = write(Arc::clone(&self.output), answer.into_bytes());
         // Whoever polls `receive` may stop, and a line must not be written in part.
@@ -183,11 +186,11 @@ where
             };
             let line = tokio::select! {
                 biased;
-                () = shutdown.winding_down.cancelled() => break,
+                () = shutdown.no_retries.cancelled() => break,
                 line = line => line,
             };
             let Some(Ok(line)) = line.filter(Result::is_ok) else {
-                shutdown.winding_down.cancel();
+                shutdown.no_retries.cancel();
                 break;
             };
             match self.read(line) {
@@ -198,7 +201,7 @@ where
         }
         self.refusals.wait().await;
         if !self.calls.is_empty() {
-            shutdown.over.cancelled().await;
+            shutdown.deadline.cancelled().await;
         }
         None
     }

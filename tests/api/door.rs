@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join_all;
-use qovery_backups_mcp::{limits::Limits, sandbox::Sandbox};
+use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 use tokio::{net::TcpSocket, time::timeout};
 
 use crate::{
     helpers::{ERAS, Era, PATIENCE, TestApp, Upstream, held_page, json_reply, page, reply},
-    helpers_http::{Answer, Client, Connection, Local, Request, Server, backups_of, serve_sandbox},
+    helpers_http::{Answer, Client, Connection, Request, Server, backups_of, serve_sandbox},
 };
 
 const LIST: &str = "list-database-backups";
@@ -646,163 +646,6 @@ async fn a_caller_is_called_by_its_user_agent_where_nothing_better_is_known() {
         let call = server.call(answer.header("x-request-id").unwrap()).await;
         assert_eq!(call["caller"], caller);
     }
-}
-
-/// Limits of which those that a test waits for are short, and the others are not reached.
-fn short() -> Limits {
-    let long = Duration::from_secs(600);
-    Limits {
-        header: long,
-        body_time: long,
-        stall: long,
-        ..Limits::default()
-    }
-}
-
-const SOON: Duration = Duration::from_millis(300);
-
-#[tokio::test]
-async fn a_header_that_never_ends_ends_the_connection() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let limits = Limits {
-        header: SOON,
-        ..short()
-    };
-    let server = Local::serve(&sandbox.base_url(), limits);
-    let probe = Request::get("/healthz");
-    let mut idle = Connection::open(server.rest).await;
-    assert_eq!(idle.exchange(&probe).await.status, 200);
-    let head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: ";
-    let cases = [server.mcp, server.rest].into_iter().flat_map(|address| {
-        [
-            (0, "", ""),
-            (0, "G", ""),
-            (0, head, ""),
-            (0, head, "x"),
-            (1, "G", ""),
-            (1, head, "x"),
-        ]
-        .map(|case| (address, case))
-    });
-    let checks = cases.map(async |(address, (asked, start, drip))| {
-        let mut connection = Connection::open(address).await;
-        for _ in 0..asked {
-            assert_eq!(connection.exchange(&probe).await.status, 200);
-        }
-        connection.write(start.as_bytes()).await;
-        let received = connection.until_closed(drip.as_bytes()).await;
-        assert_eq!(received, "", "{start:?}");
-    });
-    join_all(checks).await;
-    // A connection between two requests has more time.
-    assert_eq!(idle.exchange(&probe).await.status, 200);
-}
-
-#[tokio::test]
-async fn a_body_that_never_ends_is_timed_out() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let limits = Limits {
-        body_time: SOON,
-        ..short()
-    };
-    let server = Local::serve(&sandbox.base_url(), limits);
-    let target = backups_of(Sandbox::ORDERS);
-    let add = Request::post(&target, &Value::Null).token(Local::ADA);
-    let client = Client::at(server.mcp, Era::Stateless, Local::ADA);
-    let cases = [(server.mcp, client.raw("")), (server.rest, add.body(""))];
-    let cases = cases.into_iter().flat_map(|(address, request)| {
-        let announced = request.clone().header("Content-Length", "1000");
-        let chunked = request.header("Transfer-Encoding", "chunked");
-        [
-            (address, announced.clone(), ""),
-            (address, announced, " "),
-            (address, chunked, "1\r\n \r\n"),
-        ]
-    });
-    let checks = cases.map(async |(address, request, drip)| {
-        let mut connection = Connection::open(address).await;
-        connection.write(&request.bytes(address)).await;
-        let received = connection.until_closed(drip.as_bytes()).await;
-        assert!(received.starts_with("HTTP/1.1 408 "), "{received}");
-        assert!(received.contains("problem:body-too-slow"), "{received}");
-        assert_eq!(received.matches("HTTP/1.1").count(), 1, "{received}");
-    });
-    join_all(checks).await;
-}
-
-#[tokio::test]
-async fn an_answer_that_nobody_takes_ends_the_connection() {
-    // More than all buffers on the way hold, and as much as is taken from Qovery.
-    let long = format!(r#"{{"page":1,"page_size":20{}}}"#, " ".repeat(7 << 20));
-    let upstream = Upstream::always(reply("200 OK", "", &long)).await;
-    let limits = Limits {
-        stall: SOON,
-        ..short()
-    };
-    let server = Local::serve(&upstream.url(), limits);
-    let mut connection = Connection::open(server.rest).await;
-    let request = list().token(Local::ADA).bytes(server.rest);
-    connection.write(&request).await;
-    assert_eq!(connection.head().await.status, 200);
-    server.connections(2).await;
-    server.connections(1).await;
-    drop(connection);
-}
-
-#[tokio::test]
-async fn the_connection_that_waited_longest_gives_way() {
-    let mut upstream = Upstream::always(held_page()).await;
-    let limits = Limits {
-        connections: 4,
-        ..short()
-    };
-    let server = Local::serve(&upstream.url(), limits);
-    let mut busy = Connection::open(server.rest).await;
-    let request = list().token(Local::ADA).bytes(server.rest);
-    busy.write(&request).await;
-    upstream.received(1).await;
-    let probe = Request::get("/healthz");
-    let mut open = Vec::new();
-    for address in [server.rest, server.mcp, server.rest, server.rest] {
-        let mut connection = Connection::open(address).await;
-        assert_eq!(connection.exchange(&probe).await.status, 200);
-        open.push(connection);
-    }
-    assert_eq!(open[0].until_closed(b"").await, "");
-    for connection in &mut open[1..] {
-        assert_eq!(connection.exchange(&probe).await.status, 200);
-    }
-    upstream.release();
-    assert_eq!(busy.answer_to(b"", true).await.status, 200);
-}
-
-#[tokio::test]
-async fn stalled_bodies_of_one_caller_leave_room_for_others() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let limits = short();
-    let limits = Limits {
-        memory: 8 * limits.body,
-        ..limits
-    };
-    let most = " ".repeat(limits.body - 1);
-    let length = limits.body.to_string();
-    let server = Local::serve(&sandbox.base_url(), limits);
-    let add = Request::post(&backups_of(Sandbox::ORDERS), &Value::Null).token(Local::ADA);
-    let add = add.header("Content-Length", &length).body("");
-    let mut stalled = Vec::new();
-    for _ in 0..4 {
-        let mut connection = Connection::open(server.rest).await;
-        connection.write(&add.bytes(server.rest)).await;
-        connection.write(most.as_bytes()).await;
-        stalled.push(connection);
-    }
-    let refused = async { while list().token(Local::ADA).send(server.rest).await.status != 503 {} };
-    let refused = timeout(PATIENCE, refused).await;
-    refused.expect("one caller gets no more than half");
-    let answer = list().token(Local::BEN).send(server.rest).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let mut ben = Client::at(server.mcp, Era::Stateless, Local::BEN);
-    ben.ok(LIST, orders()).await;
 }
 
 #[tokio::test]

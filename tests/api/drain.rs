@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use qovery_backups_mcp::{limits::Limits, sandbox::Sandbox};
+use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     helpers::{Era, PATIENCE, Reply, TestApp, Upstream, held_page, reply},
-    helpers_http::{Client, Connection, Local, Request, Server, backups_of, serve_sandbox},
+    helpers_http::{Client, Connection, Request, Server, backups_of, serve_sandbox},
 };
 
 const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:access-token-of-ada");
@@ -189,52 +189,6 @@ async fn a_request_that_was_on_its_way_is_still_answered() {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert_eq!(server.wait().await.status.code(), Some(0));
-}
-
-#[tokio::test]
-async fn nobody_keeps_the_process_beyond_the_drain() {
-    let half_header = b"GET /healthz HTTP/1.1\r\nHost: ".to_vec();
-    let half_body = Request::post(&backups_of(Sandbox::ORDERS), &json!({}))
-        .header("Content-Length", "1000")
-        .body("");
-    // More than all buffers on the way hold, and as much as is taken from Qovery.
-    let long = format!(r#"{{"page":1,"page_size":20{}}}"#, " ".repeat(7 << 20));
-    let page = reply("200 OK", "", &long);
-    let cases = [
-        (None, Reply::Hang, 0),
-        (Some(half_body), Reply::Hang, 0),
-        (Some(list()), page, 1),
-        (Some(list()), Reply::Hang, 1),
-    ];
-    let checks = cases.map(async |(request, reply, calls)| {
-        let is_answered = matches!(reply, Reply::Bytes(_));
-        let mut upstream = Upstream::always(reply).await;
-        let long = Duration::from_secs(600);
-        let limits = Limits {
-            drain: Duration::from_secs(2),
-            header: long,
-            body_time: long,
-            stall: long,
-            ..Limits::default()
-        };
-        let server = Local::serve(&upstream.url(), limits);
-        let mut connection = Connection::open(server.rest).await;
-        let request = request.map(|request| request.token(Local::ADA));
-        let bytes = request.map_or(half_header.clone(), |request| request.bytes(server.rest));
-        connection.write(&bytes).await;
-        upstream.received(calls).await;
-        if is_answered {
-            // And no byte of the body.
-            assert_eq!(connection.head().await.status, 200);
-        }
-        server.shutdown.request();
-        let since = Instant::now();
-        server.served.await.unwrap();
-        // A call to Qovery would take its 25 s, and all else ten minutes.
-        assert!(since.elapsed() < Duration::from_secs(20));
-        drop(connection);
-    });
-    join_all(checks).await;
 }
 
 #[tokio::test]

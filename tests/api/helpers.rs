@@ -2,7 +2,6 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -51,7 +50,7 @@ pub(crate) const ERAS: [Era; 2] = [Era::Handshake, Era::Stateless];
 pub(crate) struct TestApp {
     pub(crate) directory: TempDir,
     pub(crate) variables: Vec<(&'static str, String)>,
-    program: PathBuf,
+    short_limits: bool,
 }
 
 impl TestApp {
@@ -62,19 +61,13 @@ impl TestApp {
         Self {
             directory: TempDir::new().unwrap(),
             variables: variables.collect(),
-            program: env!("CARGO_BIN_EXE_qovery-backups-mcp").into(),
+            short_limits: false,
         }
     }
 
-    /// The same with the program whose limits are short.
+    /// The same with short limits.
     pub(crate) fn hasty(mut self) -> Self {
-        self.program = self.program.with_file_name("examples").join("hasty");
-        let build = "cargo build --example hasty builds what is missing";
-        assert!(
-            self.program.is_file(),
-            "{build}: {}",
-            self.program.display()
-        );
+        self.short_limits = true;
         self
     }
 
@@ -88,8 +81,9 @@ impl TestApp {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qovery-backups-mcp"));
         command
+            .args(self.short_limits.then_some("--short-limits"))
             .args(arguments)
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))

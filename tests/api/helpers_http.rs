@@ -1,17 +1,7 @@
 //! One server over HTTP, one connection to it, one client of each face.
 
-use std::{future::pending, io, net::SocketAddr, process::Stdio, time::Duration};
+use std::{future::pending, io, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
-use qovery_backups_mcp::{
-    backups::{Backups, Policy},
-    limits::Limits,
-    mcp::{self, Seal},
-    process::{Process, Shutdown},
-    qovery::{self, Credentials},
-    rest::Rest,
-    sandbox::Sandbox,
-    serve::http::{Listeners, Settings, Tokens},
-};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -59,70 +49,6 @@ impl TestApp {
             mcp,
             rest,
         }
-    }
-}
-
-/// A server in the process of the test, whose limits can be short.
-pub(crate) struct Local {
-    pub(crate) mcp: SocketAddr,
-    pub(crate) rest: SocketAddr,
-    pub(crate) shutdown: Shutdown,
-    pub(crate) served: JoinHandle<()>,
-}
-
-impl Local {
-    pub(crate) const ADA: Option<&str> = Some("an-access-token-of-ada");
-    pub(crate) const BEN: Option<&str> = Some("an-access-token-of-ben");
-
-    /// Serves what is upstream to two callers, in sessions if they like.
-    pub(crate) fn serve(upstream: &str, limits: Limits) -> Self {
-        let tokens = [("ada", Self::ADA), ("ben", Self::BEN)];
-        let tokens = tokens.map(|(name, token)| format!("{name}:{}", token.unwrap()));
-        let any = ([127, 0, 0, 1], 0).into();
-        let settings = Settings {
-            mcp: any,
-            rest: Some(any),
-            allowed_hosts: vec!["127.0.0.1".parse().unwrap()],
-            allowed_origins: Vec::new(),
-            tokens: Tokens::parse(&tokens.join("\n").into()).unwrap(),
-            sessions: true,
-            public_url: None,
-        };
-        let credentials = Credentials::parse(Sandbox::KEY).unwrap();
-        let process = Process::new(limits).unwrap();
-        let qovery = qovery::Client::new(upstream.parse().unwrap(), credentials, process.clone());
-        let backups = Backups::new(qovery, Policy::default());
-        let rest = Rest::new(backups.clone(), "");
-        let server = mcp::Server::new(backups, Seal::random().unwrap(), false);
-        let listeners = Listeners::bind(&settings).unwrap();
-        let ports = (listeners.mcp().unwrap(), listeners.rest().unwrap().unwrap());
-        let shutdown = process.shutdown.clone();
-        let serving = async move {
-            let time = async {
-                process.shutdown.keep_time(&process.limits).await;
-                pending::<()>().await;
-            };
-            tokio::select! {
-                () = listeners.serve(settings, server, rest, process.clone()) => {}
-                () = time => {}
-            }
-        };
-        Self {
-            mcp: ports.0,
-            rest: ports.1,
-            shutdown,
-            served: tokio::spawn(serving),
-        }
-    }
-
-    /// Waits until so many connections are open, the one that asks included.
-    pub(crate) async fn connections(&self, number: usize) {
-        let line = format!("qovery_backups_connections {number}");
-        let mut connection = Connection::open(self.rest).await;
-        let request = Request::get("/metrics").token(Self::ADA);
-        let until = async { while !connection.exchange(&request).await.text().contains(&line) {} };
-        let counted = timeout(PATIENCE, until).await;
-        counted.unwrap_or_else(|_| panic!("there are never {number} connections"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! MCP over streamable HTTP, in both eras, with and without sessions.
 
-use qovery_backups_mcp::{limits::Limits, sandbox::Sandbox};
+use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
         ERAS, Era, TestApp, Upstream, backup, backup_id, held_reply, initialize_params, json_reply,
         reply,
     },
-    helpers_http::{Client, Connection, Local, Request, Server, backups_of, serve_sandbox},
+    helpers_http::{Client, Connection, Request, Server, backups_of, serve_sandbox},
 };
 
 const LIST: &str = "list-database-backups";
@@ -385,57 +385,4 @@ async fn a_session_has_a_stream_of_events() {
     let head = connection.head().await;
     assert_eq!(head.status, 200, "{head:?}");
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
-}
-
-#[tokio::test]
-async fn one_callers_sessions_and_streams_leave_half_to_others() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let limits = Limits {
-        sessions: 8,
-        streams: 4,
-        ..Limits::default()
-    };
-    let server = Local::serve(&sandbox.base_url(), limits);
-    let begin = async |token| {
-        let mut client = Client::at(server.mcp, Era::Handshake, token);
-        let answer = client.post("initialize", initialize_params()).await;
-        if answer.status != 200 {
-            answer.problem(503, "overloaded");
-            return None;
-        }
-        client.session = answer.header("mcp-session-id").map(str::to_owned);
-        Some(client)
-    };
-    // Of her sessions, those that she has not used longest give way.
-    let mut ada: Vec<Client> = Vec::new();
-    for _ in 0..12 {
-        ada.push(begin(Local::ADA).await.unwrap());
-    }
-    for gone in ada.drain(..8) {
-        let list = gone.raw(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#);
-        let answer = list.send(server.mcp).await;
-        answer.problem(404, "no_such_session");
-    }
-    let ben = begin(Local::BEN).await.unwrap();
-
-    let listen = async |client: &Client| {
-        let mut connection = Connection::open(server.mcp).await;
-        connection.write(&client.stream().bytes(server.mcp)).await;
-        (connection.head().await.status, connection)
-    };
-    let first = listen(&ada[0]).await;
-    let second = listen(&ada[1]).await;
-    let third = listen(&ada[2]).await;
-    assert_eq!([first.0, second.0, third.0], [200, 200, 503]);
-    assert_eq!(listen(&ben).await.0, 200);
-
-    // What has ended leaves its place.
-    let end = Request::delete("/mcp")
-        .header("Mcp-Session-Id", ada[3].session.as_ref().unwrap())
-        .token(Local::ADA);
-    assert_eq!(end.send(server.mcp).await.status, 204);
-    assert!(begin(Local::ADA).await.is_some());
-    for kept in &mut ada[..3] {
-        kept.ok(LIST, orders()).await;
-    }
 }

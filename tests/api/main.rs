@@ -34,7 +34,6 @@ mod outcome;
 mod protocol;
 mod rest;
 mod secrets;
-mod sessions;
 mod storm;
 mod tolerance;
 mod tools;

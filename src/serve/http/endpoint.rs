@@ -120,10 +120,10 @@ async fn answer(
     let is_in_session = posts && (session.is_some() || looked.begins_session);
     let is_stream = endpoint.sessions.is_some() && (is_in_session || parts.method == Method::GET);
     if posts || is_stream {
-        accept(&mut parts.headers, context.takes_events, is_stream)?;
+        accept(&mut parts.headers, context.accepts_events, is_stream)?;
     }
     let account = context.caller.clone();
-    let owner = account.account();
+    let owner = account.token_name();
     let mut request = Request::from_parts(parts, Body::from(body));
     let response = match (&endpoint.sessions, session) {
         (Some(sessions), Some(id)) => {
@@ -189,8 +189,8 @@ async fn answer(
 
 /// Lets in whoever takes an answer, whatever the transport would have them say: a stream of events in a
 /// session, else JSON. Some take events alone, and JSON all the same.
-fn accept(headers: &mut HeaderMap, takes_events: bool, is_stream: bool) -> Result<(), Problem> {
-    if !takes_events && (is_stream || !accepts(headers, "application", "json")) {
+fn accept(headers: &mut HeaderMap, accepts_events: bool, is_stream: bool) -> Result<(), Problem> {
+    if !accepts_events && (is_stream || !accepts(headers, "application", "json")) {
         return Err(Problem::not_acceptable());
     }
     let both = HeaderValue::from_static("application/json, text/event-stream");

@@ -32,18 +32,17 @@ use tower_http::{
 };
 
 use super::{
+    super::Process,
     access::{AllowedHost, AllowedOrigin, Tokens},
     stream::Connection,
 };
 use crate::{
-    clean,
     context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
-    json,
     problem::Problem,
-    process::Process,
     rest,
     shares::{Permit, Shares},
-    telemetry::OK,
+    telemetry::{Call, OK},
+    text,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -76,7 +75,6 @@ pub(super) struct Refused;
 
 /// What a request has of what there is only so much of, until the last one who knows it is done.
 struct Reserved {
-    _memory: Permit,
     _place: Permit,
     _in_flight: Option<TaskTrackerToken>,
 }
@@ -102,20 +100,20 @@ impl Layers {
         let token = bearer(headers).and_then(|token| self.tokens.caller(token));
         let agent = || {
             let agent = String::from_utf8_lossy(headers.get(USER_AGENT)?.as_bytes());
-            Some(clean::excerpt(&agent)).filter(|agent| !agent.is_empty())
+            Some(text::excerpt(&agent)).filter(|agent| !agent.is_empty())
         };
         let caller = match token {
             Some(name) => Caller::Token(name.into()),
             None => agent().map_or(Caller::Anonymous, |agent| Caller::Client(agent.into())),
         };
-        let id = text(headers, &REQUEST_ID).and_then(RequestId::sane);
+        let id = text(headers, &REQUEST_ID).and_then(RequestId::parse);
         Context {
             request_id: id.unwrap_or_default(),
             interface: self.interface,
             caller,
             deadline: Deadline::after(self.process.limits.call),
             cancellation: CancellationToken::new(),
-            takes_events: accepts(headers, "text", "event-stream"),
+            accepts_events: accepts(headers, "text", "event-stream"),
             trace: text(headers, &TRACE_PARENT).and_then(TraceParent::parse),
         }
     }
@@ -186,14 +184,13 @@ impl Layers {
         next: Next,
     ) -> Passed {
         let (mut parts, body) = request.into_parts();
-        let (body, memory) = read(body, &self.process, context).await?;
+        let body = read(body, &self.process).await?;
         let waits = self.interface == Interface::Mcp
             && parts.method == Method::GET
             && parts.uri.path() == "/mcp";
         let places = if waits { &self.streams } else { &self.calls };
-        let place = places.reserve(context.caller.account(), 1);
+        let place = places.reserve(context.caller.token_name(), 1);
         let reserved = Arc::new(Reserved {
-            _memory: memory,
             _place: place.ok_or_else(Problem::overloaded)?,
             _in_flight: (!waits).then(|| self.in_flight.token()),
         });
@@ -210,7 +207,7 @@ async fn answer_probe(State(layers): Port, request: Request, next: Next) -> Resp
         (StatusCode::OK, "alive\n")
     } else if !reads(&request, &["/readyz"]) {
         return next.run(request).await;
-    } else if layers.process.shutdown.requested.is_cancelled() {
+    } else if layers.process.shutdown.draining.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ready\n")
@@ -224,7 +221,7 @@ async fn keep_account(State(layers): Port, mut request: Request, next: Next) -> 
     let context = layers.context(request.headers());
     request.extensions_mut().insert(context.clone());
     let operation = rest::operation(request.method(), request.uri().path());
-    let begin = |operation| layers.process.telemetry.begin(&context, operation);
+    let begin = |operation| Call::begin(&context, operation);
     let mut entry = (layers.interface == Interface::Rest).then(|| begin(operation));
     // Where the caller goes away before there is an answer, nobody polls this any more.
     let left = context.cancellation.clone().drop_guard();
@@ -315,23 +312,20 @@ pub(super) fn keep_for_stream<T: Send + 'static>(
 
 /// Reads a body into memory that is reserved for it. tower-http's layer for the size answers in plain
 /// text, and the one for the time begins anew with each byte.
-async fn read(
-    body: Body,
-    process: &Process,
-    context: &Context,
-) -> Result<(Bytes, Permit), Problem> {
+async fn read(body: Body, process: &Process) -> Result<Bytes, Problem> {
     let limits = &process.limits;
     let announced = body.size_hint().upper();
-    let announced = announced.map_or(Ok(limits.body), usize::try_from);
+    let announced = announced.map_or(Ok(limits.body_bytes), usize::try_from);
     let announced = announced.unwrap_or(usize::MAX);
-    if announced > limits.body {
+    if announced > limits.body_bytes {
         return Err(Problem::body_too_large());
     }
-    let memory = process.memory.reserve(context.caller.account(), announced);
-    let mut memory = memory.ok_or_else(Problem::overloaded)?;
-    let body = timeout(limits.body_time, Limited::new(body, limits.body).collect())
-        .await
-        .map_err(|_| Problem::body_too_slow())?;
+    let body = timeout(
+        limits.body_read,
+        Limited::new(body, limits.body_bytes).collect(),
+    )
+    .await
+    .map_err(|_| Problem::body_too_slow())?;
     let body = body.map_err(|error| {
         tracing::debug!(error, "a body could not be read");
         if error.is::<LengthLimitError>() {
@@ -341,14 +335,11 @@ async fn read(
         }
     })?;
     let body = body.to_bytes();
-    let size = json::Size::of(&body);
-    if size.values > limits.values {
+    let size = crate::serve::json::Size::of(&body);
+    if size.values > limits.body_values {
         return Err(Problem::body_too_large());
     }
-    if !memory.grow(size.in_memory().saturating_sub(announced)) {
-        return Err(Problem::overloaded());
-    }
-    Ok((body, memory))
+    Ok(body)
 }
 
 /// Whether a client looks for another way to be let in, which there is not (RFC 8615; RFC 9728). It must

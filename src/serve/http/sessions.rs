@@ -66,7 +66,7 @@ struct Streams {
 }
 
 impl Sessions {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(_limits: &Limits) -> Self {
         let events = Arc::new(Events::default());
         let mut inner = LocalSessionManager::default().with_event_store(events.clone());
         inner.session_config.keep_alive = None;
@@ -76,9 +76,9 @@ impl Sessions {
             inner,
             events,
             open: Mutex::default(),
-            shares: Shares::new(limits.sessions),
-            unheard: limits.unheard,
-            idle: limits.session,
+            shares: Shares::new(256),
+            unheard: std::time::Duration::from_secs(30),
+            idle: std::time::Duration::from_secs(12 * 60 * 60),
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits::Limits, process::Process};
+use crate::{limits::Limits, serve::Process};
 
 type Io<T> = Poll<io::Result<T>>;
 
@@ -56,7 +56,7 @@ impl Connections {
         Self {
             most,
             limits: Arc::clone(&process.limits),
-            gauge: process.telemetry.connections().clone(),
+            gauge: crate::telemetry::connections().clone(),
             open: Mutex::default(),
         }
     }
@@ -77,7 +77,7 @@ impl Connections {
             tcp,
             connection,
             connections: Arc::clone(self),
-            timer: Box::pin(sleep(self.limits.header)),
+            timer: Box::pin(sleep(self.limits.header_read)),
             stalled: None,
         }
     }
@@ -144,7 +144,7 @@ impl Stream {
             return result;
         }
         let stalled = *self.stalled.get_or_insert_with(Instant::now);
-        self.fail_at(stalled + self.connections.limits.stall, cx)
+        self.fail_at(stalled + self.connections.limits.write_stall, cx)
     }
 }
 
@@ -163,7 +163,7 @@ impl AsyncRead for Stream {
         let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
         let (phase, since) = *self.connection.state.lock();
         if result.is_pending() && phase == Phase::Header {
-            let deadline = since + self.connections.limits.header;
+            let deadline = since + self.connections.limits.header_read;
             return self.fail_at(deadline, cx);
         }
         // Bytes that came with the request before are not seen here: such a connection is idle.

@@ -8,14 +8,14 @@ use tokio::time::{Instant, timeout};
 
 use super::{Backups, Error, Inner};
 use crate::{
-    clean,
     context::{Context, Deadline},
     qovery::{self, DatabaseId, Failure, Scheme, Service},
+    text,
 };
 
 /// What look-ups came to lately. Clones of a name share it.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(super) struct DatabaseNames {
     /// Names, and databases without one, each until when.
     names: Mutex<HashMap<DatabaseId, Known>>,
     /// Until when nobody asks again whether the key may look up databases by their names.
@@ -45,7 +45,7 @@ impl Inner {
         let limits = self.limits();
         let now = Instant::now();
         {
-            let mut names = self.directory.names.lock();
+            let mut names = self.names.names.lock();
             if let Some((until, name)) = names.get(&database)
                 && *until > now
             {
@@ -56,17 +56,17 @@ impl Inner {
                 return None;
             }
             // Of many calls at once, one asks; the others do without.
-            names.insert(database, (now + limits.name, None));
+            names.insert(database, (now + limits.name_lookup, None));
         }
-        let time = limits.name.min(context.deadline.remaining());
-        let soon = context.until(Deadline::after(time));
+        let time = limits.name_lookup.min(context.deadline.remaining());
+        let soon = context.with_deadline(Deadline::after(time));
         let answer = timeout(time, self.qovery.database(database, &soon)).await;
         let (kept, name) = match answer {
-            Ok(Ok(known)) => (limits.remembered, Some(clean::excerpt(&known.name).into())),
-            Ok(Err(error)) if is_denied(&error) => (limits.remembered, None),
+            Ok(Ok(known)) => (limits.name_ttl, Some(text::excerpt(&known.name).into())),
+            Ok(Err(error)) if is_denied(&error) => (limits.name_ttl, None),
             _ => (SOON, None),
         };
-        let mut names = self.directory.names.lock();
+        let mut names = self.names.names.lock();
         names.insert(database, (now + kept, name.clone()));
         name
     }
@@ -80,14 +80,14 @@ impl Backups {
     /// [`Error::LookupDenied`], [`Error::Qovery`].
     pub async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
         let inner = &self.inner;
-        let until = *inner.directory.denied.lock();
+        let until = *inner.names.denied.lock();
         if until.is_some_and(|until| until > Instant::now()) {
             return Err(Error::LookupDenied);
         }
         let denied = |error: qovery::Error| {
             if is_denied(&error) {
-                let until = Instant::now() + inner.limits().remembered;
-                *inner.directory.denied.lock() = Some(until);
+                let until = Instant::now() + inner.limits().name_ttl;
+                *inner.names.denied.lock() = Some(until);
                 Error::LookupDenied
             } else {
                 error.into()
@@ -124,7 +124,7 @@ impl Backups {
 
 /// A database that is called so, or nearly, and how near: 2 for the very name.
 fn alike(service: Service, wanted: &str) -> Option<(f64, Service)> {
-    let name = clean::excerpt(&service.name);
+    let name = text::excerpt(&service.name);
     let known = name.to_lowercase();
     let (shorter, longer) = (known.len().min(wanted.len()), known.len().max(wanted.len()));
     if service.service_type != "DATABASE" || shorter == 0 {
@@ -141,8 +141,8 @@ fn alike(service: Service, wanted: &str) -> Option<(f64, Service)> {
     };
     let shown = Service {
         name,
-        project_name: clean::excerpt(&service.project_name),
-        environment_name: clean::excerpt(&service.environment_name),
+        project_name: text::excerpt(&service.project_name),
+        environment_name: text::excerpt(&service.environment_name),
         ..service
     };
     (likeness > 0.85).then_some((likeness, shown))

@@ -1,30 +1,30 @@
-//! Other people's text, made fit for a model, or for a person at a terminal, to read.
+//! Untrusted text: sanitizing and truncating.
 //!
-//! Names and messages of backups can hide instructions from people in characters that no screen
-//! shows. What is removed: control characters, the characters that Unicode calls default-ignorable
+//! Names and messages of backups can carry instructions for a model in characters that no screen
+//! shows. Removed are control characters, the characters that Unicode calls default-ignorable
 //! (zero-width, bidirectional, tag characters, variation selectors), and its other format
-//! characters. Line breaks and tabs become spaces, so that words stay apart.
+//! characters. Line breaks and tabs become spaces.
 
 use serde_json::Value;
 
-/// Whether a text of JSON surely has nothing to clean: its characters are plain, and none is escaped.
-pub(crate) fn is_plain(json: &str) -> bool {
+/// Whether a JSON text needs no sanitizing: it is printable ASCII without escapes.
+pub(crate) fn is_printable_ascii(json: &str) -> bool {
     json.bytes()
         .all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\')
 }
 
-/// Cleans every text in a value, the keys of objects included.
-pub(crate) fn value(any: &mut Value) {
-    match any {
-        Value::String(string) => text(string),
-        Value::Array(values) => values.iter_mut().for_each(value),
+/// Sanitizes every string in a JSON value, object keys included.
+pub(crate) fn sanitize_json(value: &mut Value) {
+    match value {
+        Value::String(string) => sanitize(string),
+        Value::Array(values) => values.iter_mut().for_each(sanitize_json),
         Value::Object(fields) => {
-            fields.values_mut().for_each(value);
+            fields.values_mut().for_each(sanitize_json);
             if fields.keys().any(|key| has_hidden(key)) {
                 *fields = std::mem::take(fields)
                     .into_iter()
                     .map(|(mut key, value)| {
-                        text(&mut key);
+                        sanitize(&mut key);
                         (key, value)
                     })
                     .collect();
@@ -34,7 +34,7 @@ pub(crate) fn value(any: &mut Value) {
     }
 }
 
-/// A text's beginning and end, cleaned: enough of a long one to recognise it.
+/// Sanitizes a text and keeps at most 300 characters of it: its first 200 and its last 100.
 pub(crate) fn excerpt(long: &str) -> String {
     const HEAD: usize = 200;
     const TAIL: usize = 100;
@@ -42,19 +42,31 @@ pub(crate) fn excerpt(long: &str) -> String {
     let mut short = if length <= HEAD + TAIL {
         long.to_owned()
     } else {
-        let skipped = length - TAIL;
-        long.chars()
-            .take(HEAD)
-            .chain(['…'])
-            .chain(long.chars().skip(skipped))
-            .collect()
+        let tail = long.chars().skip(length - TAIL);
+        long.chars().take(HEAD).chain(['…']).chain(tail).collect()
     };
-    text(&mut short);
+    sanitize(&mut short);
     short
 }
 
-/// Cleans a text in place.
-pub(crate) fn text(text: &mut String) {
+/// Sanitizes the first `max` characters of a text.
+pub(crate) fn truncate(long: &str, max: usize) -> String {
+    let mut short: String = long.chars().take(max).collect();
+    sanitize(&mut short);
+    short
+}
+
+/// Replaces a string that holds a JSON object by that object: some hosts send objects as text.
+pub(crate) fn parse_embedded_json(value: &mut Value) {
+    if let Some(text) = value.as_str()
+        && let Ok(object @ Value::Object(_)) = serde_json::from_str(text)
+    {
+        *value = object;
+    }
+}
+
+/// Removes hidden characters in place.
+pub(crate) fn sanitize(text: &mut String) {
     if has_hidden(text) {
         *text = text
             .chars()
@@ -67,7 +79,7 @@ pub(crate) fn text(text: &mut String) {
     }
 }
 
-/// Nearly every text is plain ASCII, which needs no look at its characters.
+/// Printable ASCII, the common case, is decided without decoding characters.
 fn has_hidden(text: &str) -> bool {
     !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && text.contains(is_hidden)
 }
@@ -94,7 +106,7 @@ mod tests {
 
     fn cleaned(dirty: &str) -> String {
         let mut clean = dirty.to_owned();
-        text(&mut clean);
+        sanitize(&mut clean);
         clean
     }
 
@@ -122,7 +134,7 @@ mod tests {
             "status": { "state": dirt, "steps": [{ dirt: dirt }] },
             "labels": { dirt: [dirt, [dirt], 1, null, true] },
         });
-        value(&mut any);
+        sanitize_json(&mut any);
         let clean = json!({
             "name": "ab",
             "status": { "state": "ab", "steps": [{ "ab": "ab" }] },
