@@ -1,148 +1,110 @@
 //! Every limit in one place: durations, counts and sizes.
 //!
-//! They are not configurable; tests of a debug build shorten some of them with [`Limits::short`].
+//! They are not configurable. Tests of a debug build shorten some of them with [`Limits::short`].
 
 use std::time::Duration;
 
-/// The limits of one process.
-#[derive(Clone, Debug)]
-pub struct Limits {
+/// Declares the limits. A row is a field: documentation, name, type, value and, for tests, a shorter value.
+macro_rules! limits {
+    ($($(#[$doc:meta])+ $name:ident: $type:ty = $value:expr $(, short $short:expr)?;)+) => {
+        /// The limits of one process.
+        #[derive(Clone, Debug)]
+        pub struct Limits {
+            $($(#[$doc])+ pub $name: $type,)+
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $value,)+ }
+            }
+        }
+
+        impl Limits {
+            /// Limits for tests that would otherwise wait for the real ones.
+            #[cfg(debug_assertions)]
+            #[must_use]
+            pub fn short() -> Self {
+                let mut limits = Self::default();
+                $($(limits.$name = $short;)?)+
+                limits
+            }
+        }
+    };
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[cfg(debug_assertions)]
+const fn milliseconds(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+limits! {
     /// To connect to Qovery, TLS included.
-    pub connect: Duration,
+    connect: Duration = seconds(3);
     /// One attempt of a request to Qovery, from connecting to the last byte.
-    pub attempt: Duration,
+    attempt: Duration = seconds(10), short milliseconds(1_500);
     /// One call, with all its requests and attempts. Hosts give up after 30 to 60 s.
-    pub call: Duration,
+    call: Duration = seconds(25), short milliseconds(5_000);
     /// One call that removes several backups.
-    pub batch: Duration,
+    batch: Duration = seconds(45), short milliseconds(5_000);
     /// Backups that one call may remove.
-    pub batch_size: usize,
+    batch_size: usize = 20;
     /// The part of a change's time that is reserved for finding out a lost outcome.
-    pub settle: Duration,
+    settle: Duration = seconds(5), short milliseconds(1_000);
     /// The longest `Retry-After` that is waited for; a longer one is reported to the caller.
-    pub max_pause: Duration,
+    max_pause: Duration = seconds(10);
     /// How long a change waits for the lock of its database.
-    pub lock_wait: Duration,
+    lock_wait: Duration = seconds(8), short milliseconds(700);
     /// How long a write to the audit file may take.
-    pub audit_write: Duration,
+    audit_write: Duration = seconds(5);
     /// Concurrent requests to Qovery.
-    pub upstream_requests: usize,
+    upstream_requests: usize = 64;
     /// Bytes of one answer of Qovery: a page of 20 backups has about 13 kB.
-    pub answer_bytes: usize,
+    answer_bytes: usize = 2 << 20;
     /// Bytes of all pages of one list.
-    pub list_bytes: usize,
+    list_bytes: usize = 4 << 20;
     /// Backups of one list.
-    pub list_backups: usize,
-
+    list_backups: usize = 2_000;
     /// Backups that one answer shows.
-    pub listed: usize,
+    listed: usize = 100;
     /// The pauses between two looks at a backup in progress: Qovery allows 1,000 requests an hour.
-    pub poll_intervals: [Duration; 2],
+    poll_intervals: [Duration; 2] = [seconds(5), seconds(15)], short [milliseconds(300), milliseconds(1_500)];
     /// How long a list waits for its database's name.
-    pub name_lookup: Duration,
+    name_lookup: Duration = seconds(3), short milliseconds(500);
     /// How long a database's name, or a denied look-up, is remembered.
-    pub name_ttl: Duration,
-
+    name_ttl: Duration = seconds(60 * 60);
     /// Bytes of a request's body.
-    pub body_bytes: usize,
+    body_bytes: usize = 64 << 10;
     /// JSON values in a request's body.
-    pub body_values: usize,
+    body_values: usize = 2_500;
     /// To read a request's body.
-    pub body_read: Duration,
+    body_read: Duration = seconds(10), short milliseconds(1_000);
     /// Bytes of a line on standard input.
-    pub line_bytes: usize,
-
+    line_bytes: usize = 16 << 20;
     /// To receive a request's header, and how long an idle connection is kept: longer than a proxy keeps
     /// one, so that it is not closed just when the proxy uses it.
-    pub header_read: Duration,
+    header_read: Duration = seconds(75), short milliseconds(1_000);
     /// How long a peer may read nothing of its answer.
-    pub write_stall: Duration,
+    write_stall: Duration = seconds(10), short milliseconds(1_000);
     /// Open connections, on both ports together.
-    pub connections: usize,
+    connections: usize = 512, short 4;
     /// Calls in flight over HTTP, on both ports together.
-    pub calls: usize,
+    calls: usize = 64;
     /// Calls in flight over HTTP of one access token.
-    pub calls_per_caller: usize,
-
+    calls_per_caller: usize = 32;
     /// How long a sealed question of 2026-07-28 can be answered.
-    pub answer_timeout: Duration,
+    answer_timeout: Duration = seconds(5 * 60);
     /// How long an `elicitation/create` request waits for its answer.
-    pub prompt_timeout: Duration,
+    prompt_timeout: Duration = seconds(4 * 60);
     /// How often a person is asked about one backup within [`prompt_window`](Self::prompt_window).
-    pub max_prompts: usize,
+    max_prompts: usize = 3;
     /// The period of [`max_prompts`](Self::max_prompts).
-    pub prompt_window: Duration,
-
+    prompt_window: Duration = seconds(10 * 60);
     /// How long the process takes to end after a signal.
-    pub drain: Duration,
+    drain: Duration = seconds(12), short milliseconds(2_500);
     /// How long it takes after a second signal.
-    pub forced_drain: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        const fn seconds(seconds: u64) -> Duration {
-            Duration::from_secs(seconds)
-        }
-        Self {
-            connect: seconds(3),
-            attempt: seconds(10),
-            call: seconds(25),
-            batch: seconds(45),
-            batch_size: 20,
-            settle: seconds(5),
-            max_pause: seconds(10),
-            lock_wait: seconds(8),
-            audit_write: seconds(5),
-            upstream_requests: 64,
-            answer_bytes: 2 << 20,
-            list_bytes: 4 << 20,
-            list_backups: 2_000,
-            listed: 100,
-            poll_intervals: [seconds(5), seconds(15)],
-            name_lookup: seconds(3),
-            name_ttl: seconds(60 * 60),
-            body_bytes: 64 << 10,
-            body_values: 2_500,
-            body_read: seconds(10),
-            line_bytes: 16 << 20,
-            header_read: seconds(75),
-            write_stall: seconds(10),
-            connections: 512,
-            calls: 64,
-            calls_per_caller: 32,
-            answer_timeout: seconds(5 * 60),
-            prompt_timeout: seconds(4 * 60),
-            max_prompts: 3,
-            prompt_window: seconds(10 * 60),
-            drain: seconds(12),
-            forced_drain: seconds(1),
-        }
-    }
-}
-
-impl Limits {
-    /// Limits for tests that would otherwise wait for the real ones.
-    #[cfg(debug_assertions)]
-    #[must_use]
-    pub fn short() -> Self {
-        const fn milliseconds(milliseconds: u64) -> Duration {
-            Duration::from_millis(milliseconds)
-        }
-        Self {
-            attempt: milliseconds(1_500),
-            call: milliseconds(5_000),
-            batch: milliseconds(5_000),
-            settle: milliseconds(1_000),
-            lock_wait: milliseconds(700),
-            poll_intervals: [milliseconds(300), milliseconds(1_500)],
-            name_lookup: milliseconds(500),
-            body_read: milliseconds(1_000),
-            header_read: milliseconds(1_000),
-            write_stall: milliseconds(1_000),
-            connections: 4,
-            drain: milliseconds(2_500),
-            ..Self::default()
-        }
-    }
+    forced_drain: Duration = seconds(1);
 }
