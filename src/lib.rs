@@ -73,6 +73,7 @@ pub mod config;
 pub mod context;
 pub mod limits;
 pub mod mcp;
+mod normalize;
 pub mod problem;
 pub mod program;
 pub mod qovery;
