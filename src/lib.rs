@@ -82,5 +82,6 @@ pub mod sandbox;
 pub mod serve;
 pub mod shares;
 pub mod shutdown;
+pub mod stdio;
 pub mod telemetry;
 mod text;
