@@ -153,16 +153,14 @@ fn normalize_capabilities(capabilities: &mut Value) {
     }
     let is_declared = |value: &Value| !value.is_null() && *value != false;
     let elicitation = &capabilities["elicitation"];
-    let mut normalized = json!({});
-    if is_declared(elicitation) {
-        normalized["elicitation"] = json!({});
-        for mode in ["form", "url"] {
-            if is_declared(&elicitation[mode]) {
-                normalized["elicitation"][mode] = json!({});
-            }
-        }
-    }
-    *capabilities = normalized;
+    let modes = ["form", "url"].into_iter();
+    let modes = modes.filter(|mode| is_declared(&elicitation[mode]));
+    let modes: Value = modes.map(|mode| (mode, json!({}))).collect();
+    *capabilities = if is_declared(elicitation) {
+        json!({ "elicitation": modes })
+    } else {
+        json!({})
+    };
 }
 
 /// Corrects a response in the style of JSON-RPC 1.0: without a version, and with both members, of which
@@ -186,10 +184,12 @@ fn normalize_response(message: &mut Value) {
 fn check(message: &Value) -> Result<(), InvalidMessage> {
     let has = |name| message.get(name).is_some();
     let id = &message["id"];
-    let is_response = !has("method") && (has("result") || has("error"));
+    let has_outcome = has("result") || has("error");
+    let is_response = has_outcome && !has("method");
+    let scalar = Some(id).filter(|id| id.is_string() || id.is_number());
     let invalid = |reason| InvalidMessage {
         expects_answer: !is_response && (has("id") || !has("method")),
-        ..InvalidMessage::request(repeatable(id), reason)
+        ..InvalidMessage::request(scalar.cloned().unwrap_or_default(), reason)
     };
     if message.is_object() && message["jsonrpc"] != "2.0" {
         return Err(invalid(r#"jsonrpc must be "2.0""#));
@@ -198,7 +198,6 @@ fn check(message: &Value) -> Result<(), InvalidMessage> {
         let reason = "the id must be text or a whole number below 2^63";
         return Err(invalid(reason));
     }
-    let has_outcome = has("result") || has("error");
     match message["method"].as_str().filter(|_| !has_outcome) {
         Some(method) if fits(method, message) => Ok(()),
         Some(method) => Err(InvalidMessage {
@@ -209,12 +208,6 @@ fn check(message: &Value) -> Result<(), InvalidMessage> {
         None if is_response && has("result") != has("error") => Ok(()),
         None => Err(invalid("this is not one JSON-RPC message")),
     }
-}
-
-/// The id of a response to this message, even where it is none of MCP.
-fn repeatable(id: &Value) -> Value {
-    let is_scalar = id.is_string() || id.is_number();
-    if is_scalar { id.clone() } else { Value::Null }
 }
 
 /// Whether the message has the parameters of its method. Those of an unknown one are an object, too.

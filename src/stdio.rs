@@ -144,39 +144,22 @@ impl Lines {
         }
     }
 
-    /// Reads the message of a line, if there is one for rmcp.
+    /// Returns the message of a line, if there is one for rmcp.
     fn read(&mut self, line: &[u8]) -> Result<Option<ClientJsonRpcMessage>, InvalidMessage> {
         if line.trim_ascii().is_empty() {
             return Ok(None);
         }
-        let message = match serde_json::from_value(normalize(line)?.value) {
-            Ok(message) => message,
-            // Requests and notifications were checked.
-            Err(error) => {
-                tracing::debug!(%error, "dropped a malformed response");
-                return Ok(None);
-            }
-        };
-        if let JsonRpcMessage::Request(request) = &message
+        let message = serde_json::from_value(normalize(line)?.value);
+        // Requests and notifications are checked; a response may still be malformed.
+        let message = message.inspect_err(|error| tracing::debug!(%error, "dropped a response"));
+        if let Ok(JsonRpcMessage::Request(request)) = &message
             && !self.is_open
         {
-            let may_come_first = matches!(
-                request.request,
-                ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_)
-            );
-            self.is_open = !may_come_first && opens_session(&request.request);
-            let is_stateless = request.request.get_meta().protocol_version().is_some();
-            if !self.is_open && !may_come_first && !is_stateless {
-                let reason =
-                    "begin with initialize, or send the _meta of 2026-07-28 with each request";
-                return Err(InvalidMessage::request(json!(request.id), reason));
-            }
-            return Ok(Some(message));
+            self.is_open = opens_session(&request.request)
+                .map_err(|reason| InvalidMessage::request(json!(request.id), reason))?;
+            return Ok(message.ok());
         }
-        if !self.is_open {
-            tracing::debug!("dropped a message before the first request");
-        }
-        Ok(self.is_open.then_some(message))
+        Ok(message.ok().filter(|_| self.is_open))
     }
 
     fn refuse(&mut self, invalid: &InvalidMessage) {
@@ -192,13 +175,20 @@ impl Lines {
     }
 }
 
-/// Whether rmcp begins its session with this request, which is no ping or `server/discover`.
-fn opens_session(request: &ClientRequest) -> bool {
+/// Whether rmcp begins its session with this request. Fails if the request needs one and cannot begin it.
+fn opens_session(request: &ClientRequest) -> Result<bool, &'static str> {
     let meta = request.get_meta();
-    let missing = meta.missing_required_keys(&ProtocolVersion::V_2026_07_28);
-    let is_known = |version| ProtocolVersion::KNOWN_VERSIONS.contains(&version);
-    matches!(request, ClientRequest::InitializeRequest(_))
-        || (missing.is_empty() && meta.protocol_version().is_some_and(is_known))
+    match (request, meta.protocol_version()) {
+        (ClientRequest::InitializeRequest(_), _) => Ok(true),
+        (ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_), _) => Ok(false),
+        (_, Some(version)) => {
+            let missing = meta.missing_required_keys(&ProtocolVersion::V_2026_07_28);
+            Ok(missing.is_empty() && ProtocolVersion::KNOWN_VERSIONS.contains(&version))
+        }
+        (_, None) => {
+            Err("begin with initialize, or send the _meta of 2026-07-28 with each request")
+        }
+    }
 }
 
 /// Writes one whole line.
