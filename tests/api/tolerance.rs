@@ -630,9 +630,13 @@ async fn an_accept_header_that_admits_json_or_events_is_served() {
 #[tokio::test]
 async fn every_event_has_data() {
     let server = serve_sandbox(&[]).await;
-    for era in ERAS {
+    for (era, removable) in [
+        (Era::Handshake, [backup_id(1), backup_id(2)]),
+        (Era::Stateless, [backup_id(3), backup_id(4)]),
+    ] {
         let mut client = Client::new(&server, era, None);
-        let mut call = json!({ "name": LIST, "arguments": { "databaseId": ID } });
+        let remove = json!({ "databaseId": ID, "backupIds": removable });
+        let mut call = json!({ "name": REMOVE, "arguments": remove });
         call["_meta"] = json!({ "progressToken": 1 });
         let answer = client.post("tools/call", call).await;
         let content_type = answer.header("content-type").unwrap_or_default();
