@@ -35,7 +35,9 @@
 //! | [`mcp`] | the MCP interface: tools, their words, the question to a person, both protocol eras |
 //! | [`problem`] | failures over HTTP, as problem details |
 //! | [`rest`] | the REST interface: three operations, and their OpenAPI document |
-//! | [`serve`] | how the server is reached, over stdio and HTTP; how messages are read; what guards it; how it drains |
+//! | `normalize` | messages of clients, corrected and checked before rmcp reads them |
+//! | [`stdio`] | MCP over standard input and output |
+//! | [`serve`] | MCP and REST over HTTP: what guards the ports, and how they drain |
 //! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
 //! | [`program`] | what `main` runs: the wiring, the log, the signals, the exit code |
@@ -73,6 +75,7 @@ pub mod config;
 pub mod context;
 pub mod limits;
 pub mod mcp;
+mod normalize;
 pub mod problem;
 pub mod program;
 pub mod qovery;
@@ -81,5 +84,6 @@ pub mod sandbox;
 pub mod serve;
 pub mod shares;
 pub mod shutdown;
+pub mod stdio;
 pub mod telemetry;
 mod text;

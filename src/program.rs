@@ -15,9 +15,9 @@ use crate::{
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
-    serve::{self, Process, http::Listeners},
+    serve::{Process, http::Listeners},
     shutdown::Shutdown,
-    telemetry,
+    stdio, telemetry,
 };
 
 /// Runs the program as the command line and the environment say.
@@ -170,7 +170,8 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         listeners.serve(http, server, rest, process.clone()).await;
     } else {
         say_mode(sandboxed, None, &policy);
-        Box::pin(serve::stdio(server, process.clone())).await?;
+        let Process { limits, shutdown } = process.clone();
+        Box::pin(stdio::serve(server, limits, shutdown)).await?;
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !process.shutdown.was_forced()))
