@@ -198,12 +198,8 @@ impl Client {
     /// # Errors
     ///
     /// Any [`Failure`].
-    pub async fn database(
-        &self,
-        database: DatabaseId,
-        context: &Context,
-    ) -> Result<Database, Error> {
-        let answered = self.get(format!("/database/{database}"), context).await?;
+    pub async fn database(&self, id: DatabaseId, context: &Context) -> Result<Database, Error> {
+        let answered = self.get(format!("/database/{id}"), context).await?;
         Ok(answered.value)
     }
 

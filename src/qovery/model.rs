@@ -64,20 +64,16 @@ id! {
 pub struct IdError;
 
 /// One page of a database's backups (`BackupPaginatedResponseList`).
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = true))]
 pub struct BackupPage {
     /// The backups of this page.
     #[serde(default, deserialize_with = "null_is_default")]
     pub results: Vec<Backup>,
     /// The number of this page, as Qovery counts.
-    #[schemars(schema_with = "number")]
     pub page: Number,
     /// How many backups a full page holds.
-    #[schemars(schema_with = "number")]
     pub page_size: Number,
-    /// Fields that this program does not know.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
 }
 
 impl BackupPage {
@@ -99,7 +95,7 @@ impl BackupPage {
 }
 
 /// A backup of a database (`Backup`).
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct Backup {
     /// The backup's id.
     pub id: BackupId,
@@ -108,23 +104,19 @@ pub struct Backup {
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// When the backup last changed (RFC 3339).
-    #[serde(
-        default,
-        deserialize_with = "text_of_optional_date",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "text_of_optional_date")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub updated_at: Option<String>,
     /// The name that somebody gave the backup.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(with = "String")]
     pub name: Option<String>,
     /// What somebody wrote about the backup.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(with = "String")]
     pub message: Option<String>,
     /// How far the backup is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(with = "Status")]
     pub status: Option<Status>,
     /// Fields that this program does not know.
@@ -154,19 +146,15 @@ impl Backup {
 
 /// How far a backup is (`Status`). It is most of an answer's bytes, so only these two fields are
 /// kept; [`Answered::whole`](super::Answered::whole) has the others.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(inline, extend("additionalProperties" = true))]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(with = "String")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).
-    #[serde(
-        default,
-        deserialize_with = "text_of_optional_date",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "text_of_optional_date")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
 }
@@ -277,11 +265,6 @@ impl<const MIN: usize, const MAX: usize> JsonSchema for Text<MIN, MAX> {
     }
 }
 
-/// A plain number: `f64` would add `format: double`, which some validators reject.
-fn number(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "number" })
-}
-
 /// Qovery may send `null` where its document says "absent".
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -344,14 +327,16 @@ mod tests {
 
     #[test]
     fn a_backup_keeps_unknown_fields() {
-        let sent = json!({
+        let backup = json!({
             "id": ID, "created_at": "2026-01-01T00:00:00Z", "size_gb": 3.5, "tags": ["a"],
-            "status": { "state": "SOMETHING_NEW" }
+            "status": { "state": "SOMETHING_NEW", "steps": null }
         });
-        let sent = json!({ "results": [sent], "page": 1, "page_size": 20, "total": 1 });
-        let page: BackupPage = serde_json::from_value(sent.clone()).unwrap();
-        assert_eq!(page.results[0].state(), Some("SOMETHING_NEW"));
-        assert_eq!(serde_json::to_value(page).unwrap(), sent);
+        let backup: Backup = serde_json::from_value(backup).unwrap();
+        assert_eq!(backup.state(), Some("SOMETHING_NEW"));
+        assert_eq!(
+            json!(backup.other),
+            json!({ "size_gb": 3.5, "tags": ["a"] })
+        );
     }
 
     #[test]
