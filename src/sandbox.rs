@@ -184,12 +184,8 @@ fn samples() -> HashMap<&'static str, Vec<Backup>> {
         .rev()
         .map(|number| {
             let hours_ago = 2 + i64::from(27 - number) * 24;
-            Backup::sample(
-                number,
-                hours_ago,
-                &format!("nightly-{number:02}"),
-                "Scheduled.",
-            )
+            let name = format!("nightly-{number:02}");
+            Backup::sample(number, hours_ago, &name, "Scheduled.")
         })
         .collect();
     orders[1].name = "before-migration 🚀".into();
@@ -300,13 +296,11 @@ async fn add(
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let mut databases = databases.lock();
     let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
-    let body: Value = serde_json::from_slice(&body)
-        .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "The body must be JSON"))?;
+    let refusal = |message| Refusal(StatusCode::BAD_REQUEST, message);
+    let body: Value =
+        serde_json::from_slice(&body).map_err(|_| refusal("The body must be JSON"))?;
     let (Some(name), Some(message)) = (body["name"].as_str(), body["message"].as_str()) else {
-        return Err(Refusal(
-            StatusCode::BAD_REQUEST,
-            "name and message are required",
-        ));
+        return Err(refusal("name and message are required"));
     };
     let backup = Backup::new(name, message);
     let answer = backup.to_json();

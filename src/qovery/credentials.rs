@@ -49,14 +49,11 @@ impl Credentials {
     ///
     /// When the key is not a valid header value.
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let (scheme, key) = if let Some(key) = text.strip_prefix("Token ") {
-            (Scheme::Token, key)
-        } else if let Some(key) = text.strip_prefix("Bearer ") {
-            (Scheme::Bearer, key)
-        } else if text.starts_with("eyJ") && text.split('.').count() == 3 {
-            (Scheme::Bearer, text)
-        } else {
-            (Scheme::Token, text)
+        let (scheme, key) = match text.split_once(' ') {
+            Some(("Token", key)) => (Scheme::Token, key),
+            Some(("Bearer", key)) => (Scheme::Bearer, key),
+            _ if text.starts_with("eyJ") && text.split('.').count() == 3 => (Scheme::Bearer, text),
+            _ => (Scheme::Token, text),
         };
         let key = key.trim_start_matches(' ');
         if key.is_empty() {

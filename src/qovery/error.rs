@@ -204,45 +204,46 @@ impl Failure {
     #[must_use]
     pub fn facts(&self) -> Facts {
         // The outcome of a change, and whether it is pending.
-        const NONE: (Outcome, bool) = (Outcome::NotApplied, false);
-        const DONE: (Outcome, bool) = (Outcome::Unknown, false);
-        const OPEN: (Outcome, bool) = (Outcome::Unknown, true);
+        const UNCHANGED: (Outcome, bool) = (Outcome::NotApplied, false);
+        const UNKNOWN: (Outcome, bool) = (Outcome::Unknown, false);
+        const PENDING: (Outcome, bool) = (Outcome::Unknown, true);
 
         let (kind, (outcome, pending), transient, advice) = match self {
-            Self::Unauthorized(Scheme::Token) => ("key_rejected", NONE, false, advice::TOKEN),
-            Self::Unauthorized(Scheme::Bearer) => ("key_rejected", NONE, false, advice::JWT),
+            Self::Unauthorized(Scheme::Token) => ("key_rejected", UNCHANGED, false, advice::TOKEN),
+            Self::Unauthorized(Scheme::Bearer) => ("key_rejected", UNCHANGED, false, advice::JWT),
             // Most likely the key is valid.
-            Self::Unauthorized(Scheme::Policy) => ("forbidden", NONE, false, advice::POLICY),
-            Self::Forbidden { .. } => ("forbidden", NONE, false, advice::ROLE),
-            Self::NotFound { .. } => ("not_found", NONE, false, advice::IDS),
+            Self::Unauthorized(Scheme::Policy) => ("forbidden", UNCHANGED, false, advice::POLICY),
+            Self::Forbidden { .. } => ("forbidden", UNCHANGED, false, advice::ROLE),
+            Self::NotFound { .. } => ("not_found", UNCHANGED, false, advice::IDS),
             // Conflict, Locked and Too Early: another operation is in progress.
             Self::Rejected {
                 status: 409 | 423 | 425,
                 ..
-            } => ("rejected", NONE, true, advice::LATER),
-            Self::Rejected { .. } => ("rejected", NONE, false, advice::ARGUMENTS),
-            Self::RateLimited { .. } => ("rate_limited", NONE, true, advice::LATER),
+            } => ("rejected", UNCHANGED, true, advice::LATER),
+            Self::Rejected { .. } => ("rejected", UNCHANGED, false, advice::ARGUMENTS),
+            Self::RateLimited { .. } => ("rate_limited", UNCHANGED, true, advice::LATER),
             // Qovery itself answers these two; the others may come from a gateway.
             Self::Unavailable {
                 status: 500 | 501, ..
-            } => ("unavailable", DONE, true, advice::LATER),
-            Self::Unavailable { .. } => ("unavailable", OPEN, true, advice::LATER),
-            Self::Redirected { .. } => ("redirected", DONE, false, advice::ADDRESS),
-            Self::Unexpected { .. } => ("unexpected", OPEN, false, advice::ADDRESS),
-            Self::Unreadable(_) => ("unreadable", DONE, false, advice::ADDRESS),
-            Self::TooLarge => ("too_large", OPEN, false, advice::ADDRESS),
-            Self::TimedOut => ("timed_out", OPEN, true, advice::LATER),
-            Self::Interrupted(_) => ("interrupted", OPEN, true, advice::LATER),
-            Self::Unreachable { source } => match causes(source).find_map(|it| it.downcast_ref()) {
-                Some(rustls::Error::InvalidCertificate(_)) => {
-                    ("unreachable", NONE, false, advice::CERTIFICATE)
-                }
-                Some(_) => ("unreachable", NONE, false, advice::ADDRESS),
-                None => ("unreachable", NONE, true, advice::NETWORK),
-            },
-            Self::Overloaded => ("overloaded", NONE, true, advice::LATER),
-            Self::Cancelled => ("cancelled", NONE, true, advice::IF_WANTED),
-            Self::Setup(_) => ("setup", NONE, false, advice::TRUST),
+            } => ("unavailable", UNKNOWN, true, advice::LATER),
+            Self::Unavailable { .. } => ("unavailable", PENDING, true, advice::LATER),
+            Self::Redirected { .. } => ("redirected", UNKNOWN, false, advice::ADDRESS),
+            Self::Unexpected { .. } => ("unexpected", PENDING, false, advice::ADDRESS),
+            Self::Unreadable(_) => ("unreadable", UNKNOWN, false, advice::ADDRESS),
+            Self::TooLarge => ("too_large", PENDING, false, advice::ADDRESS),
+            Self::TimedOut => ("timed_out", PENDING, true, advice::LATER),
+            Self::Interrupted(_) => ("interrupted", PENDING, true, advice::LATER),
+            Self::Unreachable { source } => {
+                let (transient, advice) = match causes(source).find_map(|it| it.downcast_ref()) {
+                    Some(rustls::Error::InvalidCertificate(_)) => (false, advice::CERTIFICATE),
+                    Some(_) => (false, advice::ADDRESS),
+                    None => (true, advice::NETWORK),
+                };
+                ("unreachable", UNCHANGED, transient, advice)
+            }
+            Self::Overloaded => ("overloaded", UNCHANGED, true, advice::LATER),
+            Self::Cancelled => ("cancelled", UNCHANGED, true, advice::IF_WANTED),
+            Self::Setup(_) => ("setup", UNCHANGED, false, advice::TRUST),
         };
         Facts {
             kind,

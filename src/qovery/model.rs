@@ -107,11 +107,11 @@ pub struct Backup {
     #[serde(default, deserialize_with = "text_of_optional_date")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub updated_at: Option<String>,
-    /// The name that somebody gave the backup.
+    /// The name of the backup.
     #[serde(default)]
     #[schemars(with = "String")]
     pub name: Option<String>,
-    /// What somebody wrote about the backup.
+    /// The message of the backup.
     #[serde(default)]
     #[schemars(with = "String")]
     pub message: Option<String>,
