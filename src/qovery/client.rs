@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
@@ -133,7 +133,7 @@ impl Client {
         let response = self.send(&request, context).await?;
         // 201 says that it was made; a gateway may answer with another status of success.
         let outcome = match response.status {
-            StatusCode::CREATED => Outcome::Applied,
+            201 => Outcome::Applied,
             _ => Outcome::Unknown,
         };
         response.deserialize().map_err(|failure| Error {
@@ -158,11 +158,9 @@ impl Client {
         let path = format!("/database/{database}/backup/{backup}");
         let request = Request::new(Method::DELETE, path);
         match self.send(&request, context).await?.status {
-            StatusCode::NO_CONTENT => Ok(()),
+            204 => Ok(()),
             status => Err(Error {
-                failure: Failure::Unexpected {
-                    status: status.as_u16(),
-                },
+                failure: Failure::Unexpected { status },
                 outcome: Outcome::Unknown,
                 pending: true,
             }),
@@ -293,7 +291,7 @@ impl Client {
         let (method, path) = (&request.method, &request.path);
         telemetry::count_attempt(match &result {
             Ok(response) => {
-                let status = response.status.as_u16();
+                let status = response.status;
                 tracing::debug!(%method, path, status, milliseconds, "Qovery answered");
                 Attempt::Answered(status)
             }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::{
-    StatusCode,
     header::{
         ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
     },
@@ -26,7 +25,7 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 
 /// A response with a status of success.
 pub(super) struct Response {
-    pub(super) status: StatusCode,
+    pub(super) status: u16,
     headers: HeaderMap,
     received: Instant,
     /// An error only after a 201: the status alone says that the change was made.
@@ -40,9 +39,9 @@ impl Client {
         context: &Context,
     ) -> Result<Response, Failure> {
         let url = format!("{}{}", self.base_url, request.path);
-        let timeout = self.limits.attempt.min(context.deadline.remaining());
         let http = self.http.get_or_try_init(async || self.build_http());
         let http = http.await.map_err(Failure::Setup)?;
+        let timeout = self.limits.attempt.min(context.deadline.remaining());
         let mut builder = http.request(request.method.clone(), url).timeout(timeout);
         if let Some(trace) = &context.trace {
             builder = builder.header("traceparent", trace.as_str());
@@ -54,25 +53,24 @@ impl Client {
         }
         let mut response = builder.send().await.map_err(failure_of)?;
         let received = Instant::now();
-        let status = response.status();
-        if status.is_success() {
+        let status = response.status().as_u16();
+        if response.status().is_success() {
             let headers = std::mem::take(response.headers_mut());
-            let body = read_body(response, self.limits.answer_bytes).await;
-            return match body {
-                Err(failure) if status != StatusCode::CREATED => Err(failure),
-                body => Ok(Response {
-                    status,
-                    headers,
-                    received,
-                    body,
-                }),
+            let body = match read_body(response, self.limits.answer_bytes).await {
+                Err(failure) if status != 201 => return Err(failure),
+                body => body,
             };
+            return Ok(Response {
+                status,
+                headers,
+                received,
+                body,
+            });
         }
         let retry_after = retry_after(response.headers());
         // The message is optional: without it, the status still says what failed.
         let body = read_body(response, MAX_ERROR_BYTES).await.ok();
         let message = body.and_then(|body| self.error_message(&body));
-        let status = status.as_u16();
         Err(match status {
             300..400 => Failure::Redirected { status },
             401 => Failure::Unauthorized(self.credentials.scheme()),
@@ -126,10 +124,9 @@ impl Client {
 impl Response {
     /// The body as Qovery sent it, if status and content type are those of a JSON answer.
     pub(super) fn into_json(self) -> Result<Bytes, Failure> {
-        if self.status != StatusCode::OK {
-            return Err(Failure::Unexpected {
-                status: self.status.as_u16(),
-            });
+        let status = self.status;
+        if status != 200 {
+            return Err(Failure::Unexpected { status });
         }
         let content_type = text_of(&self.headers, CONTENT_TYPE).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();

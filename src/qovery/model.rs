@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 use serde_json::{Map, Number, Value};
 use uuid::{Uuid, fmt::Hyphenated};
 
@@ -24,8 +27,7 @@ macro_rules! id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let id: Hyphenated = text.parse().map_err(|_| IdError)?;
-                Ok(Self(id.into()))
+                parse_hyphenated(text).map(Self)
             }
         }
 
@@ -37,8 +39,7 @@ macro_rules! id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(D::Error::custom)
+                deserializer.deserialize_str(IdVisitor).map(Self)
             }
         }
     };
@@ -62,6 +63,26 @@ id! {
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000")]
 pub struct IdError;
+
+/// Fails inside of the deserializer, because axum names the path parameter of such an error only.
+struct IdVisitor;
+
+impl Visitor<'_> for IdVisitor {
+    type Value = Uuid;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Uuid, E> {
+        parse_hyphenated(text).map_err(E::custom)
+    }
+}
+
+/// `Uuid` itself also parses braces, `urn:uuid:` and bare digits.
+fn parse_hyphenated(text: &str) -> Result<Uuid, IdError> {
+    text.parse().map(Hyphenated::into_uuid).map_err(|_| IdError)
+}
 
 /// One page of a database's backups (`BackupPaginatedResponseList`).
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

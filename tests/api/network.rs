@@ -7,7 +7,8 @@ use std::sync::{
 
 use qovery_backups_mcp::sandbox::Sandbox;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
+    date_time_ymd,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -39,6 +40,9 @@ impl Tls {
     pub(crate) async fn signed(change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // An authority of the same name would be tried, and its signature not match.
+        let name = format!("authority {}", fastrand::u64(..));
+        authority.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let authority = CertifiedIssuer::self_signed(authority, key).unwrap();
         let key = KeyPair::generate().unwrap();
