@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::{
     backups::{Error, Obstacle},
     context::RequestId,
-    qovery::{Failure, Outcome, Scheme, Unreachable},
+    qovery::{Failure, Outcome, Scheme},
 };
 
 /// Why a request was not carried out.
@@ -235,11 +235,8 @@ fn status(error: &Error) -> StatusCode {
         Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
         Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-        Failure::TimedOut
-        | Failure::Unreachable {
-            reason: Unreachable::TimedOut,
-            ..
-        } => StatusCode::GATEWAY_TIMEOUT,
+        Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
         Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Failure::Unauthorized(_)
         | Failure::Unavailable { .. }

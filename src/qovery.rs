@@ -1,7 +1,7 @@
-//! The upstream on one page: Qovery's HTTP API, as far as backups go.
+//! The upstream: a typed client of the backup operations of Qovery's HTTP API, its credentials and its
+//! failures.
 //!
-//! Here live the typed client, what it takes and gives, its credentials and its failures.
-//! What must never live here: a rule about what may be removed, or a word of MCP or REST.
+//! A rule about what may be removed must never live here, nor anything of MCP or REST.
 //!
 //! | method | operation of Qovery's API |
 //! |---|---|
@@ -23,7 +23,7 @@ mod model;
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme};
-pub use error::{Error, Facts, Failure, Outcome, Unreachable, Unreadable};
+pub use error::{Error, Facts, Failure, Outcome, Unreadable};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,
     NewBackup, Organization, OrganizationId, Results, Service, Status, Text, TextError,

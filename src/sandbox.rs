@@ -1,8 +1,8 @@
 //! An in-memory Qovery with sample databases: an HTTP server on loopback, for newcomers and tests.
 //!
-//! It speaks what Qovery's OpenAPI document says of the backup operations, and writes its own JSON.
-//! It must never use the types of [`qovery`](crate::qovery): a field name that is wrong there
-//! would then be wrong on both sides, and pass.
+//! It implements the backup operations of Qovery's OpenAPI document, and writes its own JSON. It must
+//! never use the types of [`qovery`](crate::qovery): a wrong field name there would be wrong on both
+//! sides, and pass.
 
 use std::{
     collections::HashMap,
@@ -24,100 +24,68 @@ use axum::{
     routing::{delete, get},
 };
 use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
-use hyper::server::conn::http1;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-/// A running sandbox. It stops when this is dropped.
+/// A running sandbox. Dropping it shuts the server down.
 #[derive(Debug)]
 pub struct Sandbox {
     address: SocketAddr,
     requests: Arc<AtomicU64>,
-    server: JoinHandle<()>,
+    _shutdown: DropGuard,
 }
 
 impl Sandbox {
-    /// The key that the sandbox takes. It opens nothing else.
+    /// The only key that the sandbox accepts.
     pub const KEY: &str = "qov_sandbox_0000000000000000";
-    /// The id of a database with 27 backups, made a day after another.
+    /// The id of a database with 27 backups, one a day.
     pub const ORDERS: &str = "0de50000-0000-4000-8000-000000000001";
     /// The id of a database with a single backup.
     pub const SESSIONS: &str = "0de50000-0000-4000-8000-000000000002";
 
-    /// Starts a sandbox on a loopback port that the kernel chooses.
+    /// Starts a sandbox on a free loopback port.
     ///
     /// # Errors
     ///
-    /// When no port can be had.
+    /// When no port can be bound.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let requests = Arc::new(AtomicU64::new(0));
-        let app = app(Arc::clone(&requests));
-        let server = tokio::spawn(serve(listener, app));
+        let shutdown = CancellationToken::new();
+        let server = axum::serve(listener, router(Arc::clone(&requests)))
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        tokio::spawn(server.into_future());
         Ok(Self {
             address,
             requests,
-            server,
+            _shutdown: shutdown.drop_guard(),
         })
     }
 
-    /// Where it listens, as a base URL.
+    /// The base URL of the server.
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How many requests it has received.
+    /// The number of requests that it received.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
-/// Serves HTTP/1 alone: it has one client, and the code for HTTP/2 is large.
-async fn serve(listener: TcpListener, app: Router) {
-    let mut connections = JoinSet::new();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(app.clone());
-                let connection =
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                connections.spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a connection to the sandbox broke");
-                    }
-                });
-                while connections.try_join_next().is_some() {}
-            }
-            Err(error) => {
-                tracing::error!(%error, "the sandbox stopped");
-                return;
-            }
-        }
-    }
-}
-
 /// Qovery's page size.
-const PAGE: usize = 20;
+const PAGE_SIZE: usize = 20;
 
-/// What the databases are called.
+/// The ids and names of the databases.
 const NAMES: [(&str, &str); 2] = [(Sandbox::ORDERS, "orders"), (Sandbox::SESSIONS, "sessions")];
 
-/// A database's backups, newest first, by the database's id.
+/// The backups of each database, newest first, by the database's id.
 type Databases = Arc<Mutex<HashMap<&'static str, Vec<Backup>>>>;
 
 struct Backup {
@@ -125,7 +93,7 @@ struct Backup {
     name: String,
     message: String,
     created_at: DateTime<Utc>,
-    /// `None` for a backup that is being made: its state follows from its age.
+    /// `None` for a backup that was added: its state follows from its age.
     state: Option<&'static str>,
 }
 
@@ -150,7 +118,7 @@ impl Backup {
         }
     }
 
-    /// The state, and how long after the beginning it was reached.
+    /// The state, and the age at which the backup reached it.
     fn state(&self) -> (&'static str, TimeDelta) {
         const STARTS: TimeDelta = TimeDelta::milliseconds(1_500);
         const ENDS: TimeDelta = TimeDelta::seconds(4);
@@ -164,7 +132,7 @@ impl Backup {
 
     fn to_json(&self) -> Value {
         let (state, after) = self.state();
-        let (created_at, updated_at) = (text(self.created_at), text(self.created_at + after));
+        let (created_at, updated_at) = (rfc3339(self.created_at), rfc3339(self.created_at + after));
         let (action, step) = match state {
             "QUEUED" => ("QUEUED", None),
             "EXECUTING" => ("EXECUTING", None),
@@ -207,7 +175,7 @@ impl Backup {
     }
 }
 
-fn text(date: DateTime<Utc>) -> String {
+fn rfc3339(date: DateTime<Utc>) -> String {
     date.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
@@ -216,25 +184,21 @@ fn samples() -> HashMap<&'static str, Vec<Backup>> {
         .rev()
         .map(|number| {
             let hours_ago = 2 + i64::from(27 - number) * 24;
-            Backup::sample(
-                number,
-                hours_ago,
-                &format!("nightly-{number:02}"),
-                "Scheduled.",
-            )
+            let name = format!("nightly-{number:02}");
+            Backup::sample(number, hours_ago, &name, "Scheduled.")
         })
         .collect();
     orders[1].name = "before-migration 🚀".into();
     orders[1].message = "Taken by hand before the schema migration.".into();
     orders[3].state = Some("DEPLOYMENT_ERROR");
     orders[3].message = "The disk was full.".into();
-    // Framed by the control characters that set a text's direction.
+    // Between bidirectional control characters.
     orders[5].message = "\u{202b}نسخة احتياطية قبل الترقية\u{202c}".into();
     let sessions = vec![Backup::sample(101, 9, "first", "The only one.")];
     HashMap::from([(Sandbox::ORDERS, orders), (Sandbox::SESSIONS, sessions)])
 }
 
-fn app(requests: Arc<AtomicU64>) -> Router {
+fn router(requests: Arc<AtomicU64>) -> Router {
     let databases: Databases = Arc::new(Mutex::new(samples()));
     Router::new()
         .route("/organization", get(organizations))
@@ -254,11 +218,7 @@ async fn authorize(request: Request, next: Next) -> Response {
     let expected = format!("Token {}", Sandbox::KEY);
     match request.headers().get(AUTHORIZATION) {
         Some(value) if value.as_bytes() == expected.as_bytes() => next.run(request).await,
-        _ => Refusal(
-            StatusCode::UNAUTHORIZED,
-            "Access token is missing or invalid",
-        )
-        .into_response(),
+        _ => UNAUTHORIZED.into_response(),
     }
 }
 
@@ -268,7 +228,7 @@ const ENVIRONMENT: &str = "0de50000-0000-4000-8000-00000000000e";
 async fn organizations() -> Json<Value> {
     Json(json!({ "results": [{
         "id": ORGANIZATION,
-        "created_at": text(Utc::now()),
+        "created_at": rfc3339(Utc::now()),
         "name": "Sandbox",
         "plan": "FREE",
     }] }))
@@ -321,11 +281,11 @@ async fn list(
     };
     let results: Vec<Value> = backups[start..]
         .iter()
-        .take(PAGE)
+        .take(PAGE_SIZE)
         .map(Backup::to_json)
         .collect();
     Ok(Json(
-        json!({ "results": results, "page": start / PAGE + 1, "page_size": PAGE }),
+        json!({ "results": results, "page": start / PAGE_SIZE + 1, "page_size": PAGE_SIZE }),
     ))
 }
 
@@ -336,13 +296,11 @@ async fn add(
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let mut databases = databases.lock();
     let backups = databases.get_mut(database.as_str()).ok_or(NOT_FOUND)?;
-    let body: Value = serde_json::from_slice(&body)
-        .map_err(|_| Refusal(StatusCode::BAD_REQUEST, "The body must be JSON"))?;
+    let refusal = |message| Refusal(StatusCode::BAD_REQUEST, message);
+    let body: Value =
+        serde_json::from_slice(&body).map_err(|_| refusal("The body must be JSON"))?;
     let (Some(name), Some(message)) = (body["name"].as_str(), body["message"].as_str()) else {
-        return Err(Refusal(
-            StatusCode::BAD_REQUEST,
-            "name and message are required",
-        ));
+        return Err(refusal("name and message are required"));
     };
     let backup = Backup::new(name, message);
     let answer = backup.to_json();
@@ -369,6 +327,10 @@ fn position(backups: &[Backup], id: &str) -> Result<usize, Refusal> {
         .ok_or(NOT_FOUND)
 }
 
+const UNAUTHORIZED: Refusal = Refusal(
+    StatusCode::UNAUTHORIZED,
+    "Access token is missing or invalid",
+);
 const NOT_FOUND: Refusal = Refusal(StatusCode::NOT_FOUND, "Resource not found");
 
 /// An error in the shape that Qovery's documentation shows.

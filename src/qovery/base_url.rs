@@ -1,14 +1,14 @@
-//! Where the API is: the one address that the key is ever sent to.
+//! The address of the API: the only one that the key is sent to.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use reqwest::Url;
 
-/// The checked base URL of Qovery's API: https, or plain http on loopback.
+/// The validated base URL of Qovery's API: https, or plain http on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(Url);
 
-/// Why a base URL was refused. The URL itself is not repeated: it may hold a password.
+/// Why a base URL was refused. The message does not quote the URL, which may hold a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BaseUrlError {
     /// Not a URL.
@@ -29,16 +29,10 @@ impl BaseUrl {
     /// Qovery's public API.
     pub const QOVERY: &str = "https://api.qovery.com";
 
-    /// Whether requests stay on this machine.
+    /// Whether requests go to this machine itself, and so through no proxy.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         self.0.host_str().is_some_and(is_loopback)
-    }
-
-    /// The URL of a path below the base. `path` begins with a slash and is built of literals and
-    /// ids only.
-    pub(super) fn join(&self, path: &str) -> String {
-        format!("{self}{path}")
     }
 }
 
@@ -63,7 +57,7 @@ impl FromStr for BaseUrl {
     }
 }
 
-/// Without the trailing slash, as Qovery's own command line reads it.
+/// Without the trailing slash, like Qovery's own command line.
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_str().trim_end_matches('/'))
@@ -81,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn https_and_loopback_are_taken() {
+    fn https_and_loopback_are_accepted() {
         for (text, base) in [
             ("https://api.qovery.com", "https://api.qovery.com"),
             (

@@ -1,10 +1,10 @@
-//! The client: one request after another to one address, with limits on everything.
+//! The client: the operations, and the attempts that each of them may take.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
@@ -13,10 +13,9 @@ use tokio::{
 };
 
 use super::{
-    Backup, BackupId, BackupPage, BaseUrl, Credentials, Database, DatabaseId, Error, Facts,
-    Failure, NewBackup, Organization, OrganizationId, Outcome, Service,
-    exchange::{Answer, causes},
-    model::Results,
+    Backup, BackupId, BackupPage, BaseUrl, Credentials, Database, DatabaseId, Error, Failure,
+    NewBackup, Organization, OrganizationId, Outcome, Service, error::root_cause,
+    exchange::Response, model::Results,
 };
 use crate::{
     context::Context,
@@ -25,40 +24,40 @@ use crate::{
     telemetry::{self, Attempt},
 };
 
-/// A client of Qovery's API. It holds the key, and sends it to its base URL only.
+/// A client of Qovery's API. It holds the key and sends it to its base URL only.
 #[derive(Debug)]
 pub struct Client {
     pub(super) base_url: BaseUrl,
     pub(super) credentials: Credentials,
     pub(super) limits: Arc<Limits>,
     shutdown: Shutdown,
-    requests: Semaphore,
+    permits: Semaphore,
     /// Built on first use: reading the system's certificates takes milliseconds, which a host that
     /// only lists the tools need not wait for.
     pub(super) http: OnceCell<reqwest::Client>,
 }
 
-/// What Qovery answered.
+/// An answer of Qovery.
 #[derive(Clone, Debug)]
 pub struct Answered<T> {
-    /// The answer as it was read.
+    /// The deserialized body.
     pub value: T,
-    /// The answer as it was sent: JSON, to the byte.
+    /// The body as Qovery sent it: JSON, to the byte.
     pub json: Bytes,
-    /// The time by Qovery's own clock when it answered, in whole seconds; and ours when the answer
-    /// began to arrive.
+    /// The `Date` header, in whole seconds, and our own time when the answer began to arrive.
     pub date: Option<(DateTime<Utc>, Instant)>,
 }
 
 impl<T> Answered<T> {
-    /// The whole answer, with what this program does not read of it.
+    /// The whole body, with the fields that `T` leaves out.
     #[must_use]
     pub fn whole(&self) -> Value {
-        // It was read from the same text before.
+        // `value` was deserialized from the same text.
         serde_json::from_slice(&self.json).unwrap_or_default()
     }
 }
 
+/// A request, which is sent once per attempt.
 pub(super) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
@@ -66,7 +65,7 @@ pub(super) struct Request {
 }
 
 impl Client {
-    /// A client that has not connected to anything yet.
+    /// Creates a client that has not connected yet.
     #[must_use]
     pub fn new(
         base_url: BaseUrl,
@@ -77,56 +76,50 @@ impl Client {
         Self {
             base_url,
             credentials,
-            requests: Semaphore::new(limits.upstream_requests),
+            permits: Semaphore::new(limits.upstream_requests),
             limits,
             shutdown,
             http: OnceCell::new(),
         }
     }
 
-    /// A page of a database's backups: the first, or the one after the backup `start_id`.
+    /// Lists a page of a database's backups: the first, or the one after the backup `start_id`.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`]; nothing is ever changed.
+    /// Any [`Failure`].
     pub async fn list_backups(
         &self,
         database: DatabaseId,
         start_id: Option<BackupId>,
         context: &Context,
     ) -> Result<Answered<BackupPage>, Error> {
-        let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
-        self.get(format!("/database/{database}/backup{query}"), context)
-            .await
+        self.get(page_path(database, start_id), context).await
     }
 
-    /// The same page as [`list_backups`](Self::list_backups) answers, unread: Qovery's JSON to the byte.
+    /// Lists the same page as [`list_backups`](Self::list_backups), as JSON that is not deserialized.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`]; nothing is ever changed.
+    /// Any [`Failure`].
     pub async fn list_backups_raw(
         &self,
         database: DatabaseId,
         start_id: Option<BackupId>,
         context: &Context,
     ) -> Result<Bytes, Error> {
-        let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
-        let request = Request {
-            method: Method::GET,
-            path: format!("/database/{database}/backup{query}"),
-            body: None,
-        };
-        let answer = self.send(&request, context).await?;
-        answer.json().map_err(Error::harmless)
+        let request = Request::new(Method::GET, page_path(database, start_id));
+        let response = self.send(&request, context).await?;
+        response.into_json().map_err(Error::harmless)
     }
 
-    /// Asks Qovery to make a backup, and gives what Qovery made of it. It goes on in Qovery.
+    /// Asks Qovery to make a backup, and returns it as it was created. Qovery makes it in the
+    /// background.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`]. The request is sent once, unless it was provably not sent, or was answered
-    /// 429: Qovery takes no idempotency key, so a repetition could make a second backup.
+    /// Any [`Failure`]. The request is repeated only if it was certainly not sent, or was answered 429:
+    /// Qovery takes no idempotency key, so a repetition could make a second backup.
     pub async fn add_backup(
         &self,
         database: DatabaseId,
@@ -134,20 +127,18 @@ impl Client {
         context: &Context,
     ) -> Result<Answered<Backup>, Error> {
         let request = Request {
-            method: Method::POST,
-            path: format!("/database/{database}/backup"),
             body: Some(json!(backup).to_string()),
+            ..Request::new(Method::POST, page_path(database, None))
         };
-        let answer = self.send(&request, context).await?;
-        // 201 says that it was made; another status of success may come from anything between.
-        let created = answer.status == StatusCode::CREATED;
-        answer.read().map_err(|failure| Error {
+        let response = self.send(&request, context).await?;
+        // 201 says that it was made; a gateway may answer with another status of success.
+        let outcome = match response.status {
+            201 => Outcome::Applied,
+            _ => Outcome::Unknown,
+        };
+        response.deserialize().map_err(|failure| Error {
             failure,
-            outcome: if created {
-                Outcome::Applied
-            } else {
-                Outcome::Unknown
-            },
+            outcome,
             pending: false,
         })
     }
@@ -157,66 +148,56 @@ impl Client {
     /// # Errors
     ///
     /// Any [`Failure`]. A 404 after an attempt that may have removed it is [`Outcome::Unknown`]: only
-    /// the list can tell.
+    /// the list shows the outcome.
     pub async fn remove_backup(
         &self,
         database: DatabaseId,
         backup: BackupId,
         context: &Context,
     ) -> Result<(), Error> {
-        let request = Request {
-            method: Method::DELETE,
-            path: format!("/database/{database}/backup/{backup}"),
-            body: None,
-        };
-        let answer = self.send(&request, context).await?;
-        if answer.status == StatusCode::NO_CONTENT {
-            return Ok(());
+        let path = format!("/database/{database}/backup/{backup}");
+        let request = Request::new(Method::DELETE, path);
+        match self.send(&request, context).await?.status {
+            204 => Ok(()),
+            status => Err(Error {
+                failure: Failure::Unexpected { status },
+                outcome: Outcome::Unknown,
+                pending: true,
+            }),
         }
-        Err(Error {
-            failure: Failure::Unexpected {
-                status: answer.status.as_u16(),
-            },
-            outcome: Outcome::Unknown,
-            pending: true,
-        })
     }
 
-    /// The organizations that the key can see.
+    /// Lists the organizations that the key can see.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`]; nothing is ever changed.
+    /// Any [`Failure`].
     pub async fn organizations(&self, context: &Context) -> Result<Vec<Organization>, Error> {
         let list: Answered<Results<_>> = self.get("/organization".to_owned(), context).await?;
         Ok(list.value.results)
     }
 
-    /// The services of an organization, its databases among them.
+    /// Lists the services of an organization, including its databases.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`]; nothing is ever changed.
+    /// Any [`Failure`].
     pub async fn services(
         &self,
         organization: OrganizationId,
         context: &Context,
     ) -> Result<Answered<Results<Service>>, Error> {
-        self.get(format!("/organization/{organization}/services"), context)
-            .await
+        let path = format!("/organization/{organization}/services");
+        self.get(path, context).await
     }
 
-    /// What there is to know of a database.
+    /// Returns a database's description.
     ///
     /// # Errors
     ///
-    /// Any [`Failure`]; nothing is ever changed.
-    pub async fn database(
-        &self,
-        database: DatabaseId,
-        context: &Context,
-    ) -> Result<Database, Error> {
-        let answered = self.get(format!("/database/{database}"), context).await?;
+    /// Any [`Failure`].
+    pub async fn database(&self, id: DatabaseId, context: &Context) -> Result<Database, Error> {
+        let answered = self.get(format!("/database/{id}"), context).await?;
         Ok(answered.value)
     }
 
@@ -225,24 +206,19 @@ impl Client {
         path: String,
         context: &Context,
     ) -> Result<Answered<T>, Error> {
-        let request = Request {
-            method: Method::GET,
-            path,
-            body: None,
-        };
-        let answer = self.send(&request, context).await?;
-        answer.read().map_err(Error::harmless)
+        let request = Request::new(Method::GET, path);
+        let response = self.send(&request, context).await?;
+        response.deserialize().map_err(Error::harmless)
     }
 
-    /// Attempts a request until it succeeds, may not be repeated, is called off, or has no time left.
+    /// Attempts a request until it succeeds, may not be repeated, is cancelled, or has no time left.
     ///
-    /// It can be called off before each attempt and in each pause. An attempt to change something runs
-    /// to its end once it has begun.
-    async fn send(&self, request: &Request, context: &Context) -> Result<Answer, Error> {
-        let limits = &self.limits;
+    /// It can be cancelled before each attempt and in each pause. An attempt to change something
+    /// is not interrupted.
+    async fn send(&self, request: &Request, context: &Context) -> Result<Response, Error> {
         let latest = if request.is_change() {
-            // Only if a whole attempt fits: cut off, it would end in doubt.
-            context.deadline.reserve(limits.attempt)
+            // Only if a whole attempt fits: an interrupted one has an unknown outcome.
+            context.deadline.reserve(self.limits.attempt)
         } else {
             context.deadline
         };
@@ -251,17 +227,18 @@ impl Client {
         }
         let _permit = tokio::select! {
             biased;
-            () = context.cancellation.cancelled() => return Err(Error::harmless(Failure::Cancelled)),
-            permit = timeout_at(latest.at(), self.requests.acquire()) => {
-                permit.map_err(|_| Error::harmless(Failure::Overloaded))?
+            () = context.cancellation.cancelled() => Err(Failure::Cancelled),
+            permit = timeout_at(latest.at(), self.permits.acquire()) => {
+                permit.map_err(|_| Failure::Overloaded)
             }
-        };
-        // What the attempts so far leave open; no later one can clear it.
+        }
+        .map_err(Error::harmless)?;
+        // Over all attempts: a later one does not settle what an earlier one may have changed.
         let (mut outcome, mut pending) = (Outcome::NotApplied, false);
         let mut pauses = full_jitter();
         loop {
             let failure = match self.attempt(request, context).await {
-                Ok(answer) => return Ok(answer),
+                Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
             let facts = failure.facts();
@@ -271,9 +248,9 @@ impl Client {
             }
             let pause = pauses
                 .next()
-                .filter(|_| request.may_repeat_after(&failure))
+                .filter(|_| request.is_repeatable_after(&failure))
                 .map(|pause| failure.retry_after().unwrap_or(pause))
-                .filter(|pause| *pause <= limits.max_pause && *pause < latest.remaining());
+                .filter(|pause| *pause <= self.limits.max_pause && *pause < latest.remaining());
             let error = |failure| Error {
                 failure,
                 outcome,
@@ -285,10 +262,9 @@ impl Client {
             tokio::select! {
                 biased;
                 () = context.cancellation.cancelled() => {
-                    return Err(error(if outcome == Outcome::NotApplied {
-                        Failure::Cancelled
-                    } else {
-                        failure
+                    return Err(error(match outcome {
+                        Outcome::NotApplied => Failure::Cancelled,
+                        _ => failure,
                     }));
                 }
                 () = self.shutdown.no_retries.cancelled() => return Err(error(failure)),
@@ -298,7 +274,8 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, request: &Request, context: &Context) -> Result<Answer, Failure> {
+    /// Sends a request once. Counts and logs the attempt.
+    async fn attempt(&self, request: &Request, context: &Context) -> Result<Response, Failure> {
         let started = Instant::now();
         let exchange = self.exchange(request, context);
         let result = if request.is_change() {
@@ -310,48 +287,57 @@ impl Client {
                 result = exchange => result,
             }
         };
-        let attempt = match &result {
-            Ok(answer) => Attempt::Answered(answer.status.as_u16()),
-            Err(failure) => {
-                let Facts { status, kind, .. } = failure.facts();
-                status.map_or(Attempt::Failed(kind), Attempt::Answered)
-            }
-        };
-        telemetry::count_attempt(attempt);
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
-        match &result {
-            Ok(answer) => {
-                let status = answer.status.as_u16();
+        telemetry::count_attempt(match &result {
+            Ok(response) => {
+                let status = response.status;
                 tracing::debug!(%method, path, status, milliseconds, "Qovery answered");
+                Attempt::Answered(status)
             }
             Err(failure) => {
-                let source = causes(failure).last().map(ToString::to_string);
-                tracing::debug!(%method, path, milliseconds, source, "{failure}");
+                let cause = root_cause(failure);
+                tracing::debug!(%method, path, milliseconds, cause, "{failure}");
+                let facts = failure.facts();
+                let failed = Attempt::Failed(facts.kind);
+                facts.status.map_or(failed, Attempt::Answered)
             }
-        }
+        });
         result
     }
 }
 
 impl Request {
-    pub(super) fn is_change(&self) -> bool {
+    fn new(method: Method, path: String) -> Self {
+        Self {
+            method,
+            path,
+            body: None,
+        }
+    }
+
+    fn is_change(&self) -> bool {
         self.method != Method::GET
     }
 
-    fn may_repeat_after(&self, failure: &Failure) -> bool {
+    fn is_repeatable_after(&self, failure: &Failure) -> bool {
         // A repeated POST makes a second backup; a repeated DELETE finds nothing to remove.
-        let harmless = self.method != Method::POST
+        let is_safe = self.method != Method::POST
             || matches!(
                 failure,
                 Failure::Unreachable { .. } | Failure::RateLimited { .. }
             );
-        harmless && failure.facts().transient
+        is_safe && failure.facts().transient
     }
 }
 
-/// At most two repetitions, after a random part of 200 and of 400 ms: clients that failed together
-/// must not come back together.
+fn page_path(database: DatabaseId, start_id: Option<BackupId>) -> String {
+    let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
+    format!("/database/{database}/backup{query}")
+}
+
+/// The pauses before at most two repetitions: random, up to 200 and 400 ms, so that clients that
+/// failed together do not repeat together.
 fn full_jitter() -> impl Iterator<Item = Duration> {
     [200, 400]
         .into_iter()

@@ -1,4 +1,4 @@
-//! The API key: its scheme, recognised by its shape, and the one place that exposes it.
+//! The API key: its scheme, recognised by its format, and the only code that exposes it.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -6,58 +6,54 @@ use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// A key and the scheme it is sent under. Its `Debug` form hides the key.
+/// A key and its scheme. The `Debug` form hides the key.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     scheme: Scheme,
     key: SecretString,
 }
 
-/// The kinds of key that Qovery's API takes, under two schemes in `Authorization`.
+/// The kinds of key that Qovery's API accepts, under two schemes of `Authorization`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
-    /// An API token (`qov_...`), made for machines. It does not expire.
+    /// An API token (`qov_...`). It does not expire.
     Token,
-    /// A policy token (`sk-qov-01-...`), sent as a token. What its policy does not allow is answered
-    /// 401, as if the key were wrong.
+    /// A policy token (`sk-qov-01-...`), sent as `Token`. What its policy denies is answered 401, like
+    /// an invalid key.
     Policy,
     /// A person's JWT. It expires.
     Bearer,
 }
 
-/// Why a key was refused. No message repeats any part of it.
+/// Why a key was refused. No message quotes any part of it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CredentialsError {
-    /// Nothing, or nothing after the scheme.
+    /// No key, or none after the scheme.
     #[error("is empty: paste an API token from the Qovery console")]
     Empty,
-    /// A newline inside the key, usually from pasting or from a file with several lines.
+    /// A newline inside the key, usually from a file with several lines.
     #[error("contains a line break: give the key alone, on one line")]
     LineBreak,
-    /// A space, a quote or another character that RFC 9110 has in no token (`token68`).
+    /// A space, a quote or another character outside `token68` (RFC 9110, section 11.2).
     #[error("contains a space or a character that no key has: paste it again")]
     Character,
 }
 
-/// How policy tokens begin.
-const POLICY: &str = "sk-qov-01-";
+const POLICY_PREFIX: &str = "sk-qov-01-";
 
 impl Credentials {
-    /// Reads a key. `qov_...` and `sk-qov-01-...` are tokens; three dot-separated parts that begin with `eyJ` are a
-    /// JWT; anything else is a token; a key that begins with `Token ` or `Bearer ` says so itself.
+    /// Parses a key: an explicit `Token ` or `Bearer ` decides its scheme, three dot-separated parts
+    /// that begin with `eyJ` are a JWT, and anything else is a token.
     ///
     /// # Errors
     ///
-    /// When the key could not be sent in a header as it stands.
+    /// When the key is not a valid header value.
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let (scheme, key) = if let Some(key) = text.strip_prefix("Token ") {
-            (Scheme::Token, key)
-        } else if let Some(key) = text.strip_prefix("Bearer ") {
-            (Scheme::Bearer, key)
-        } else if text.starts_with("eyJ") && text.split('.').count() == 3 {
-            (Scheme::Bearer, text)
-        } else {
-            (Scheme::Token, text)
+        let (scheme, key) = match text.split_once(' ') {
+            Some(("Token", key)) => (Scheme::Token, key),
+            Some(("Bearer", key)) => (Scheme::Bearer, key),
+            _ if text.starts_with("eyJ") && text.split('.').count() == 3 => (Scheme::Bearer, text),
+            _ => (Scheme::Token, text),
         };
         let key = key.trim_start_matches(' ');
         if key.is_empty() {
@@ -71,7 +67,7 @@ impl Credentials {
             return Err(CredentialsError::Character);
         }
         let scheme = match scheme {
-            Scheme::Token if key.starts_with(POLICY) => Scheme::Policy,
+            Scheme::Token if key.starts_with(POLICY_PREFIX) => Scheme::Policy,
             scheme => scheme,
         };
         Ok(Self {
@@ -80,18 +76,18 @@ impl Credentials {
         })
     }
 
-    /// The scheme that the key is sent under.
+    /// The key's scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The key for people's eyes: how it begins and its last four characters. A key that is too
-    /// short to lose four characters shows none.
+    /// The key for display: its prefix and its last four characters, or neither if it is shorter than
+    /// 16 characters without its prefix.
     #[must_use]
     pub fn masked(&self) -> String {
         let key = self.key.expose_secret();
-        let start = ["qov_", POLICY, "eyJ"]
+        let start = ["qov_", POLICY_PREFIX, "eyJ"]
             .into_iter()
             .find(|start| key.starts_with(start))
             .unwrap_or_default();
@@ -101,7 +97,7 @@ impl Credentials {
         format!("{start}…{}", &key[key.len() - 4..])
     }
 
-    /// When a JWT says that it expires; `None` for a token, or a JWT that does not say.
+    /// When a JWT expires (`exp`); `None` for a token and for a JWT without that claim.
     #[must_use]
     pub fn expires_at(&self) -> Option<DateTime<Utc>> {
         #[derive(Deserialize)]
@@ -128,7 +124,7 @@ impl Credentials {
         Ok(value)
     }
 
-    /// The text without the key, for upstream messages that echo what they were sent.
+    /// Replaces the key in a text: an upstream's message can quote the request.
     pub(super) fn redact(&self, text: &str) -> String {
         text.replace(self.key.expose_secret(), "[key]")
     }
@@ -141,7 +137,7 @@ mod tests {
     const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE4MDAwMDAwMDB9.c2lnbmF0dXJl";
 
     #[test]
-    fn the_scheme_follows_the_shape() {
+    fn the_scheme_follows_the_format() {
         for (key, header) in [
             ("qov_abcdef", "Token qov_abcdef"),
             ("sk-qov-01-abcdef", "Token sk-qov-01-abcdef"),
@@ -161,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_sent_is_refused() {
+    fn a_key_that_is_no_header_value_is_refused() {
         for (key, error) in [
             ("", CredentialsError::Empty),
             ("   ", CredentialsError::Empty),
@@ -191,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jwt_says_when_it_expires() {
+    fn a_jwt_has_an_expiry() {
         let expires = |key| Credentials::parse(key).unwrap().expires_at();
         assert_eq!(
             expires(JWT).unwrap().to_rfc3339(),

@@ -1,23 +1,26 @@
-//! The dates of Qovery's answers. Their form is documented and was never seen, so any is read that
-//! can only mean one instant. What must never live here: what a date that cannot be read comes to.
+//! The dates of Qovery's answers. Their format is documented, but no real answer is public, so every
+//! format that can only mean one instant is parsed. What follows from an unreadable date must never
+//! live here.
 
 use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveTime, Utc};
 
-/// Reads a date: RFC 3339 and what others write in its place (ISO 8601, Java, Go, Python, SQL), and
-/// the seconds or milliseconds since 1970. None if it is no date, or names a zone that is not UTC and
-/// gives no offset.
-pub(super) fn read(text: &str) -> Option<DateTime<Utc>> {
+/// Parses a date: RFC 3339, the formats that ISO 8601, Java, Go, Python and SQL have in its place, and
+/// Unix time in seconds or milliseconds. Returns `None` if it is no date, or names a time zone other
+/// than UTC without its offset.
+pub(super) fn parse(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
-    // Nearly every date is RFC 3339, and read fastest so.
-    let strict = DateTime::parse_from_rfc3339(text).ok();
-    let date = strict.map(|date| date.to_utc());
-    let date = date.or_else(|| since_1970(text).or_else(|| calendar(text)))?;
-    // A date that was never set is written as one of the year 1, or of 1970.
+    // The documented format first: a list has hundreds of dates.
+    let rfc3339 = DateTime::parse_from_rfc3339(text).ok();
+    let date = rfc3339
+        .map(|date| date.to_utc())
+        .or_else(|| unix_time(text))
+        .or_else(|| calendar_date(text))?;
+    // A date that was never set is written as the year 1 or 1970.
     (date.year() >= 2000).then_some(date)
 }
 
 /// Seconds have ten digits from 2001 to 2286, and milliseconds thirteen.
-fn since_1970(text: &str) -> Option<DateTime<Utc>> {
+fn unix_time(text: &str) -> Option<DateTime<Utc>> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let number = whole.parse().ok()?;
     let nanoseconds = format!("{fraction:0<9.9}").parse().ok()?;
@@ -28,8 +31,8 @@ fn since_1970(text: &str) -> Option<DateTime<Utc>> {
     }
 }
 
-/// `2026-06-01`, then perhaps a time of the day, then perhaps a zone.
-fn calendar(text: &str) -> Option<DateTime<Utc>> {
+/// `2026-06-01`, optionally with a time of day and a time zone.
+fn calendar_date(text: &str) -> Option<DateTime<Utc>> {
     let (day, rest) = text.split_at_checked(10)?;
     let day = NaiveDate::parse_from_str(day, "%Y-%m-%d").ok()?;
     let rest = rest.strip_prefix(['T', 't', ' ']).unwrap_or(rest);
@@ -37,7 +40,7 @@ fn calendar(text: &str) -> Option<DateTime<Utc>> {
     let (clock, zone) = rest.split_at(rest.find(|c| !is_clock(c)).unwrap_or(rest.len()));
     let clock = clock.replace(',', ".");
     let local = match clock.strip_prefix("24:") {
-        // The end of a day (ISO 8601) is the beginning of the next one.
+        // ISO 8601 writes midnight at the end of a day as 24:00.
         Some(rest) if time(&format!("00:{rest}"))? == NaiveTime::MIN => {
             day.succ_opt()?.and_time(NaiveTime::MIN)
         }
@@ -46,7 +49,7 @@ fn calendar(text: &str) -> Option<DateTime<Utc>> {
     Some(local.checked_sub_offset(offset(zone.trim())?)?.and_utc())
 }
 
-/// Java leaves seconds out that are zero.
+/// Java omits seconds that are zero.
 fn time(clock: &str) -> Option<NaiveTime> {
     if clock.is_empty() {
         return Some(NaiveTime::MIN);
@@ -56,8 +59,8 @@ fn time(clock: &str) -> Option<NaiveTime> {
         .find_map(|form| NaiveTime::parse_from_str(clock, form).ok())
 }
 
-/// No zone means UTC. A name beside an offset adds nothing to it (`+00:00[UTC]`, `+0000 UTC`), and
-/// without one says too little: it may be one of two in the hour after summer time.
+/// No time zone means UTC. A name after an offset is ignored (`+00:00[UTC]`, `+0000 UTC`). A name alone
+/// is refused: an hour at the end of summer time occurs twice.
 fn offset(zone: &str) -> Option<FixedOffset> {
     let zone = zone.trim_matches(['[', ']']).to_ascii_uppercase();
     let offset = zone.split(['[', ' ']).next().unwrap_or_default();
@@ -77,11 +80,11 @@ mod tests {
     use super::*;
 
     fn shown(text: &str) -> Option<String> {
-        read(text).map(|date| date.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+        parse(text).map(|date| date.to_rfc3339_opts(SecondsFormat::AutoSi, true))
     }
 
     #[test]
-    fn one_instant_is_read_in_every_form() {
+    fn every_format_of_one_instant_is_parsed() {
         for text in [
             "2026-03-01T02:30:00Z",
             "2026-03-01t02:30:00z",
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_finer_or_coarser_than_a_second_is_read() {
+    fn dates_and_fractions_of_seconds_are_parsed() {
         for (text, date) in [
             ("2026-03-01", "2026-03-01T00:00:00Z"),
             ("2026-03-01Z", "2026-03-01T00:00:00Z"),
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_or_may_be_two_is_not_read() {
+    fn invalid_or_ambiguous_dates_are_not_parsed() {
         for text in [
             "",
             "soon",
@@ -166,16 +169,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_is_too_strange(
+        fn no_text_panics_or_yields_a_year_before_2000(
             text in "\\PC{0,40}|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]?[0-9:.,]{0,20}\\PC{0,12}|[0-9.+-]{8,24}",
         ) {
-            if let Some(date) = read(&text) {
+            if let Some(date) = parse(&text) {
                 prop_assert!(date.year() >= 2000);
             }
         }
 
         #[test]
-        fn every_instant_is_read_from_what_chrono_writes(
+        fn every_instant_that_chrono_formats_is_parsed(
             seconds in 946_684_800_i64..7_258_118_400,
             nanoseconds in 0_u32..1_000_000_000,
             minutes in -839_i32..840,
@@ -183,9 +186,9 @@ mod tests {
             let date = DateTime::from_timestamp(seconds, nanoseconds).unwrap();
             let there = date.with_timezone(&FixedOffset::east_opt(minutes * 60).unwrap());
             for form in ["%+", "%F %T%.f%z", "%FT%T%.9f %:z"] {
-                prop_assert_eq!(read(&there.format(form).to_string()), Some(date), "{}", form);
+                prop_assert_eq!(parse(&there.format(form).to_string()), Some(date), "{}", form);
             }
-            prop_assert_eq!(read(&date.naive_utc().to_string()), Some(date));
+            prop_assert_eq!(parse(&date.naive_utc().to_string()), Some(date));
         }
     }
 }

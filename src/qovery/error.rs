@@ -1,26 +1,27 @@
-//! What can go wrong upstream: what happened, whether anything was changed, what to do next.
+//! Failures of calls to Qovery: what happened, whether anything was changed, what to do next.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Scheme;
+use crate::text;
 
-/// A call that failed, and what became of the change that it asked for.
+/// A call that failed, and the outcome of the change that it asked for.
 ///
 /// Its `Display` form is the whole message for a person or a model: three short sentences.
 #[derive(Debug)]
 pub struct Error {
-    /// What happened last.
+    /// The failure of the last attempt.
     pub failure: Failure,
-    /// What is known of the change, over all attempts of the call.
+    /// The outcome of the change over all attempts.
     pub outcome: Outcome,
-    /// Whether Qovery may still be at work on the change, after one of the attempts.
+    /// Whether Qovery may still be working on the change.
     pub pending: bool,
 }
 
-/// Whether the change that a call asked for was made. A call that only reads is `NotApplied`.
+/// Whether a change was made. A call that only reads is `NotApplied`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -33,7 +34,7 @@ pub enum Outcome {
     Unknown,
 }
 
-/// What happened, one variant a cause.
+/// What happened, one variant per cause.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// 401.
@@ -62,20 +63,20 @@ pub enum Failure {
     /// 429.
     #[error("Qovery's rate limit is reached (429)")]
     RateLimited {
-        /// How long Qovery asks to wait.
+        /// The `Retry-After` of the answer.
         retry_after: Option<Duration>,
     },
-    /// 5xx, or 408, with which a gateway gives up, too.
+    /// 5xx, or 408, which gateways send, too.
     #[error("Qovery failed ({status}){}", quote(.message.as_deref()))]
     Unavailable {
         /// The HTTP status.
         status: u16,
-        /// How long Qovery asks to wait.
+        /// The `Retry-After` of the answer.
         retry_after: Option<Duration>,
         /// Qovery's own words.
         message: Option<String>,
     },
-    /// 3xx. A redirect is never followed: the key goes to the configured address only.
+    /// 3xx. A redirect is never followed: the key is sent to the configured address only.
     #[error("The answer was a redirect ({status}), which is never followed")]
     Redirected {
         /// The HTTP status.
@@ -87,38 +88,37 @@ pub enum Failure {
         /// The HTTP status.
         status: u16,
     },
-    /// A status of success with a body that is not what the operation documents.
+    /// A status of success with a body that the operation does not document.
     #[error("Qovery's answer could not be read: {0}")]
     Unreadable(Unreadable),
-    /// A body over 8 MiB. It was cut off.
-    #[error("Qovery's answer was larger than 8 MiB and was cut off")]
+    /// A body over [`answer_bytes`](crate::limits::Limits::answer_bytes), or the pages of a list over
+    /// [`list_bytes`](crate::limits::Limits::list_bytes).
+    #[error("Qovery's answer was larger than 2 MiB, or a list larger than 4 MiB, and was cut off")]
     TooLarge,
-    /// No answer in time.
+    /// No answer within the timeout.
     #[error("Qovery did not answer in time")]
     TimedOut,
     /// The connection broke after the request was sent, or may have been.
     #[error("The connection to Qovery broke before the answer was complete")]
     Interrupted(#[source] reqwest::Error),
     /// No connection: the request was certainly not sent.
-    #[error("Qovery could not be reached: {reason}")]
+    #[error("Qovery could not be reached: {}", root_cause(.source))]
     Unreachable {
-        /// Why.
-        reason: Unreachable,
-        /// The library's account of it.
+        /// The error of the HTTP client.
         source: reqwest::Error,
     },
-    /// Nobody wants the answer any more.
+    /// The caller cancelled the call, or the process is shutting down.
     #[error("The call was called off: it was cancelled, or this server is shutting down")]
     Cancelled,
-    /// All 64 places for calls stayed taken.
+    /// All permits for requests stayed taken.
     #[error("This server is busy: 64 calls to Qovery are in flight")]
     Overloaded,
     /// The HTTP client could not be built, for instance without any trusted certificate.
     #[error("The HTTPS client could not be set up on this machine")]
-    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Setup(#[source] Box<dyn StdError + Send + Sync>),
 }
 
-/// What is wrong with an answer's body.
+/// What is wrong with the body of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// No body.
@@ -135,61 +135,26 @@ pub enum Unreadable {
     Shape,
 }
 
-/// Why there is no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreachable {
-    /// The name does not resolve.
-    #[error("its name does not resolve")]
-    Name,
-    /// Nothing listens there.
-    #[error("the connection was refused")]
-    Refused,
-    /// Nobody whom this machine trusts vouches for the certificate.
-    #[error("its certificate is not trusted")]
-    Untrusted,
-    /// The certificate is for another time or another name.
-    #[error("its certificate is not valid now, or not for this name")]
-    Certificate,
-    /// TLS failed otherwise, for instance because the other side does not speak it.
-    #[error("the TLS handshake failed")]
-    Tls,
-    /// The proxy wants credentials (407).
-    #[error("the proxy wants a user name and a password (407)")]
-    ProxyCredentials,
-    /// The proxy answered, and opened no connection to Qovery.
-    #[error("the proxy refused to connect to it")]
-    ProxyRefused,
-    /// There is no connection to the proxy.
-    #[error("the proxy itself could not be reached")]
-    ProxyUnreachable,
-    /// No connection within three seconds.
-    #[error("no connection within 3 seconds")]
-    TimedOut,
-    /// Anything else.
-    #[error("the connection failed")]
-    Other,
-}
-
 /// What a failure means.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// The cause as one word, the same for every call that fails so.
+    /// The kind of failure, as logs, metrics and problem details name it.
     pub kind: &'static str,
-    /// The HTTP status, where Qovery answered with a failure.
+    /// The HTTP status, if Qovery answered with a failure.
     pub status: Option<u16>,
-    /// What an attempt that ended so tells of the change that it asked for.
+    /// The outcome of a change whose only attempt failed like this.
     pub outcome: Outcome,
-    /// Whether Qovery may still be at work on the change: nobody answered, or only a gateway that
-    /// had lost sight of it, or the answer does not say that it is done.
+    /// Whether Qovery may still be working on the change: there was no answer, or a gateway's, or
+    /// one that does not say that it is done.
     pub pending: bool,
     /// Whether the cause may pass by itself.
     pub transient: bool,
-    /// What to do next, where nothing was changed and Qovery does not say how long to wait.
+    /// What to do next, if nothing was changed and there is no `Retry-After`.
     pub advice: &'static str,
 }
 
 impl Error {
-    /// A failure that left nothing changed, nor anything on its way.
+    /// A failure that left nothing changed and nothing pending.
     #[must_use]
     pub fn harmless(failure: Failure) -> Self {
         Self {
@@ -224,88 +189,65 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{}. {} {}", self.failure, self.outcome, self.advice());
-        f.write_str(text.trim_end())
+        write!(f, "{}. {} {}", self.failure, self.outcome, self.advice())
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.failure.source()
     }
 }
 
 impl Failure {
-    /// What it means: one row a cause.
+    /// The meaning of the failure: one row per cause.
     #[must_use]
     pub fn facts(&self) -> Facts {
-        // What became of the change, and whether it is pending.
-        const NOTHING: (Outcome, bool) = (Outcome::NotApplied, false);
-        const DOUBT: (Outcome, bool) = (Outcome::Unknown, false);
+        // The outcome of a change, and whether it is pending.
+        const UNCHANGED: (Outcome, bool) = (Outcome::NotApplied, false);
+        const UNKNOWN: (Outcome, bool) = (Outcome::Unknown, false);
         const PENDING: (Outcome, bool) = (Outcome::Unknown, true);
 
-        let (kind, status, (outcome, pending), transient, advice) = match *self {
-            Self::Unauthorized(Scheme::Token) => {
-                ("key_rejected", Some(401), NOTHING, false, advice::TOKEN)
-            }
-            Self::Unauthorized(Scheme::Bearer) => {
-                ("key_rejected", Some(401), NOTHING, false, advice::JWT)
-            }
-            // Most likely the key is as it should be.
-            Self::Unauthorized(Scheme::Policy) => {
-                ("forbidden", Some(401), NOTHING, false, advice::POLICY)
-            }
-            Self::Forbidden { .. } => ("forbidden", Some(403), NOTHING, false, advice::ROLE),
-            Self::NotFound { .. } => ("not_found", Some(404), NOTHING, false, advice::IDS),
-            // A conflict, a lock and "too early": something else is under way.
+        let (kind, (outcome, pending), transient, advice) = match self {
+            Self::Unauthorized(Scheme::Token) => ("key_rejected", UNCHANGED, false, advice::TOKEN),
+            Self::Unauthorized(Scheme::Bearer) => ("key_rejected", UNCHANGED, false, advice::JWT),
+            // Most likely the key is valid.
+            Self::Unauthorized(Scheme::Policy) => ("forbidden", UNCHANGED, false, advice::POLICY),
+            Self::Forbidden { .. } => ("forbidden", UNCHANGED, false, advice::ROLE),
+            Self::NotFound { .. } => ("not_found", UNCHANGED, false, advice::IDS),
+            // Conflict, Locked and Too Early: another operation is in progress.
             Self::Rejected {
-                status: s @ (409 | 423 | 425),
+                status: 409 | 423 | 425,
                 ..
-            } => ("rejected", Some(s), NOTHING, true, advice::LATER),
-            Self::Rejected { status: s, .. } => {
-                ("rejected", Some(s), NOTHING, false, advice::ARGUMENTS)
-            }
-            Self::RateLimited { .. } => ("rate_limited", Some(429), NOTHING, true, advice::LATER),
-            // These two are Qovery's own, not a gateway's.
+            } => ("rejected", UNCHANGED, true, advice::LATER),
+            Self::Rejected { .. } => ("rejected", UNCHANGED, false, advice::ARGUMENTS),
+            Self::RateLimited { .. } => ("rate_limited", UNCHANGED, true, advice::LATER),
+            // Qovery itself answers these two; the others may come from a gateway.
             Self::Unavailable {
-                status: s @ (500 | 501),
-                ..
-            } => ("unavailable", Some(s), DOUBT, true, advice::LATER),
-            Self::Unavailable { status: s, .. } => {
-                ("unavailable", Some(s), PENDING, true, advice::LATER)
-            }
-            Self::Redirected { status: s } => {
-                ("redirected", Some(s), DOUBT, false, advice::ADDRESS)
-            }
-            Self::Unexpected { status: s } => {
-                ("unexpected", Some(s), PENDING, false, advice::ADDRESS)
-            }
-            Self::Unreadable(_) => ("unreadable", None, DOUBT, false, advice::ADDRESS),
-            Self::TooLarge => ("too_large", None, PENDING, false, advice::ADDRESS),
-            Self::TimedOut => ("timed_out", None, PENDING, true, advice::LATER),
-            Self::Interrupted(_) => ("interrupted", None, PENDING, true, advice::LATER),
-            Self::Unreachable { reason, .. } => {
-                let (transient, advice) = match reason {
-                    Unreachable::Untrusted => (false, advice::AUTHORITY),
-                    Unreachable::Certificate | Unreachable::Tls => (false, advice::ADDRESS),
-                    Unreachable::ProxyCredentials => (false, advice::PROXY),
-                    Unreachable::ProxyRefused | Unreachable::ProxyUnreachable => {
-                        (true, advice::PROXY)
-                    }
-                    Unreachable::Name
-                    | Unreachable::Refused
-                    | Unreachable::TimedOut
-                    | Unreachable::Other => (true, advice::ADDRESS),
+                status: 500 | 501, ..
+            } => ("unavailable", UNKNOWN, true, advice::LATER),
+            Self::Unavailable { .. } => ("unavailable", PENDING, true, advice::LATER),
+            Self::Redirected { .. } => ("redirected", UNKNOWN, false, advice::ADDRESS),
+            Self::Unexpected { .. } => ("unexpected", PENDING, false, advice::ADDRESS),
+            Self::Unreadable(_) => ("unreadable", UNKNOWN, false, advice::ADDRESS),
+            Self::TooLarge => ("too_large", PENDING, false, advice::ADDRESS),
+            Self::TimedOut => ("timed_out", PENDING, true, advice::LATER),
+            Self::Interrupted(_) => ("interrupted", PENDING, true, advice::LATER),
+            Self::Unreachable { source } => {
+                let (transient, advice) = match causes(source).find_map(|it| it.downcast_ref()) {
+                    Some(rustls::Error::InvalidCertificate(_)) => (false, advice::CERTIFICATE),
+                    Some(_) => (false, advice::ADDRESS),
+                    None => (true, advice::NETWORK),
                 };
-                ("unreachable", None, NOTHING, transient, advice)
+                ("unreachable", UNCHANGED, transient, advice)
             }
-            Self::Overloaded => ("overloaded", None, NOTHING, true, advice::LATER),
-            Self::Cancelled => ("cancelled", None, NOTHING, true, advice::WANTED),
-            Self::Setup(_) => ("setup", None, NOTHING, false, advice::TRUST),
+            Self::Overloaded => ("overloaded", UNCHANGED, true, advice::LATER),
+            Self::Cancelled => ("cancelled", UNCHANGED, true, advice::IF_WANTED),
+            Self::Setup(_) => ("setup", UNCHANGED, false, advice::TRUST),
         };
         Facts {
             kind,
-            status,
+            status: self.status(),
             outcome,
             pending,
             transient,
@@ -313,12 +255,26 @@ impl Failure {
         }
     }
 
-    /// How long Qovery asks to wait.
+    fn status(&self) -> Option<u16> {
+        match *self {
+            Self::Unauthorized(_) => Some(401),
+            Self::Forbidden { .. } => Some(403),
+            Self::NotFound { .. } => Some(404),
+            Self::RateLimited { .. } => Some(429),
+            Self::Rejected { status, .. }
+            | Self::Unavailable { status, .. }
+            | Self::Redirected { status }
+            | Self::Unexpected { status } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The `Retry-After` of Qovery's answer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
+        match *self {
             Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => {
-                *retry_after
+                retry_after
             }
             _ => None,
         }
@@ -328,7 +284,7 @@ impl Failure {
 /// What to do next.
 mod advice {
     pub(super) const LATER: &str = "Try again in a minute.";
-    pub(super) const WANTED: &str = "Call again if it is still wanted.";
+    pub(super) const IF_WANTED: &str = "Call again if it is still wanted.";
     pub(super) const IDS: &str = "Check the ids with the person who gave them.";
     pub(super) const ARGUMENTS: &str = "Correct the arguments before you call again.";
     pub(super) const TOKEN: &str =
@@ -341,9 +297,9 @@ mod advice {
          and to add or remove more than a viewer's role.";
     pub(super) const ADDRESS: &str = "Ask the operator to check QOVERY_API_URL and the network; \
          `qovery-backups-mcp check` tests both.";
-    pub(super) const PROXY: &str = "Ask the operator to check HTTPS_PROXY, ALL_PROXY and NO_PROXY; \
-         `qovery-backups-mcp check` tests them.";
-    pub(super) const AUTHORITY: &str = "Ask the operator: if their own authority or proxy \
+    pub(super) const NETWORK: &str = "Ask the operator to check QOVERY_API_URL, the network and \
+         any proxy (HTTPS_PROXY, ALL_PROXY, NO_PROXY); `qovery-backups-mcp check` tests them.";
+    pub(super) const CERTIFICATE: &str = "Ask the operator: if their own authority or proxy \
          signed it, SSL_CERT_FILE can name a file with that authority's certificate (or with a \
          self-signed one that is CA:FALSE); if not, this may not be Qovery.";
     pub(super) const TRUST: &str = "Ask the operator to check the certificates that this machine \
@@ -351,7 +307,7 @@ mod advice {
 }
 
 impl Outcome {
-    /// Its name in logs, as in JSON.
+    /// The name in logs, as in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -384,5 +340,46 @@ fn refused(key: Scheme) -> &'static str {
             "this (401): the key's policy does not allow it, or the key is not accepted"
         }
         Scheme::Bearer => "the API key (401): it is a JWT, and may have expired",
+    }
+}
+
+/// The text of the innermost cause: the outer ones only say that the request failed. It can quote the
+/// names of a certificate, so it is sanitized and shortened.
+pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let root = causes(error).last().unwrap_or(error);
+    text::excerpt(&root.to_string())
+}
+
+/// The causes of an error, outermost first. `source` of an I/O error skips the error that it wraps.
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    iter::successors(error.source(), |&cause| {
+        match cause.downcast_ref().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn texts_name_the_limits() {
+        let limits = Limits::default();
+        let [answer, list] = [limits.answer_bytes, limits.list_bytes].map(|bytes| bytes >> 20);
+        for (failure, limit) in [
+            (Failure::TooLarge, format!("larger than {answer} MiB")),
+            (Failure::TooLarge, format!("list larger than {list} MiB")),
+            (
+                Failure::Overloaded,
+                format!("{} calls", limits.upstream_requests),
+            ),
+        ] {
+            assert!(failure.to_string().contains(&limit), "{failure}: {limit}");
+        }
     }
 }

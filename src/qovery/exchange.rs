@@ -1,36 +1,35 @@
-//! One attempt: a request, its answer, and what it is when there is none.
+//! One attempt: a request, and its response or failure.
 
-use std::{error::Error, io, iter, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Bytes;
 use reqwest::{
-    StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    },
+    redirect, retry,
 };
-use rustls::{CertificateError, pki_types::InvalidDnsNameError};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, error::Category};
 use tokio::time::Instant;
 
 use super::{
-    Failure, Unreachable, Unreadable,
+    Failure, Unreadable,
     client::{Answered, Client, Request},
 };
 use crate::{context::Context, text};
 
-/// An error body longer than this says nothing that anybody would read.
-const LARGEST_ERROR: usize = 64 << 10;
+/// The largest error body that is read for its message.
+const MAX_ERROR_BYTES: usize = 64 << 10;
 
-/// An answer with a status of success.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    /// An error only where the status alone already tells what became of the change.
-    pub(super) body: Result<Bytes, Failure>,
-    /// Whether the body is JSON by its own account.
-    pub(super) is_json: bool,
-    pub(super) date: Option<(DateTime<Utc>, Instant)>,
+/// A response with a status of success.
+pub(super) struct Response {
+    pub(super) status: u16,
+    headers: HeaderMap,
+    received: Instant,
+    /// An error only after a 201: the status alone says that the change was made.
+    body: Result<Bytes, Failure>,
 }
 
 impl Client {
@@ -38,13 +37,12 @@ impl Client {
         &self,
         request: &Request,
         context: &Context,
-    ) -> Result<Answer, Failure> {
-        let limits = &self.limits;
-        let mut builder = self
-            .http()
-            .await?
-            .request(request.method.clone(), self.base_url.join(&request.path))
-            .timeout(limits.attempt.min(context.deadline.remaining()));
+    ) -> Result<Response, Failure> {
+        let url = format!("{}{}", self.base_url, request.path);
+        let http = self.http.get_or_try_init(async || self.build_http());
+        let http = http.await.map_err(Failure::Setup)?;
+        let timeout = self.limits.attempt.min(context.deadline.remaining());
+        let mut builder = http.request(request.method.clone(), url).timeout(timeout);
         if let Some(trace) = &context.trace {
             builder = builder.header("traceparent", trace.as_str());
         }
@@ -53,63 +51,52 @@ impl Client {
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
-        let response = builder.send().await.map_err(unsent_or_unanswered)?;
-        let status = response.status();
-        let date = date(response.headers()).map(|date| (date, Instant::now()));
-        if status.is_success() {
-            let is_json = is_json(response.headers());
-            let body = match read_body(response, limits.answer_bytes).await {
-                Err(failure) if status != StatusCode::CREATED => return Err(failure),
+        let mut response = builder.send().await.map_err(failure_of)?;
+        let received = Instant::now();
+        let status = response.status().as_u16();
+        if response.status().is_success() {
+            let headers = std::mem::take(response.headers_mut());
+            let body = match read_body(response, self.limits.answer_bytes).await {
+                Err(failure) if status != 201 => return Err(failure),
                 body => body,
             };
-            return Ok(Answer {
+            return Ok(Response {
                 status,
+                headers,
+                received,
                 body,
-                is_json,
-                date,
             });
         }
         let retry_after = retry_after(response.headers());
-        // Without a message, the status alone says enough.
-        let message = read_body(response, LARGEST_ERROR).await.ok();
-        let message = message.and_then(|body| self.own_message(&body));
-        let code = status.as_u16();
-        Err(match code {
-            300..400 => Failure::Redirected { status: code },
+        // The message is optional: without it, the status still says what failed.
+        let body = read_body(response, MAX_ERROR_BYTES).await.ok();
+        let message = body.and_then(|body| self.error_message(&body));
+        Err(match status {
+            300..400 => Failure::Redirected { status },
             401 => Failure::Unauthorized(self.credentials.scheme()),
             403 => Failure::Forbidden { message },
             404 => Failure::NotFound { message },
             429 => Failure::RateLimited { retry_after },
             408 | 500..600 => Failure::Unavailable {
-                status: code,
+                status,
                 retry_after,
                 message,
             },
-            400..500 => Failure::Rejected {
-                status: code,
-                message,
-            },
-            _ => Failure::Unexpected { status: code },
+            400..500 => Failure::Rejected { status, message },
+            _ => Failure::Unexpected { status },
         })
     }
 
-    /// What Qovery, or whoever answers in its stead, says of a failure. Hidden characters could
-    /// hide the key, which could stand where the text is cut: hence the order.
-    fn own_message(&self, body: &[u8]) -> Option<String> {
+    /// The message of an error body, without the key. Sanitized before the key is replaced, since hidden
+    /// characters could split the key; shortened afterwards, since the cut could.
+    fn error_message(&self, body: &[u8]) -> Option<String> {
         let mut message = message_in(body)?;
         text::sanitize(&mut message);
         Some(text::excerpt(&self.credentials.redact(&message)))
     }
 
-    async fn http(&self) -> Result<&reqwest::Client, Failure> {
-        self.http
-            .get_or_try_init(async || self.build_http())
-            .await
-            .map_err(Failure::Setup)
-    }
-
-    fn build_http(&self) -> Result<reqwest::Client, Box<dyn Error + Send + Sync>> {
-        // Fails where another provider is installed already, which then serves as well.
+    fn build_http(&self) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
+        // Fails if another provider is installed, which then is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, self.credentials.header()?);
@@ -122,11 +109,10 @@ impl Client {
             ))
             .default_headers(headers)
             .connect_timeout(self.limits.connect)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
             .referer(false);
         if self.base_url.is_loopback() {
-            // What stays on this machine does not go through a proxy.
             builder = builder.no_proxy();
         } else {
             builder = builder.https_only(true);
@@ -135,83 +121,75 @@ impl Client {
     }
 }
 
-impl Answer {
-    /// The body as it was sent, if it is JSON by its own account.
-    pub(super) fn json(self) -> Result<Bytes, Failure> {
-        if self.status != StatusCode::OK {
-            return Err(Failure::Unexpected {
-                status: self.status.as_u16(),
-            });
+impl Response {
+    /// The body as Qovery sent it, if status and content type are those of a JSON answer.
+    pub(super) fn into_json(self) -> Result<Bytes, Failure> {
+        let status = self.status;
+        if status != 200 {
+            return Err(Failure::Unexpected { status });
         }
-        if !self.is_json {
-            return Err(Failure::Unreadable(Unreadable::NotJson));
+        let content_type = text_of(&self.headers, CONTENT_TYPE).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json") {
+            self.body
+        } else {
+            Err(Failure::Unreadable(Unreadable::NotJson))
         }
-        self.body
     }
 
-    pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
+    pub(super) fn deserialize<T: DeserializeOwned>(self) -> Result<Answered<T>, Failure> {
+        let date = text_of(&self.headers, DATE).and_then(http_date);
         let json = self.body?;
-        // Its characters are checked once, and not with each string.
+        // Validates UTF-8 once instead of per string.
         let text = str::from_utf8(&json).map_err(|_| Failure::Unreadable(Unreadable::NotJson))?;
-        match serde_json::from_str(text) {
-            Ok(value) => Ok(Answered {
-                value,
-                json,
-                date: self.date,
-            }),
-            Err(error) => {
-                use serde_json::error::Category;
-                Err(Failure::Unreadable(match error.classify() {
-                    _ if json.trim_ascii().is_empty() => Unreadable::Empty,
-                    Category::Eof => Unreadable::Truncated,
-                    Category::Syntax | Category::Io => Unreadable::NotJson,
-                    Category::Data => Unreadable::Shape,
-                }))
-            }
-        }
+        let value = serde_json::from_str(text).map_err(|error| {
+            Failure::Unreadable(match error.classify() {
+                _ if text.trim_ascii().is_empty() => Unreadable::Empty,
+                Category::Eof => Unreadable::Truncated,
+                Category::Syntax | Category::Io => Unreadable::NotJson,
+                Category::Data => Unreadable::Shape,
+            })
+        })?;
+        Ok(Answered {
+            value,
+            json,
+            date: date.map(|date| (date, self.received)),
+        })
     }
 }
 
-async fn read_body(response: reqwest::Response, max: usize) -> Result<Bytes, Failure> {
-    let body = Limited::new(reqwest::Body::from(response), max);
-    let body = body
-        .collect()
-        .await
-        .map_err(|error| match error.downcast() {
-            Ok(error) => unsent_or_unanswered(*error),
-            Err(_) => Failure::TooLarge,
-        })?;
-    Ok(body.to_bytes())
+async fn read_body(mut response: reqwest::Response, max: usize) -> Result<Bytes, Failure> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failure_of)? {
+        if body.len() + chunk.len() > max {
+            return Err(Failure::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.into())
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| {
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")
-    })
+fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// Seconds or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    let value = text_of(headers, RETRY_AFTER)?;
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - Utc::now()).to_std().unwrap_or_default())
+    let pause = http_date(value)? - Utc::now();
+    Some(pause.to_std().unwrap_or_default())
 }
 
-/// When the answer was made (RFC 9110, section 6.6.1).
-fn date(headers: &HeaderMap) -> Option<DateTime<Utc>> {
-    let value = headers.get(DATE)?.to_str().ok()?;
+/// Reads an HTTP date (RFC 9110, section 5.6.7).
+fn http_date(value: &str) -> Option<DateTime<Utc>> {
     Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc())
 }
 
 /// The message of an error body: Qovery's own `{status, error, message}`, problem details, or what
-/// gateways send; what is most of a sentence first.
+/// gateways send. Full sentences come first.
 fn message_in(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
     [
@@ -223,101 +201,26 @@ fn message_in(body: &[u8]) -> Option<String> {
         "/error",
     ]
     .into_iter()
-    .filter_map(|place| body.pointer(place)?.as_str())
+    .filter_map(|pointer| body.pointer(pointer)?.as_str())
     .find(|text| !text.trim().is_empty())
     .map(str::to_owned)
 }
 
-fn unsent_or_unanswered(error: reqwest::Error) -> Failure {
-    if error.is_connect() {
-        return Failure::Unreachable {
-            reason: unreachable_reason(&error),
-            source: error,
-        };
+fn failure_of(source: reqwest::Error) -> Failure {
+    if source.is_connect() {
+        Failure::Unreachable { source }
+    } else if source.is_timeout() {
+        Failure::TimedOut
+    } else {
+        Failure::Interrupted(source)
     }
-    if error.is_timeout() {
-        return Failure::TimedOut;
-    }
-    Failure::Interrupted(error)
-}
-
-fn unreachable_reason(error: &reqwest::Error) -> Unreachable {
-    if error.is_timeout() {
-        return Unreachable::TimedOut;
-    }
-    let reason = causes(error).find_map(reason_of);
-    reason.unwrap_or(Unreachable::Other)
-}
-
-/// What one of the errors behind an error tells. The steps of the resolver and of the proxy have no
-/// type that can be named, only texts.
-fn reason_of(cause: &(dyn Error + 'static)) -> Option<Unreachable> {
-    let text = cause.to_string();
-    if text == "dns error" || cause.is::<InvalidDnsNameError>() {
-        return Some(Unreachable::Name);
-    }
-    if let Some(step) = text.strip_prefix("tunnel error: ") {
-        return Some(match step {
-            "proxy authorization required" => Unreachable::ProxyCredentials,
-            "failed to create underlying connection" => Unreachable::ProxyUnreachable,
-            _ => Unreachable::ProxyRefused,
-        });
-    }
-    if let Some(error) = cause.downcast_ref::<io::Error>() {
-        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
-        return refused.then_some(Unreachable::Refused);
-    }
-    Some(match cause.downcast_ref()? {
-        rustls::Error::InvalidCertificate(
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. }
-            | CertificateError::NotValidForName
-            | CertificateError::NotValidForNameContext { .. },
-        ) => Unreachable::Certificate,
-        rustls::Error::InvalidCertificate(_) => Unreachable::Untrusted,
-        _ => Unreachable::Tls,
-    })
-}
-
-/// What is behind an error, from the outside in. `source` passes over what an I/O error was made of.
-pub(super) fn causes<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    iter::successors(error.source(), |&cause| {
-        match cause.downcast_ref().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        }
-    })
 }
 
 #[cfg(test)]
 mod tests {
-    use reqwest::dns::{Name, Resolve, Resolving};
     use serde_json::json;
 
     use super::*;
-
-    /// Knows no name.
-    struct Ignorant;
-
-    impl Resolve for Ignorant {
-        fn resolve(&self, _: Name) -> Resolving {
-            Box::pin(async { Err("no such name".into()) })
-        }
-    }
-
-    #[tokio::test]
-    async fn a_name_that_does_not_resolve_is_known_by_its_text() {
-        let provider = rustls::crypto::ring::default_provider();
-        let _ = provider.install_default();
-        let client = reqwest::Client::builder().no_proxy().dns_resolver(Ignorant);
-        let request = client.build().unwrap().get("http://nowhere.invalid");
-        let error = request.send().await.unwrap_err();
-        assert_eq!(unreachable_reason(&error), Unreachable::Name);
-    }
 
     #[test]
     fn a_message_is_found_wherever_it_stands() {

@@ -1,4 +1,4 @@
-//! What Qovery's API takes and gives, and the types that keep anything else out.
+//! The types of Qovery's API, validated when they are created.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -9,12 +9,12 @@ use serde::{
     de::{self, Visitor},
 };
 use serde_json::{Map, Number, Value};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 use super::date;
 
-/// Declares an id: a UUID that is read in its hyphenated form only, in any case, and written in
-/// lower case. Nothing else ever reaches a path of Qovery's API.
+/// Declares an id: a UUID that is parsed in its hyphenated form only, in any case, and displayed in
+/// lower case. Paths of Qovery's API hold literals and ids only.
 macro_rules! id {
     ($(#[doc = $doc:literal])+ $name:ident) => {
         $(#[doc = $doc])+
@@ -59,12 +59,12 @@ id! {
     OrganizationId
 }
 
-/// Text that is not an id. It is not repeated: it may be a megabyte long.
+/// The text is not an id. The message does not quote it: it may be a megabyte long.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000")]
 pub struct IdError;
 
-/// Reads an id while its reader still knows where the text stands, and can name the place.
+/// Fails inside of the deserializer, because axum names the path parameter of such an error only.
 struct IdVisitor;
 
 impl Visitor<'_> for IdVisitor {
@@ -79,35 +79,27 @@ impl Visitor<'_> for IdVisitor {
     }
 }
 
-/// `Uuid` also reads braces, `urn:uuid:` and bare digits; of all forms only the hyphenated one has
-/// 36 characters.
+/// `Uuid` itself also parses braces, `urn:uuid:` and bare digits.
 fn parse_hyphenated(text: &str) -> Result<Uuid, IdError> {
-    if text.len() != 36 {
-        return Err(IdError);
-    }
-    Uuid::try_parse(text).map_err(|_| IdError)
+    text.parse().map(Hyphenated::into_uuid).map_err(|_| IdError)
 }
 
 /// One page of a database's backups (`BackupPaginatedResponseList`).
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = true))]
 pub struct BackupPage {
     /// The backups of this page.
     #[serde(default, deserialize_with = "null_is_default")]
     pub results: Vec<Backup>,
     /// The number of this page, as Qovery counts.
-    #[schemars(schema_with = "number")]
     pub page: Number,
     /// How many backups a full page holds.
-    #[schemars(schema_with = "number")]
     pub page_size: Number,
-    /// Fields that this program does not know.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
 }
 
 impl BackupPage {
-    /// Where the next page starts: after the last backup of a full page. A page that is not full
-    /// is the last one; Qovery gives neither a total nor a link.
+    /// The start of the next page: the last backup of a full page. A page that is not full is the
+    /// last one; Qovery gives neither a total nor a link.
     #[must_use]
     pub fn next_start_id(&self) -> Option<BackupId> {
         let page_size = self.page_size.as_f64().unwrap_or(0.0);
@@ -115,17 +107,16 @@ impl BackupPage {
             clippy::cast_precision_loss,
             reason = "a page of 2^52 backups does not exist"
         )]
-        let full = self.results.len() as f64 >= page_size;
-        if full {
-            self.results.last().map(|backup| backup.id)
-        } else {
-            None
-        }
+        let is_full = self.results.len() as f64 >= page_size;
+        self.results
+            .last()
+            .filter(|_| is_full)
+            .map(|backup| backup.id)
     }
 }
 
 /// A backup of a database (`Backup`).
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct Backup {
     /// The backup's id.
     pub id: BackupId,
@@ -134,23 +125,19 @@ pub struct Backup {
     #[schemars(extend("format" = "date-time"))]
     pub created_at: String,
     /// When the backup last changed (RFC 3339).
-    #[serde(
-        default,
-        deserialize_with = "text_of_optional_date",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "text_of_optional_date")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub updated_at: Option<String>,
-    /// The name that somebody gave the backup.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The name of the backup.
+    #[serde(default)]
     #[schemars(with = "String")]
     pub name: Option<String>,
-    /// What somebody wrote about the backup.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The message of the backup.
+    #[serde(default)]
     #[schemars(with = "String")]
     pub message: Option<String>,
     /// How far the backup is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(with = "Status")]
     pub status: Option<Status>,
     /// Fields that this program does not know.
@@ -165,72 +152,68 @@ impl AsRef<Self> for Backup {
 }
 
 impl Backup {
-    /// The backup's state, where Qovery says one.
+    /// The backup's state, if Qovery gives one.
     #[must_use]
     pub fn state(&self) -> Option<&str> {
         self.status.as_ref()?.state.as_deref()
     }
 
-    /// When the backup was made, if that can be read.
+    /// When the backup was made, if `created_at` can be parsed.
     #[must_use]
     pub fn made_at(&self) -> Option<DateTime<Utc>> {
-        date::read(&self.created_at)
+        date::parse(&self.created_at)
     }
 }
 
-/// How far a backup is (`Status`). It makes up most of an answer, and hardly anybody wants more of it
-/// than this; the rest is in the answer's own JSON.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+/// How far a backup is (`Status`). It is most of an answer's bytes, so only these two fields are
+/// kept; [`Answered::whole`](super::Answered::whole) has the others.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(inline, extend("additionalProperties" = true))]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(with = "String")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).
-    #[serde(
-        default,
-        deserialize_with = "text_of_optional_date",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "text_of_optional_date")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
 }
 
-/// What a list holds that has one page only (`OrganizationResponseList` and the like).
+/// A list that is not paginated (`OrganizationResponseList` and the like).
 #[derive(Debug, Deserialize)]
 pub struct Results<T> {
-    /// All of them.
+    /// All entries.
     #[serde(default = "Vec::new")]
     pub results: Vec<T>,
 }
 
-/// An organization, as far as a look-up needs it (`Organization`).
+/// The fields of an organization that a look-up needs (`Organization`).
 #[derive(Debug, Deserialize)]
 pub struct Organization {
     /// Its id.
     pub id: OrganizationId,
 }
 
-/// A service of an organization, as far as a look-up needs it.
+/// The fields of a service of an organization that a look-up needs.
 #[derive(Debug, Deserialize)]
 pub struct Service {
-    /// Its id; of a database, the database's.
+    /// Its id: for a database, the database's id.
     pub id: DatabaseId,
-    /// What somebody called it.
+    /// Its name.
     pub name: String,
-    /// What it is, for instance `DATABASE`.
+    /// Its type, for instance `DATABASE`.
     pub service_type: String,
-    /// What its project is called.
+    /// The name of its project.
     pub project_name: String,
-    /// What its environment is called.
+    /// The name of its environment.
     pub environment_name: String,
 }
 
-/// A database, as far as a look-up needs it (`Database`).
+/// The fields of a database that a look-up needs (`Database`).
 #[derive(Debug, Deserialize)]
 pub struct Database {
-    /// What somebody called it.
+    /// Its name.
     pub name: String,
 }
 
@@ -250,12 +233,12 @@ pub type BackupName = Text<1, 255>;
 /// A backup's message: up to 4,000 characters.
 pub type BackupMessage = Text<0, 4000>;
 
-/// Text of `MIN` to `MAX` characters. What its schema announces is what it enforces.
+/// Text of `MIN` to `MAX` characters, in its schema as in its validation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Text<const MIN: usize, const MAX: usize>(String);
 
-/// Text that is too short or too long. It is not repeated.
+/// The text is too short or too long. The message does not quote it.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be {min} to {max} characters long, and has {length}")]
 pub struct TextError {
@@ -303,11 +286,6 @@ impl<const MIN: usize, const MAX: usize> JsonSchema for Text<MIN, MAX> {
     }
 }
 
-/// A plain number: `f64` would add `format: double`, at which some validators complain.
-fn number(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "number" })
-}
-
 /// Qovery may send `null` where its document says "absent".
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -321,7 +299,7 @@ fn text_of_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
     text_of_optional_date(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A date may be a number. Whatever else it is, a list is not lost because of it.
+/// A date may be a number. A value of another type must not fail the whole list.
 fn text_of_optional_date<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
@@ -361,7 +339,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_read_as_an_id_is_written_as_a_plain_path_segment(text in "\\PC{30,40}|[0-9a-fA-F-]{36}") {
+        fn every_parsed_id_is_a_plain_path_segment(text in "\\PC{30,40}|[0-9a-fA-F-]{36}") {
             if let Ok(id) = text.parse::<DatabaseId>() {
                 prop_assert_eq!(id.to_string(), text.to_lowercase());
             }
@@ -369,15 +347,17 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_keeps_what_it_does_not_know() {
-        let sent = json!({
+    fn a_backup_keeps_unknown_fields() {
+        let backup = json!({
             "id": ID, "created_at": "2026-01-01T00:00:00Z", "size_gb": 3.5, "tags": ["a"],
-            "status": { "state": "SOMETHING_NEW" }
+            "status": { "state": "SOMETHING_NEW", "steps": null }
         });
-        let sent = json!({ "results": [sent], "page": 1, "page_size": 20, "total": 1 });
-        let page: BackupPage = serde_json::from_value(sent.clone()).unwrap();
-        assert_eq!(page.results[0].state(), Some("SOMETHING_NEW"));
-        assert_eq!(serde_json::to_value(page).unwrap(), sent);
+        let backup: Backup = serde_json::from_value(backup).unwrap();
+        assert_eq!(backup.state(), Some("SOMETHING_NEW"));
+        assert_eq!(
+            json!(backup.other),
+            json!({ "size_gb": 3.5, "tags": ["a"] })
+        );
     }
 
     #[test]

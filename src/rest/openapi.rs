@@ -12,7 +12,7 @@ use super::{DOCUMENT, NewBackup, Problem, operation, operations};
 use crate::{
     backups::{Error, Obstacle, Protection, RemovalPlan},
     problem::Details,
-    qovery::{self, BackupPage, Failure, Scheme, Unreachable, Unreadable},
+    qovery::{self, BackupPage, Failure, Scheme, Unreadable},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -225,10 +225,6 @@ fn failures() -> Vec<Failure> {
         status,
         message: None,
     };
-    let unreachable = |reason| Failure::Unreachable {
-        reason,
-        source: any_error(),
-    };
     vec![
         rejected(409),
         rejected(400),
@@ -249,8 +245,9 @@ fn failures() -> Vec<Failure> {
         Failure::TooLarge,
         Failure::TimedOut,
         Failure::Interrupted(any_error()),
-        unreachable(Unreachable::Refused),
-        unreachable(Unreachable::TimedOut),
+        Failure::Unreachable {
+            source: any_error(),
+        },
         Failure::Overloaded,
         Failure::Setup(Box::new(any_error())),
     ]

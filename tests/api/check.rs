@@ -157,10 +157,7 @@ async fn a_wrong_key_and_a_failing_network_are_told_apart() {
         (refused.url(), "refused the key (401)"),
         (forbidden.url(), "knows the key"),
         (broken.url(), "The connection to Qovery broke"),
-        (
-            "http://127.0.0.1:1".to_owned(),
-            "the connection was refused",
-        ),
+        ("http://127.0.0.1:1".to_owned(), "Connection refused"),
     ] {
         let end = TestApp::with_upstream(&upstream).run(&["check"]).await;
         assert_eq!(end.status.code(), Some(1), "{}", end.stdout);

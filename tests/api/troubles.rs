@@ -127,8 +127,8 @@ async fn of_the_key() -> Said {
     let text = refused(&trusting(&other.authority, &tls.url()), Sandbox::ORDERS).await;
     assert!(text.contains("SSL_CERT_FILE"), "{text}");
     for quote in [
-        "its certificate is not trusted",
-        "Qovery could not be reached: its certificate is not trusted",
+        "invalid peer certificate: UnknownIssuer",
+        "Qovery could not be reached: invalid peer certificate: UnknownIssuer",
     ] {
         said.push((quote, text.clone()));
     }
