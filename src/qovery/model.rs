@@ -117,6 +117,7 @@ impl BackupPage {
 
 /// A backup of a database (`Backup`).
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
+// `skip_serializing_if` keeps `default: null` out of the schema.
 pub struct Backup {
     /// The backup's id.
     pub id: BackupId,
@@ -126,19 +127,20 @@ pub struct Backup {
     pub created_at: String,
     /// When the backup last changed (RFC 3339).
     #[serde(default, deserialize_with = "text_of_optional_date")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub updated_at: Option<String>,
     /// The name of the backup.
     #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The message of the backup.
     #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// How far the backup is.
     #[serde(default)]
-    #[schemars(with = "Status")]
+    #[schemars(with = "Status", skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
     /// Fields that this program does not know.
     #[serde(flatten)]
@@ -172,11 +174,12 @@ impl Backup {
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
     #[serde(default)]
-    #[schemars(with = "String")]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).
     #[serde(default, deserialize_with = "text_of_optional_date")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
 }
 
