@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     context::Context,
     limits::Limits,
-    qovery::{BackupId, Client, DatabaseId, NewBackup},
+    qovery::{BackupId, Client, DatabaseId},
     shutdown::Shutdown,
 };
 pub use addition::Addition;
@@ -144,7 +144,10 @@ impl Backups {
     ///
     /// [`Error::ReadOnly`].
     pub fn allow_changes(&self) -> Result<(), Error> {
-        self.inner.allow_changes()
+        if self.inner.policy.read_only {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
     }
 
     /// A page of a database's backups as Qovery answers it, unread: the first, or the one after the backup
@@ -163,62 +166,6 @@ impl Backups {
         Ok(qovery.list_backups_raw(database, start_id, context).await?)
     }
 
-    /// A database's name, from the cache or by a look-up within a short time.
-    pub async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
-        self.inner.name(context, database).await
-    }
-
-    /// Adds a backup.
-    ///
-    /// # Errors
-    ///
-    /// Those of a change: [`Error::ReadOnly`], [`Error::Busy`], [`Error::LimitReached`],
-    /// [`Error::Unaudited`], [`Error::Qovery`].
-    pub async fn add(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        backup: NewBackup,
-    ) -> Result<Addition, Error> {
-        let add = async move |inner: Arc<Inner>, context: Context| {
-            inner.add(&context, database, &backup).await
-        };
-        self.inner.run_change(context, add).await
-    }
-
-    /// Plans a removal, for a person to decide by. Changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// Why it would be refused: [`Error::ReadOnly`], [`Error::Obstructed`], [`Error::ListIncomplete`],
-    /// [`Error::LimitReached`], [`Error::Qovery`].
-    pub async fn plan_removal(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        backups: &[BackupId],
-    ) -> Result<RemovalPlan, Error> {
-        self.inner.allow_changes()?;
-        self.inner.allowance.check(backups.len())?;
-        self.inner.plan_removal(context, database, backups).await
-    }
-
-    /// Removes backups for good, one after another, unless a rule protects one of them.
-    ///
-    /// # Errors
-    ///
-    /// Any [`Error`], if none was removed and none may have been; for a single backup, whatever its
-    /// outcome. After [`Error::Changed`] the person has to be asked again.
-    pub async fn remove(
-        &self,
-        context: &Context,
-        request: RemovalRequest,
-    ) -> Result<RemovalOutcome, Error> {
-        let remove =
-            async move |inner: Arc<Inner>, context: Context| inner.remove(&context, &request).await;
-        self.inner.run_change(context, remove).await
-    }
-
     /// Waits for the changes in flight: they end on their own, or are recorded as unknown at the deadline
     /// of the shutdown. Returns whether the outcome of each is known.
     pub async fn end(&self) -> bool {
@@ -229,26 +176,13 @@ impl Backups {
     }
 }
 
-impl Inner {
-    fn allow_changes(&self) -> Result<(), Error> {
-        if self.policy.read_only {
-            Err(Error::ReadOnly)
-        } else {
-            Ok(())
-        }
-    }
-}
-
 impl FromStr for Confirm {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "always" => Ok(Self::Always),
-            "never" => Ok(Self::Never),
-            _ => Err("must be auto, always or never"),
-        }
+        let mut all = [Self::Auto, Self::Always, Self::Never].into_iter();
+        all.find(|confirm| confirm.name() == text)
+            .ok_or("must be auto, always or never")
     }
 }
 

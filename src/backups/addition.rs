@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Inner;
+use super::Backups;
 use crate::{
     context::Context,
     qovery::{Answered, Backup, BackupId, DatabaseId, NewBackup},
@@ -38,7 +38,7 @@ struct Recent {
 /// Far more additions than can be made within the second by which clocks are read.
 const MAX_RECENT: usize = 256;
 
-impl Inner {
+impl Backups {
     /// Looks once for the backup whose answer was lost.
     pub(super) async fn recover(
         &self,
@@ -47,7 +47,7 @@ impl Inner {
         wanted: &NewBackup,
         sent: Instant,
     ) -> Option<Addition> {
-        let page = self.qovery.list_backups(database, None, context);
+        let page = self.inner.qovery.list_backups(database, None, context);
         let page = page.await.ok()?;
         // Qovery's clock is read in whole seconds, rounded down: this is never after the moment of
         // sending, so that the new backup is not missed.
@@ -55,6 +55,7 @@ impl Inner {
         let since = date - answered.duration_since(sent);
         let listed = &page.value.results;
         let position = self
+            .inner
             .recent_additions
             .find(listed, database, wanted, since)?;
         // Its own JSON, as the lost answer would have had it.

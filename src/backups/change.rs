@@ -2,7 +2,7 @@
 //! on fresh facts, allowance, intent on record, request, settling of an unknown outcome, outcome on
 //! record, return of what was not spent.
 
-use std::{borrow::Borrow, panic::resume_unwind, sync::Arc, sync::atomic::Ordering};
+use std::{borrow::Borrow, panic::resume_unwind, sync::atomic::Ordering};
 
 use tokio::{
     sync::OwnedMutexGuard,
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Addition, Confirm, Error, Inner, RemovalOutcome, RemovalRequest, allowance::Reserved,
+    Addition, Backups, Confirm, Error, RemovalOutcome, RemovalRequest, allowance::Reserved,
     audit::Record,
 };
 use crate::{
@@ -19,25 +19,120 @@ use crate::{
     text,
 };
 
-impl Inner {
-    /// Runs a change as a task that [`Backups::end`](super::Backups::end) waits for. A caller that
-    /// disconnects cancels the change, but a request that was sent still gets its outcome on record.
-    pub(super) async fn run_change<T: Send + 'static, F>(
-        self: &Arc<Self>,
+impl Backups {
+    /// Adds a backup. No rule forbids another one.
+    ///
+    /// # Errors
+    ///
+    /// Those of a change: [`Error::ReadOnly`], [`Error::Busy`], [`Error::LimitReached`],
+    /// [`Error::Unaudited`], [`Error::Qovery`].
+    pub async fn add(
+        &self,
         context: &Context,
-        change: impl FnOnce(Arc<Self>, Context) -> F,
+        database: DatabaseId,
+        backup: NewBackup,
+    ) -> Result<Addition, Error> {
+        let add = async move |this: Self, context: Context| {
+            let inner = &this.inner;
+            let _lock = this.begin(&context, database, 1).await?;
+            let mut reserved = inner.allowance.reserve(1)?;
+            let consent = this.consent(&context, false);
+            let mut record = Record::new(&context, "add", consent, database);
+            record.name = Some(text::truncate(backup.name.as_str(), Record::MAX_CHARACTERS));
+            let send = async |context: Context| {
+                let answered = inner.qovery.add_backup(database, &backup, &context).await?;
+                Ok(Addition {
+                    answered,
+                    recovered: false,
+                })
+            };
+            let settle = async |context: Context, error, sent| {
+                let recovered = this.recover(&context, database, &backup, sent).await;
+                recovered.ok_or(error)
+            };
+            let result = this.request(&context, record, &mut reserved, send, settle);
+            let result = result.await;
+            match &result {
+                Ok(addition) => inner.recent_additions.record(addition.answered.value.id),
+                Err(error) if error.outcome() == Outcome::NotApplied => {}
+                // If it was made, its id is unknown.
+                Err(_) => inner.recent_additions.record_unconfirmed(database, backup),
+            }
+            result
+        };
+        self.run(context, add).await
+    }
+
+    /// Removes backups for good, one after another up to the first that is not removed, unless a rule
+    /// protects one of them.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`], if none was removed and none may have been; for a single backup, whatever its
+    /// outcome. After [`Error::Changed`] the person has to be asked again.
+    pub async fn remove(
+        &self,
+        context: &Context,
+        request: RemovalRequest,
+    ) -> Result<RemovalOutcome, Error> {
+        let remove = async move |this: Self, context: Context| {
+            let inner = &this.inner;
+            let (database, wanted) = (request.database, request.backups.len());
+            let _lock = this.begin(&context, database, wanted).await?;
+            let plan = this.decide_removal(&context, &request).await?;
+            let mut reserved = inner.allowance.reserve(wanted)?;
+            let consent = this.consent(&context, request.confirmed.is_some());
+            let mut results = Vec::with_capacity(wanted);
+            for backup in &plan.backups {
+                let record = Record::new(&context, "remove", consent, database).about(backup);
+                let send = async |context: Context| {
+                    let removed = inner.qovery.remove_backup(database, backup.id, &context);
+                    removed.await.map(|()| backup.clone())
+                };
+                let settle = async |context: Context, error, _| {
+                    this.settle_removal(&context, &plan, backup, error).await
+                };
+                let result = this.request(&context, record, &mut reserved, send, settle);
+                match result.await {
+                    Ok(backup) => {
+                        request.gone.send_modify(|gone| *gone += 1);
+                        results.push(Ok(backup));
+                    }
+                    Err(error)
+                        if wanted == 1
+                            || results.is_empty() && error.outcome() == Outcome::NotApplied =>
+                    {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        results.push(Err(error));
+                        break;
+                    }
+                }
+            }
+            Ok(RemovalOutcome { plan, results })
+        };
+        self.run(context, remove).await
+    }
+
+    /// Runs a change as a task that [`Backups::end`] waits for. A caller that disconnects cancels the
+    /// change, but a request that was sent still gets its outcome on record.
+    async fn run<T: Send + 'static, F>(
+        &self,
+        context: &Context,
+        change: impl FnOnce(Self, Context) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let cancellation = self.shutdown.draining.child_token();
+        let cancellation = self.inner.shutdown.draining.child_token();
         let _cancel_on_drop = cancellation.clone().drop_guard();
         let context_of_task = Context {
             cancellation: cancellation.clone(),
             ..context.clone()
         };
-        let change = change(Arc::clone(self), context_of_task);
-        let mut task = self.changes.spawn(change);
+        let change = change(self.clone(), context_of_task);
+        let mut task = self.inner.changes.spawn(change);
         let joined = tokio::select! {
             biased;
             joined = &mut task => joined,
@@ -48,94 +143,12 @@ impl Inner {
         };
         // These tasks are never aborted, so that one without a result has panicked. The interface
         // answers the panic as it answers its own.
-        joined.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(aborted) => resume_unwind(Box::new(aborted)),
-        })
-    }
-
-    /// Adds a backup. No rule forbids another one.
-    pub(super) async fn add(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        backup: &NewBackup,
-    ) -> Result<Addition, Error> {
-        let _lock = self.begin(context, database, 1).await?;
-        let mut reserved = self.allowance.reserve(1)?;
-        let mut record = Record::new(context, "add", self.consent(context, false), database);
-        record.name = Some(text::truncate(backup.name.as_str(), Record::MAX_CHARACTERS));
-        let send = async |context: Context| {
-            let answered = self.qovery.add_backup(database, backup, &context).await?;
-            Ok(Addition {
-                answered,
-                recovered: false,
-            })
-        };
-        let settle = async |context: Context, error, sent| {
-            let recovered = self.recover(&context, database, backup, sent).await;
-            recovered.ok_or(error)
-        };
-        let result = self
-            .carry_out(context, record, &mut reserved, send, settle)
-            .await;
-        match &result {
-            Ok(addition) => self.recent_additions.record(addition.answered.value.id),
-            Err(error) if error.outcome() == Outcome::NotApplied => {}
-            // If it was made, its id is unknown.
-            Err(_) => self
-                .recent_additions
-                .record_unconfirmed(database, backup.clone()),
-        }
-        result
-    }
-
-    /// Removes backups one after another, up to the first that is not removed. Fails as a whole where a
-    /// single backup was wanted, or where the first of several was not removed.
-    pub(super) async fn remove(
-        &self,
-        context: &Context,
-        request: &RemovalRequest,
-    ) -> Result<RemovalOutcome, Error> {
-        let (database, wanted) = (request.database, request.backups.len());
-        let _lock = self.begin(context, database, wanted).await?;
-        let plan = self.decide_removal(context, request).await?;
-        let mut reserved = self.allowance.reserve(wanted)?;
-        let consent = self.consent(context, request.confirmed.is_some());
-        let mut results = Vec::with_capacity(wanted);
-        for backup in &plan.backups {
-            let record = Record::new(context, "remove", consent, database).about(backup);
-            let send = async |context: Context| {
-                let removed = self.qovery.remove_backup(database, backup.id, &context);
-                removed.await.map(|()| backup.clone())
-            };
-            let settle = async |context: Context, error, _| {
-                self.settle_removal(&context, &plan, backup, error).await
-            };
-            let result = self
-                .carry_out(context, record, &mut reserved, send, settle)
-                .await;
-            let is_first = results.is_empty();
-            match result {
-                Ok(backup) => {
-                    request.gone.send_modify(|gone| *gone += 1);
-                    results.push(Ok(backup));
-                }
-                Err(error) if wanted == 1 || is_first && error.outcome() == Outcome::NotApplied => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    results.push(Err(error));
-                    break;
-                }
-            }
-        }
-        Ok(RemovalOutcome { plan, results })
+        joined.unwrap_or_else(|error| resume_unwind(error.into_panic()))
     }
 
     /// Makes one request of a change, unless it was cancelled or has too little time left: `send` sends
     /// it; `settle` finds out by the list what became of it, where the answer does not say.
-    async fn carry_out<T: Borrow<Backup>>(
+    async fn request<T: Borrow<Backup>>(
         &self,
         context: &Context,
         record: Record,
@@ -143,7 +156,7 @@ impl Inner {
         send: impl AsyncFnOnce(Context) -> Result<T, qovery::Error>,
         settle: impl AsyncFnOnce(Context, qovery::Error, Instant) -> Result<T, qovery::Error>,
     ) -> Result<T, Error> {
-        let limits = &self.limits;
+        let limits = &self.inner.limits;
         if context.cancellation.is_cancelled() {
             return Err(qovery::Error::harmless(Failure::Cancelled).into());
         }
@@ -152,7 +165,7 @@ impl Inner {
                 database: record.database_id,
             });
         }
-        self.audit.intent(&record).await?;
+        self.inner.audit.intent(&record).await?;
         reserved.spend();
         let sent = Instant::now();
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
@@ -172,9 +185,9 @@ impl Inner {
             Ok(applied) => (record.about(applied.borrow()), Outcome::Applied),
             Err(error) => (record, error.outcome),
         };
-        self.audit.outcome(record, outcome).await;
-        if outcome == Outcome::Unknown && self.shutdown.no_retries.is_cancelled() {
-            self.left_unknown.store(true, Ordering::Relaxed);
+        self.inner.audit.outcome(record, outcome).await;
+        if outcome == Outcome::Unknown && self.inner.shutdown.no_retries.is_cancelled() {
+            self.inner.left_unknown.store(true, Ordering::Relaxed);
         }
         Ok(result?)
     }
@@ -188,13 +201,13 @@ impl Inner {
     ) -> Result<OwnedMutexGuard<()>, Error> {
         self.allow_changes()?;
         // Before anything is sent: an agent that loops must not use up Qovery's rate limit either.
-        self.allowance.check(changes)?;
+        self.inner.allowance.check(changes)?;
         tokio::select! {
             biased;
             () = context.cancellation.cancelled() => {
                 Err(qovery::Error::harmless(Failure::Cancelled).into())
             }
-            lock = timeout(self.limits.lock_wait, self.locks.lock(database)) => {
+            lock = timeout(self.inner.limits.lock_wait, self.inner.locks.lock(database)) => {
                 lock.map_err(|_| Error::Busy { database })
             }
         }
@@ -208,7 +221,7 @@ impl Inner {
         tokio::select! {
             biased;
             result = result => result,
-            () = self.shutdown.deadline.cancelled() => Err(qovery::Error {
+            () = self.inner.shutdown.deadline.cancelled() => Err(qovery::Error {
                 failure: Failure::Cancelled,
                 outcome: Outcome::Unknown,
                 pending: true,
@@ -218,7 +231,7 @@ impl Inner {
 
     /// What stands for a person's consent, for the audit trail.
     fn consent(&self, context: &Context, confirmed: bool) -> &'static str {
-        match (confirmed, context.interface, self.policy.confirm) {
+        match (confirmed, context.interface, self.inner.policy.confirm) {
             (true, ..) => "elicited",
             (false, Interface::Rest, _) => "rest",
             (false, Interface::Mcp, Confirm::Never) => "unattended",

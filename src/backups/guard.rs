@@ -57,37 +57,32 @@ pub(super) fn protections(
     keep_latest: usize,
     now: DateTime<Utc>,
 ) -> Vec<Option<Protection>> {
-    use Condition::{BeingRemoved, Failed, Finished, Unknown};
-    type Counts = fn(Condition) -> bool;
+    use Condition::{Finished, InProgress, Unknown};
 
-    let rules: [(usize, Counts, Protection); 4] = [
-        (keep_latest, |_| true, Protection::Newest { keep_latest }),
+    let newest = Protection::Newest { keep_latest };
+    // Of the backups in these conditions, so many of the newest stay.
+    let rules: [(usize, &[Condition], Protection); 4] = [
+        (keep_latest, &Condition::ALL, newest),
         (
             1,
-            |condition| !matches!(condition, Failed | BeingRemoved),
+            &[Finished, InProgress, Unknown],
             Protection::NewestNotFailed,
         ),
-        (
-            1,
-            |condition| matches!(condition, Finished | Unknown),
-            Protection::NewestFinished,
-        ),
-        (
-            1,
-            |condition| condition == Finished,
-            Protection::NewestFinished,
-        ),
+        (1, &[Finished, Unknown], Protection::NewestFinished),
+        (1, &[Finished], Protection::NewestFinished),
     ];
     let ranked: Vec<_> = backups
         .iter()
         .map(|backup| (date(backup, now), Condition::of(backup)))
         .collect();
-    let oldest_kept = rules.map(|(number, counts, protection)| {
-        let counted = ranked.iter().filter(|(_, condition)| counts(*condition));
+    let oldest_kept = rules.map(|(number, conditions, protection)| {
+        let counted = ranked
+            .iter()
+            .filter(|(_, condition)| conditions.contains(condition));
         let mut dates: Vec<_> = counted.filter_map(|(date, _)| date.ok()).collect();
         dates.sort_unstable();
         let oldest = dates.get(dates.len().saturating_sub(number)).copied();
-        (oldest, counts, protection)
+        (oldest, conditions, protection)
     });
     ranked
         .into_iter()
@@ -95,8 +90,8 @@ pub(super) fn protections(
             Err(protection) => Some(protection),
             Ok(date) => oldest_kept
                 .iter()
-                .find(|(oldest, counts, _)| {
-                    counts(condition) && oldest.is_some_and(|oldest| date >= oldest)
+                .find(|(oldest, conditions, _)| {
+                    conditions.contains(&condition) && oldest.is_some_and(|oldest| date >= oldest)
                 })
                 .map(|(_, _, protection)| *protection),
         })

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Backups, Condition, Error, Inner, Obstacle, Protection, guard};
+use super::{Backups, Condition, Error, Obstacle, Protection, guard};
 use crate::{
     context::Context,
     qovery::{self, Answered, Backup, BackupId, BackupPage, DatabaseId, Failure},
@@ -69,6 +69,9 @@ pub(super) struct Pages {
     pub(super) complete: bool,
 }
 
+/// One more than a list of 2,000 backups has at Qovery's page size.
+const MAX_PAGES: usize = 101;
+
 impl Backups {
     /// A database's backups and what the rules say of them: from the beginning or after `start_id`, up to
     /// the number that one answer shows. With the whole status of each, if `verbose`.
@@ -83,12 +86,12 @@ impl Backups {
         start_id: Option<BackupId>,
         verbose: bool,
     ) -> Result<Listing, Error> {
-        let inner = &self.inner;
-        let pages = inner
-            .read_pages(context, database, start_id, inner.limits.listed, |_| false)
+        let max = self.inner.limits.listed;
+        let pages = self
+            .read_pages(context, database, start_id, max, |_| false)
             .await?;
-        let name = inner.name(context, database).await;
-        let listing = inner.list_entries(database, pages, start_id.is_none(), verbose);
+        let name = self.name(context, database).await;
+        let listing = self.list_entries(database, pages, start_id.is_none(), verbose);
         Ok(Listing { name, ..listing })
     }
 
@@ -111,7 +114,7 @@ impl Backups {
         let mut last: Option<Listing> = None;
         loop {
             let max = inner.limits.list_backups;
-            let pages = inner.read_pages(context, database, None, max, has_it).await;
+            let pages = self.read_pages(context, database, None, max, has_it).await;
             let pages = match (pages, last.take()) {
                 (Ok(pages), _) => pages,
                 // The backup as it was a moment ago is worth more than an error.
@@ -121,7 +124,7 @@ impl Backups {
                 }
                 (Err(error), _) => return Err(error),
             };
-            let mut listing = inner.list_entries(database, pages, true, verbose);
+            let mut listing = self.list_entries(database, pages, true, verbose);
             listing.backups.retain(|listed| listed.backup.id == backup);
             let Some(listed) = listing.backups.first() else {
                 return Err(if listing.complete {
@@ -134,7 +137,7 @@ impl Backups {
                     Error::ListIncomplete { database }
                 });
             };
-            listing.name = inner.name(context, database).await;
+            listing.name = self.name(context, database).await;
             let in_progress = listed.condition == Condition::InProgress;
             let pause = pauses
                 .next()
@@ -154,12 +157,7 @@ impl Backups {
             last = Some(listing);
         }
     }
-}
 
-/// One more than a list of 2,000 backups has at Qovery's page size.
-const MAX_PAGES: usize = 101;
-
-impl Inner {
     /// Reads a list page by page: to its end, until it has `max` backups, or to the page that
     /// `is_enough`. A list whose pages repeat is never complete.
     pub(super) async fn read_pages(
@@ -178,7 +176,7 @@ impl Inner {
         let (mut seen, mut bytes) = (HashSet::new(), 0);
         for _ in 0..MAX_PAGES {
             let start_id = list.next;
-            let page = self.qovery.list_backups(database, start_id, context);
+            let page = self.inner.qovery.list_backups(database, start_id, context);
             let mut page = match page.await {
                 Ok(page) => page,
                 // The backup after which this page begins was removed meanwhile.
@@ -192,7 +190,7 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             };
             bytes += page.json.len();
-            if bytes > self.limits.list_bytes {
+            if bytes > self.inner.limits.list_bytes {
                 return Err(qovery::Error::harmless(Failure::TooLarge).into());
             }
             list.next = page.value.next_start_id();
@@ -237,7 +235,7 @@ impl Inner {
         let pages = list.pages.into_iter();
         let backups: Vec<_> = pages.flat_map(|page| page.value.results).collect();
         let protections = if whole {
-            guard::protections(&backups, self.policy.keep_latest, now)
+            guard::protections(&backups, self.inner.policy.keep_latest, now)
         } else {
             vec![None; backups.len()]
         };

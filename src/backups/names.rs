@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::{Backups, Error, Inner};
+use super::{Backups, Error};
 use crate::{
     context::{Context, Deadline},
     qovery::{self, DatabaseId, Failure, Scheme, Service},
@@ -41,13 +41,13 @@ const SAME: f64 = 2.0;
 const CONTAINED: f64 = 1.0;
 const SIMILAR: f64 = 0.85;
 
-impl Inner {
+impl Backups {
     /// A database's name, from the cache or by a look-up within a short time.
-    pub(super) async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
-        let limits = &self.limits;
+    pub async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
+        let (inner, limits) = (&self.inner, &self.inner.limits);
         let now = Instant::now();
         {
-            let mut names = self.names.names.lock();
+            let mut names = inner.names.names.lock();
             if let Some((expires, name)) = names.get(&database)
                 && *expires > now
             {
@@ -62,19 +62,17 @@ impl Inner {
         }
         let time = limits.name_lookup.min(context.deadline.remaining());
         let context = context.with_deadline(Deadline::after(time));
-        let answer = timeout(time, self.qovery.database(database, &context)).await;
+        let answer = timeout(time, inner.qovery.database(database, &context)).await;
         let (ttl, name) = match answer {
             Ok(Ok(known)) => (limits.name_ttl, Some(text::excerpt(&known.name).into())),
             Ok(Err(error)) if is_denied(&error) => (limits.name_ttl, None),
             _ => (RETRY_PAUSE, None),
         };
-        let mut names = self.names.names.lock();
+        let mut names = inner.names.names.lock();
         names.insert(database, (now + ttl, name.clone()));
         name
     }
-}
 
-impl Backups {
     /// The databases of that name, or, if there are none, of a similar one.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::{
-    Condition, Confirm, Error, Inner,
+    Backups, Condition, Confirm, Error,
     error::Obstacle,
     guard::{newest, protections},
 };
@@ -61,16 +61,23 @@ pub struct RemovalOutcome {
 /// The SHA-256 digest of the facts that a person decides by.
 pub type Fingerprint = [u8; 32];
 
-impl Inner {
-    /// Plans a removal by the complete list of this moment.
-    pub(super) async fn plan_removal(
+impl Backups {
+    /// Plans a removal by the complete list of this moment, for a person to decide by. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it would be refused: [`Error::ReadOnly`], [`Error::Obstructed`], [`Error::ListIncomplete`],
+    /// [`Error::LimitReached`], [`Error::Qovery`].
+    pub async fn plan_removal(
         &self,
         context: &Context,
         database: DatabaseId,
         wanted: &[BackupId],
     ) -> Result<RemovalPlan, Error> {
+        self.allow_changes()?;
+        self.inner.allowance.check(wanted.len())?;
         let listed = self.complete_list(context, database).await?;
-        let keep_latest = self.policy.keep_latest;
+        let keep_latest = self.inner.policy.keep_latest;
         evaluate(database, &listed, wanted, keep_latest, Utc::now())
     }
 
@@ -85,7 +92,7 @@ impl Inner {
             .await?;
         match request.confirmed {
             Some(facts) if facts != plan.fingerprint() => Err(Error::Changed(Box::new(plan))),
-            None if self.policy.confirm == Confirm::Always => {
+            None if self.inner.policy.confirm == Confirm::Always => {
                 Err(Error::Unconfirmed(Box::new(plan)))
             }
             _ => Ok(plan),
@@ -119,7 +126,7 @@ impl Inner {
         context: &Context,
         database: DatabaseId,
     ) -> Result<Vec<Backup>, Error> {
-        let max = self.limits.list_backups;
+        let max = self.inner.limits.list_backups;
         let list = self.read_pages(context, database, None, max, |_| false);
         let list = list.await?;
         if !list.complete {
