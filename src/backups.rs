@@ -97,19 +97,6 @@ pub enum Confirm {
     Never,
 }
 
-impl Default for Policy {
-    /// The policy without any setting.
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            keep_latest: 1,
-            confirm: Confirm::Auto,
-            changes_per_hour: NonZeroU32::new(60),
-            audit_log: None,
-        }
-    }
-}
-
 impl Backups {
     /// Backups behind `qovery`, under `policy`.
     #[must_use]

@@ -105,8 +105,7 @@ impl RecentAdditions {
         since: DateTime<Utc>,
     ) -> Option<usize> {
         let recent = self.0.lock();
-        let mut unconfirmed = recent.unconfirmed.iter();
-        if unconfirmed.any(|(its_database, backup)| *its_database == database && backup == wanted) {
+        if recent.unconfirmed.contains(&(database, wanted.clone())) {
             return None;
         }
         let mut matches = (0..listed.len()).filter(|position| {

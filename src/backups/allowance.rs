@@ -26,12 +26,12 @@ impl Allowance {
         }
     }
 
-    /// Checks that so many changes could be made now.
+    /// Checks that this many changes could be made now.
     pub(super) fn check(&self, changes: usize) -> Result<(), Error> {
         self.changes_at(Instant::now(), changes).map(drop)
     }
 
-    /// Counts so many changes before the first one is made.
+    /// Counts this many changes before the first one is made.
     pub(super) fn reserve(&self, changes: usize) -> Result<Reserved<'_>, Error> {
         let moment = Instant::now();
         let mut made = self.changes_at(moment, changes)?;

@@ -79,7 +79,17 @@ impl Backups {
             let inner = &this.inner;
             let (database, wanted) = (request.database, request.backups.len());
             let _lock = this.begin(&context, database, wanted).await?;
-            let plan = this.decide_removal(&context, &request).await?;
+            let plan = this.plan_removal(&context, database, &request.backups);
+            let plan = plan.await?;
+            match request.confirmed {
+                Some(facts) if facts != plan.fingerprint() => {
+                    return Err(Error::Changed(Box::new(plan)));
+                }
+                None if inner.policy.confirm == Confirm::Always => {
+                    return Err(Error::Unconfirmed(Box::new(plan)));
+                }
+                _ => {}
+            }
             let mut reserved = inner.allowance.reserve(wanted)?;
             let consent = this.consent(&context, request.confirmed.is_some());
             let mut results = Vec::with_capacity(wanted);
@@ -133,13 +143,12 @@ impl Backups {
         };
         let change = change(self.clone(), context_of_task);
         let mut task = self.inner.changes.spawn(change);
-        let joined = tokio::select! {
-            biased;
-            joined = &mut task => joined,
-            () = context.cancellation.cancelled() => {
-                cancellation.cancel();
-                task.await
-            }
+        let finished = context.cancellation.run_until_cancelled(&mut task).await;
+        let joined = if let Some(joined) = finished {
+            joined
+        } else {
+            cancellation.cancel();
+            task.await
         };
         // These tasks are never aborted, so that one without a result has panicked. The interface
         // answers the panic as it answers its own.
@@ -192,7 +201,7 @@ impl Backups {
         Ok(result?)
     }
 
-    /// Checks that so many changes are allowed, and waits for the lock of the database.
+    /// Checks that the changes are allowed, and waits for the lock of the database.
     async fn begin(
         &self,
         context: &Context,

@@ -58,44 +58,36 @@ pub(super) fn protections(
     now: DateTime<Utc>,
 ) -> Vec<Option<Protection>> {
     use Condition::{Finished, InProgress, Unknown};
+    use Protection::{Newest, NewestFinished, NewestNotFailed};
 
-    let newest = Protection::Newest { keep_latest };
-    // Of the backups in these conditions, so many of the newest stay.
+    // How many of the newest backups in these conditions stay, and as what.
     let rules: [(usize, &[Condition], Protection); 4] = [
-        (keep_latest, &Condition::ALL, newest),
-        (
-            1,
-            &[Finished, InProgress, Unknown],
-            Protection::NewestNotFailed,
-        ),
-        (1, &[Finished, Unknown], Protection::NewestFinished),
-        (1, &[Finished], Protection::NewestFinished),
+        (keep_latest, &Condition::ALL, Newest { keep_latest }),
+        (1, &[Finished, InProgress, Unknown], NewestNotFailed),
+        (1, &[Finished, Unknown], NewestFinished),
+        (1, &[Finished], NewestFinished),
     ];
-    let ranked: Vec<_> = backups
+    let rows: Vec<_> = backups
         .iter()
         .map(|backup| (date(backup, now), Condition::of(backup)))
         .collect();
-    let oldest_kept = rules.map(|(number, conditions, protection)| {
-        let counted = ranked
-            .iter()
-            .filter(|(_, condition)| conditions.contains(condition));
+    let edges = rules.map(|(number, conditions, protection)| {
+        let counted = rows.iter().filter(|row| conditions.contains(&row.1));
         let mut dates: Vec<_> = counted.filter_map(|(date, _)| date.ok()).collect();
         dates.sort_unstable();
-        let oldest = dates.get(dates.len().saturating_sub(number)).copied();
-        (oldest, conditions, protection)
+        let oldest_kept = dates.get(dates.len().saturating_sub(number)).copied();
+        (oldest_kept, conditions, protection)
     });
-    ranked
-        .into_iter()
-        .map(|(date, condition)| match date {
-            Err(protection) => Some(protection),
-            Ok(date) => oldest_kept
-                .iter()
-                .find(|(oldest, conditions, _)| {
-                    conditions.contains(&condition) && oldest.is_some_and(|oldest| date >= oldest)
-                })
-                .map(|(_, _, protection)| *protection),
-        })
-        .collect()
+    let protection = |(date, condition): (Result<_, Protection>, Condition)| match date {
+        Err(protection) => Some(protection),
+        Ok(date) => edges
+            .iter()
+            .find_map(|(oldest_kept, conditions, protection)| {
+                let keeps = oldest_kept.is_some_and(|oldest_kept| date >= oldest_kept);
+                (keeps && conditions.contains(&condition)).then_some(*protection)
+            }),
+    };
+    rows.iter().copied().map(protection).collect()
 }
 
 /// The newest of some backups; any of them, if none has a date.

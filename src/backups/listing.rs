@@ -7,13 +7,14 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
 use super::{Backups, Condition, Error, Obstacle, Protection, guard};
 use crate::{
     context::Context,
-    qovery::{self, Answered, Backup, BackupId, BackupPage, DatabaseId, Failure},
+    qovery::{self, Backup, BackupId, DatabaseId, Failure},
 };
 
 /// The backups of a database, or as many as one answer holds.
@@ -60,9 +61,11 @@ impl From<Backup> for Listed {
     }
 }
 
-/// The pages of a list that were read.
+/// The part of a list that was read.
 pub(super) struct Pages {
-    pub(super) pages: Vec<Answered<BackupPage>>,
+    pub(super) backups: Vec<Backup>,
+    /// The pages as Qovery sent them.
+    json: Vec<Bytes>,
     /// The last backup that was read, if more come after it.
     pub(super) next: Option<BackupId>,
     /// Whether none comes after these.
@@ -109,7 +112,7 @@ impl Backups {
         polls: &watch::Sender<usize>,
     ) -> Result<Listing, Error> {
         let inner = &self.inner;
-        let has_it = |page: &BackupPage| page.results.iter().any(|listed| listed.id == backup);
+        let has_it = |page: &[Backup]| page.iter().any(|listed| listed.id == backup);
         let mut pauses = inner.limits.poll_intervals.into_iter();
         let mut last: Option<Listing> = None;
         loop {
@@ -166,10 +169,11 @@ impl Backups {
         database: DatabaseId,
         start_id: Option<BackupId>,
         max: usize,
-        is_enough: impl Fn(&BackupPage) -> bool,
+        is_enough: impl Fn(&[Backup]) -> bool,
     ) -> Result<Pages, Error> {
         let mut list = Pages {
-            pages: Vec::new(),
+            backups: Vec::new(),
+            json: Vec::new(),
             next: start_id,
             complete: false,
         };
@@ -177,11 +181,11 @@ impl Backups {
         for _ in 0..MAX_PAGES {
             let start_id = list.next;
             let page = self.inner.qovery.list_backups(database, start_id, context);
-            let mut page = match page.await {
+            let page = match page.await {
                 Ok(page) => page,
                 // The backup after which this page begins was removed meanwhile.
                 Err(error)
-                    if !list.pages.is_empty()
+                    if !list.json.is_empty()
                         && matches!(error.failure, Failure::NotFound { .. }) =>
                 {
                     list.next = None;
@@ -194,7 +198,7 @@ impl Backups {
                 return Err(qovery::Error::harmless(Failure::TooLarge).into());
             }
             list.next = page.value.next_start_id();
-            let results = &mut page.value.results;
+            let mut results = page.value.results;
             let left = max - seen.len();
             let is_full = results.len() > left;
             if is_full {
@@ -207,8 +211,9 @@ impl Backups {
             if repeats {
                 list.next = None;
             }
-            let is_last = list.next.is_none() || is_full || is_enough(&page.value);
-            list.pages.push(page);
+            let is_last = list.next.is_none() || is_full || is_enough(&results);
+            list.backups.append(&mut results);
+            list.json.push(page.json);
             if is_last {
                 list.complete = list.next.is_none() && !repeats;
                 break;
@@ -228,18 +233,17 @@ impl Backups {
         let now = Utc::now();
         let whole = from_the_beginning && list.complete;
         let mut statuses: HashMap<_, _> = if verbose {
-            list.pages.iter().flat_map(whole_statuses).collect()
+            list.json.iter().flat_map(|page| statuses(page)).collect()
         } else {
             HashMap::new()
         };
-        let pages = list.pages.into_iter();
-        let backups: Vec<_> = pages.flat_map(|page| page.value.results).collect();
         let protections = if whole {
-            guard::protections(&backups, self.inner.policy.keep_latest, now)
+            guard::protections(&list.backups, self.inner.policy.keep_latest, now)
         } else {
-            vec![None; backups.len()]
+            vec![None; list.backups.len()]
         };
-        let mut backups: Vec<_> = backups
+        let mut backups: Vec<_> = list
+            .backups
             .into_iter()
             .zip(protections)
             .map(|(backup, protection)| Listed {
@@ -262,8 +266,9 @@ impl Backups {
 }
 
 /// The status of each backup of a page, as Qovery sent it.
-fn whole_statuses(page: &Answered<BackupPage>) -> Vec<(BackupId, Value)> {
-    let mut page = page.whole();
+fn statuses(page: &[u8]) -> Vec<(BackupId, Value)> {
+    // The same JSON was parsed before.
+    let mut page: Value = serde_json::from_slice(page).unwrap_or_default();
     let backups = page["results"].as_array_mut().into_iter().flatten();
     let statuses = backups.filter_map(|backup| {
         let id = backup["id"].as_str()?.parse().ok()?;

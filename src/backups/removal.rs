@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::{
-    Backups, Condition, Confirm, Error,
+    Backups, Condition, Error,
     error::Obstacle,
     guard::{newest, protections},
 };
@@ -81,24 +81,6 @@ impl Backups {
         evaluate(database, &listed, wanted, keep_latest, Utc::now())
     }
 
-    /// Plans a removal, and checks that a person confirmed these very facts, if one has to.
-    pub(super) async fn decide_removal(
-        &self,
-        context: &Context,
-        request: &RemovalRequest,
-    ) -> Result<RemovalPlan, Error> {
-        let plan = self
-            .plan_removal(context, request.database, &request.backups)
-            .await?;
-        match request.confirmed {
-            Some(facts) if facts != plan.fingerprint() => Err(Error::Changed(Box::new(plan))),
-            None if self.inner.policy.confirm == Confirm::Always => {
-                Err(Error::Unconfirmed(Box::new(plan)))
-            }
-            _ => Ok(plan),
-        }
-    }
-
     /// Finds out by the list whether a backup of the plan was removed. A list that lacks a backup that
     /// must remain proves nothing.
     pub(super) async fn settle_removal(
@@ -128,12 +110,10 @@ impl Backups {
     ) -> Result<Vec<Backup>, Error> {
         let max = self.inner.limits.list_backups;
         let list = self.read_pages(context, database, None, max, |_| false);
-        let list = list.await?;
-        if !list.complete {
-            return Err(Error::ListIncomplete { database });
+        match list.await? {
+            list if list.complete => Ok(list.backups),
+            _ => Err(Error::ListIncomplete { database }),
         }
-        let pages = list.pages.into_iter();
-        Ok(pages.flat_map(|page| page.value.results).collect())
     }
 }
 
