@@ -45,14 +45,14 @@ impl Backups {
         context: &Context,
         database: DatabaseId,
         wanted: &NewBackup,
-        sent: Instant,
+        sent_at: Instant,
     ) -> Option<Addition> {
         let page = self.inner.qovery.list_backups(database, None, context);
         let page = page.await.ok()?;
         // Qovery's clock is read in whole seconds, rounded down: this is never after the moment of
         // sending, so that the new backup is not missed.
         let (date, answered) = page.date?;
-        let since = date - answered.duration_since(sent);
+        let since = date - answered.duration_since(sent_at);
         let listed = &page.value.results;
         let position = self
             .inner

@@ -46,8 +46,8 @@ impl Backups {
                     recovered: false,
                 })
             };
-            let settle = async |context: Context, error, sent| {
-                let recovered = this.recover(&context, database, &backup, sent).await;
+            let settle = async |context: Context, error, sent_at| {
+                let recovered = this.recover(&context, database, &backup, sent_at).await;
                 recovered.ok_or(error)
             };
             let result = this.request(&context, record, &mut reserved, send, settle);
@@ -176,12 +176,12 @@ impl Backups {
         }
         self.inner.audit.intent(&record).await?;
         reserved.spend();
-        let sent = Instant::now();
+        let sent_at = Instant::now();
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
         let result = match self.until_deadline(send(sending)).await {
             Err(error) if error.outcome == Outcome::Unknown => {
                 // A caller that cancelled wants no more attempts, but the outcome still counts.
-                let settled = settle(context.detached(), error, sent);
+                let settled = settle(context.detached(), error, sent_at);
                 self.until_deadline(settled).await
             }
             Err(error) if error.outcome == Outcome::NotApplied => {

@@ -15,11 +15,14 @@ use crate::{
 /// Recent look-ups, cached. Clones of a name share it.
 #[derive(Debug, Default)]
 pub(super) struct DatabaseNames {
-    /// The names by database, each until it expires. None: the database has no known name.
-    names: Mutex<HashMap<DatabaseId, (Instant, Option<Arc<str>>)>>,
+    /// The names by database.
+    names: Mutex<HashMap<DatabaseId, Cached>>,
     /// Until when look-ups by name count as denied to the key.
     denied_until: Mutex<Option<Instant>>,
 }
+
+/// When it expires, and the name, if it is known.
+type Cached = (Instant, Option<Arc<str>>);
 
 /// The databases that a look-up by name found.
 #[derive(Debug)]
