@@ -1,7 +1,7 @@
 //! The rules that hold on both interfaces: what listing, adding and removing a backup mean here.
 //!
-//! What must never live here: a word of MCP, REST or HTTP. An interface parses its caller's input into
-//! the types of [`qovery`](crate::qovery), calls one method, and words the result.
+//! What must never live here: anything of MCP, REST or HTTP. An interface parses its caller's input into
+//! the types of [`qovery`](crate::qovery), calls one method, and presents the result.
 
 mod addition;
 mod allowance;
@@ -15,7 +15,6 @@ mod names;
 mod removal;
 
 use std::{
-    iter,
     num::NonZeroU32,
     path::PathBuf,
     str::FromStr,
@@ -31,11 +30,11 @@ use tokio_util::task::TaskTracker;
 use crate::{
     context::Context,
     limits::Limits,
-    qovery::{BackupId, Client, DatabaseId, NewBackup, Outcome},
+    qovery::{BackupId, Client, DatabaseId},
     shutdown::Shutdown,
 };
 pub use addition::Addition;
-use addition::{Add, Made};
+use addition::RecentAdditions;
 use allowance::Allowance;
 use audit::Audit;
 pub use audit::TARGET as AUDIT_TARGET;
@@ -61,12 +60,12 @@ struct Inner {
     policy: Policy,
     allowance: Allowance,
     locks: Locks,
-    made: Made,
+    recent_additions: RecentAdditions,
     names: DatabaseNames,
     audit: Audit,
-    /// The changes that are under way.
+    /// The changes in flight.
     changes: TaskTracker,
-    /// Whether a change stayed unknown while the process ended.
+    /// Whether the outcome of a change stayed unknown during the shutdown.
     left_unknown: AtomicBool,
 }
 
@@ -79,8 +78,8 @@ pub struct Policy {
     pub keep_latest: usize,
     /// Whether a person has to confirm a removal.
     pub confirm: Confirm,
-    /// How many backups may be added and removed in an hour, by all callers together. Any number,
-    /// if `None`.
+    /// How many backups may be added and removed in an hour, by all callers together. No limit, if
+    /// `None`.
     pub changes_per_hour: Option<NonZeroU32>,
     /// A file for the audit trail.
     pub audit_log: Option<PathBuf>,
@@ -89,43 +88,29 @@ pub struct Policy {
 /// Whether a person has to confirm a removal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Confirm {
-    /// Where one can be asked. Else the host's own approval of a destructive tool has to do.
+    /// Where the client can ask one. Otherwise the host's own approval of a destructive tool suffices.
     #[default]
     Auto,
-    /// Always: where nobody can be asked, nothing is removed.
+    /// Always: where no person can be asked, nothing is removed.
     Always,
-    /// Never: nobody is there to be asked.
+    /// Never: the server runs unattended.
     Never,
-}
-
-impl Default for Policy {
-    /// What holds unless the operator says otherwise.
-    fn default() -> Self {
-        Self {
-            read_only: false,
-            keep_latest: 1,
-            confirm: Confirm::Auto,
-            changes_per_hour: NonZeroU32::new(60),
-            audit_log: None,
-        }
-    }
 }
 
 impl Backups {
     /// Backups behind `qovery`, under `policy`.
     #[must_use]
     pub fn new(qovery: Client, policy: Policy, limits: Arc<Limits>, shutdown: Shutdown) -> Self {
-        let patience = limits.audit_write;
         Self {
             inner: Arc::new(Inner {
                 qovery,
-                limits,
                 shutdown,
                 allowance: Allowance::new(policy.changes_per_hour),
                 locks: Locks::default(),
-                made: Made::default(),
+                recent_additions: RecentAdditions::default(),
                 names: DatabaseNames::default(),
-                audit: Audit::new(policy.audit_log.clone(), patience),
+                audit: Audit::new(policy.audit_log.clone(), limits.audit_write),
+                limits,
                 policy,
                 changes: TaskTracker::new(),
                 left_unknown: AtomicBool::new(false),
@@ -139,14 +124,17 @@ impl Backups {
         &self.inner.policy
     }
 
-    /// Whether changes are allowed at all. Each change asks it itself; an interface asks it to answer
-    /// before it looks at the arguments.
+    /// Fails if changes are not allowed at all. Each change checks this itself; an interface also checks
+    /// it before it parses the arguments.
     ///
     /// # Errors
     ///
     /// [`Error::ReadOnly`].
     pub fn allow_changes(&self) -> Result<(), Error> {
-        self.inner.allow_changes()
+        if self.inner.policy.read_only {
+            return Err(Error::ReadOnly);
+        }
+        Ok(())
     }
 
     /// A page of a database's backups as Qovery answers it, unread: the first, or the one after the backup
@@ -165,98 +153,13 @@ impl Backups {
         Ok(qovery.list_backups_raw(database, start_id, context).await?)
     }
 
-    /// What a database is called, where that can be had in a short time.
-    pub async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
-        self.inner.name(context, database).await
-    }
-
-    /// Asks for a new backup.
-    ///
-    /// # Errors
-    ///
-    /// Those of a change: [`Error::ReadOnly`], [`Error::Busy`], [`Error::LimitReached`],
-    /// [`Error::Unaudited`], [`Error::Qovery`].
-    pub async fn add(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        backup: NewBackup,
-    ) -> Result<Addition, Error> {
-        let change = self.inner.change(context, Add { database, backup });
-        change.await?.first
-    }
-
-    /// What a removal would come to, for a person to decide by. Changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// Why it would be refused: [`Error::ReadOnly`], [`Error::Obstructed`], [`Error::ListIncomplete`],
-    /// [`Error::LimitReached`], [`Error::Qovery`].
-    pub async fn plan_removal(
-        &self,
-        context: &Context,
-        database: DatabaseId,
-        backups: &[BackupId],
-    ) -> Result<RemovalPlan, Error> {
-        self.inner.allow_changes()?;
-        self.inner.allowance.check(backups.len())?;
-        self.inner.propose(context, database, backups).await
-    }
-
-    /// Removes backups for good, one after another, unless a rule protects one of them.
-    ///
-    /// # Errors
-    ///
-    /// Any [`Error`], where none was removed and none may have been; of a single backup, whatever
-    /// became of it. After [`Error::Changed`] the person has to be asked again.
-    pub async fn remove(
-        &self,
-        context: &Context,
-        remove: RemovalRequest,
-    ) -> Result<RemovalOutcome, Error> {
-        let single = remove.backups.len() == 1;
-        let made = self.inner.change(context, remove).await?;
-        match made.first {
-            Err(error) if single || error.outcome() == Outcome::NotApplied => Err(error),
-            first => Ok(RemovalOutcome {
-                removal: made.decision,
-                ended: iter::once(first).chain(made.others).collect(),
-            }),
-        }
-    }
-
-    /// Waits for the changes that are under way: they end on their own, or are recorded as unknown when
-    /// the time of the process is over. Says whether the outcome of each is known.
+    /// Waits for the changes in flight: they end on their own, or are recorded as unknown at the deadline
+    /// of the shutdown. Returns whether the outcome of each is known.
     pub async fn end(&self) -> bool {
-        self.inner.shutdown().draining.cancel();
+        self.inner.shutdown.draining.cancel();
         self.inner.changes.close();
         self.inner.changes.wait().await;
         !self.inner.left_unknown.load(Ordering::Relaxed)
-    }
-}
-
-impl Inner {
-    fn allow_changes(&self) -> Result<(), Error> {
-        if self.policy.read_only {
-            Err(Error::ReadOnly)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn shutdown(&self) -> &Shutdown {
-        &self.shutdown
-    }
-
-    /// Remembers that an outcome stayed unknown while the process ended.
-    fn note(&self, outcome: Outcome) {
-        if outcome == Outcome::Unknown && self.shutdown().no_retries.is_cancelled() {
-            self.left_unknown.store(true, Ordering::Relaxed);
-        }
     }
 }
 
@@ -264,12 +167,9 @@ impl FromStr for Confirm {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "always" => Ok(Self::Always),
-            "never" => Ok(Self::Never),
-            _ => Err("must be auto, always or never"),
-        }
+        let mut all = [Self::Auto, Self::Always, Self::Never].into_iter();
+        all.find(|confirm| confirm.name() == text)
+            .ok_or("must be auto, always or never")
     }
 }
 

@@ -1,20 +1,20 @@
-//! Adding a backup, and finding out which one it was when the answer is lost.
+//! Additions: which backup it was when the answer is lost.
 //!
-//! Qovery takes no idempotency key, so an addition without an answer can only be looked for.
+//! Qovery takes no idempotency key, so an addition without an answer can only be looked for in the list.
 
-use std::collections::VecDeque;
+use std::{borrow::Borrow, collections::VecDeque};
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Error, Inner, audit::Record, change::Change};
+use super::Backups;
 use crate::{
     context::Context,
-    qovery::{self, Answered, Backup, BackupId, DatabaseId, NewBackup, Outcome},
+    qovery::{Answered, Backup, BackupId, DatabaseId, NewBackup},
 };
 
-/// A backup that is being made.
+/// A backup that was added. Qovery goes on making it.
 #[derive(Clone, Debug)]
 pub struct Addition {
     /// The backup, as Qovery answered it.
@@ -23,96 +23,49 @@ pub struct Addition {
     pub recovered: bool,
 }
 
-/// What is asked for.
-pub(super) struct Add {
-    pub(super) database: DatabaseId,
-    pub(super) backup: NewBackup,
+/// The recent additions of this process.
+#[derive(Debug, Default)]
+pub(super) struct RecentAdditions(Mutex<Recent>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    /// The ids that Qovery answered: none of these is the backup of a lost answer.
+    confirmed: VecDeque<BackupId>,
+    /// Additions that may have been made, or may yet be: a backup that matches one of them may be it.
+    unconfirmed: VecDeque<(DatabaseId, NewBackup)>,
 }
 
-impl Change for Add {
-    const OPERATION: &'static str = "add";
-    type Decision = ();
-    type Done = Addition;
+/// Far more additions than can be made within the second by which clocks are read.
+const MAX_RECENT: usize = 256;
 
-    fn database(&self) -> DatabaseId {
-        self.database
-    }
-
-    fn steps(&self) -> usize {
-        1
-    }
-
-    fn is_confirmed(&self) -> bool {
-        false
-    }
-
-    /// No rule forbids another backup.
-    async fn decide(&self, _: &Inner, _: &Context) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn describe(&self, record: Record, (): &(), _: usize) -> Record {
-        record.named(self.backup.name.as_str())
-    }
-
-    async fn send(
+impl Backups {
+    /// Looks once for the backup whose answer was lost.
+    pub(super) async fn recover(
         &self,
-        inner: &Inner,
-        (): &(),
-        _: usize,
         context: &Context,
-    ) -> Result<Addition, qovery::Error> {
-        let added = inner
-            .qovery
-            .add_backup(self.database, &self.backup, context);
-        Ok(Addition {
-            answered: added.await?,
-            recovered: false,
-        })
-    }
-
-    async fn settle(
-        &self,
-        inner: &Inner,
-        _: (&(), usize),
-        error: qovery::Error,
-        sent: Instant,
-        context: &Context,
-    ) -> Result<Addition, qovery::Error> {
-        self.recover(inner, sent, context).await.ok_or(error)
-    }
-
-    fn ended(&self, inner: &Inner, result: &Result<Addition, qovery::Error>) {
-        match result {
-            Ok(addition) => inner.made.remember(addition.answered.value.id),
-            Err(error) if error.outcome == Outcome::NotApplied => {}
-            // Made or not, nobody knows its id.
-            Err(_) => inner.made.lose(self.database, self.backup.clone()),
-        }
-    }
-}
-
-impl Add {
-    /// Looks for the backup whose answer was lost, once.
-    async fn recover(&self, inner: &Inner, sent: Instant, context: &Context) -> Option<Addition> {
-        let page = inner.qovery.list_backups(self.database, None, context);
+        database: DatabaseId,
+        wanted: &NewBackup,
+        sent_at: Instant,
+    ) -> Option<Addition> {
+        let page = self.inner.qovery.list_backups(database, None, context);
         let page = page.await.ok()?;
-        // Never after the true moment: what was made by this call is not missed.
+        // Qovery's clock is read in whole seconds, rounded down: this is never after the moment of
+        // sending, so that the new backup is not missed.
         let (date, answered) = page.date?;
-        let began = date - answered.duration_since(sent);
+        let since = date - answered.duration_since(sent_at);
         let listed = &page.value.results;
-        let found = inner.made.find(listed, self.database, &self.backup, began);
-        let backup = found?.clone();
-        // As it would have been answered.
-        let whole = page.whole();
-        let position = listed.iter().position(|listed| listed.id == backup.id)?;
-        let json = serde_json::to_vec(&whole["results"][position]).ok()?.into();
+        let position = self
+            .inner
+            .recent_additions
+            .find(listed, database, wanted, since)?;
+        // Its own JSON, as the lost answer would have had it.
+        let json = serde_json::to_vec(&page.whole()["results"][position]).ok()?;
         let request_id = &context.request_id;
         tracing::warn!(%request_id, "an addition whose answer was lost was found by listing");
         Some(Addition {
             answered: Answered {
-                json,
-                value: backup,
+                json: json.into(),
+                value: listed[position].clone(),
                 date: page.date,
             },
             recovered: true,
@@ -120,80 +73,62 @@ impl Add {
     }
 }
 
-impl AsRef<Backup> for Addition {
-    fn as_ref(&self) -> &Backup {
+impl Borrow<Backup> for Addition {
+    fn borrow(&self) -> &Backup {
         &self.answered.value
     }
 }
 
-/// What this process has added lately.
-#[derive(Debug, Default)]
-pub(super) struct Made(Mutex<Lately>);
-
-#[derive(Debug, Default)]
-struct Lately {
-    /// The backups that were made: no lost answer spoke of them.
-    made: VecDeque<BackupId>,
-    /// The additions that may have been made, or may yet be: what looks like one of them may be it.
-    lost: VecDeque<(DatabaseId, NewBackup)>,
-}
-
-impl Made {
-    /// Far more than can be made within the second by which clocks are read.
-    const MOST: usize = 256;
-
-    /// Remembers a backup that was made.
-    pub(super) fn remember(&self, id: BackupId) {
-        let mut lately = self.0.lock();
-        lately.made.push_front(id);
-        lately.made.truncate(Self::MOST);
+impl RecentAdditions {
+    /// Records a backup that was made.
+    pub(super) fn record(&self, id: BackupId) {
+        let mut recent = self.0.lock();
+        recent.confirmed.push_front(id);
+        recent.confirmed.truncate(MAX_RECENT);
     }
 
-    /// Remembers an addition that may have been made, or may yet be, under an id that nobody knows.
-    fn lose(&self, database: DatabaseId, backup: NewBackup) {
-        let mut lately = self.0.lock();
-        lately.lost.push_front((database, backup));
-        lately.lost.truncate(Self::MOST);
+    /// Records an addition that may have been made, or may yet be, under an unknown id.
+    pub(super) fn record_unconfirmed(&self, database: DatabaseId, backup: NewBackup) {
+        let mut recent = self.0.lock();
+        recent.unconfirmed.push_front((database, backup));
+        recent.unconfirmed.truncate(MAX_RECENT);
     }
 
-    /// The one backup among `listed` that can only be the `wanted` one: named and described so, made
-    /// since `began` by Qovery's own clock, and not made by another call. None if there are more.
-    fn find<'a>(
+    /// The position of the only backup among `listed` that can be the `wanted` one: of its name and
+    /// message, made since `since` by Qovery's own clock, and not by another call. None if there are
+    /// several.
+    fn find(
         &self,
-        listed: &'a [Backup],
+        listed: &[Backup],
         database: DatabaseId,
         wanted: &NewBackup,
-        began: DateTime<Utc>,
-    ) -> Option<&'a Backup> {
-        let lately = self.0.lock();
-        if lately
-            .lost
-            .iter()
-            .any(|(where_to, lost)| *where_to == database && lost == wanted)
-        {
+        since: DateTime<Utc>,
+    ) -> Option<usize> {
+        let recent = self.0.lock();
+        if recent.unconfirmed.contains(&(database, wanted.clone())) {
             return None;
         }
-        let mut found = listed.iter().filter(|backup| {
+        let mut matches = (0..listed.len()).filter(|position| {
+            let backup = &listed[*position];
             backup.name.as_deref() == Some(wanted.name.as_str())
                 && backup.message.as_deref() == Some(wanted.message.as_str())
-                && was_made_since(backup, began)
-                && !lately.made.contains(&backup.id)
+                && is_made_since(backup, since)
+                && !recent.confirmed.contains(&backup.id)
         });
-        let backup = found.next()?;
-        found.next().is_none().then_some(backup)
+        let position = matches.next()?;
+        matches.next().is_none().then_some(position)
     }
 }
 
-fn was_made_since(backup: &Backup, began: DateTime<Utc>) -> bool {
-    let Some(made) = backup.made_at() else {
-        return false;
-    };
-    if made.timestamp_subsec_nanos() == 0 {
-        // It may be a whole second because it was cut.
-        made.timestamp() >= began.timestamp()
-    } else {
-        made >= began
-    }
+fn is_made_since(backup: &Backup, since: DateTime<Utc>) -> bool {
+    backup.made_at().is_some_and(|made| {
+        if made.timestamp_subsec_nanos() == 0 {
+            // A whole second may have lost its fraction.
+            made.timestamp() >= since.timestamp()
+        } else {
+            made >= since
+        }
+    })
 }
 
 #[cfg(test)]
@@ -215,11 +150,11 @@ mod tests {
         let wanted: NewBackup =
             serde_json::from_value(json!({ "name": "a", "message": "By hand." })).unwrap();
         let began = "2026-06-01T12:00:00.700Z".parse().unwrap();
-        let made = Made::default();
+        let recent = RecentAdditions::default();
         let orders = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
         let found = |listed: &[Backup]| {
-            let found = made.find(listed, orders, &wanted, began);
-            found.map(|found| found.id)
+            let found = recent.find(listed, orders, &wanted, began);
+            found.map(|position| listed[position].id)
         };
 
         let new = backup(1, "2026-06-01T12:00:00Z", "a");
@@ -240,11 +175,15 @@ mod tests {
         assert_eq!(found(&with(&[&offset])), Some(offset.id));
         assert_eq!(found(&with(&[&new, &offset])), None);
 
-        made.remember(new.id);
+        recent.record(new.id);
         assert_eq!(found(&with(&[&new])), None);
         assert_eq!(found(&with(&[&new, &offset])), Some(offset.id));
 
-        made.lose(orders, wanted.clone());
-        assert_eq!(found(&with(&[&offset])), None, "it may be the lost one");
+        recent.record_unconfirmed(orders, wanted.clone());
+        assert_eq!(
+            found(&with(&[&offset])),
+            None,
+            "it may be the unconfirmed one"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! How many changes may be made in an hour, over all callers: what stops an agent that loops.
+//! The number of changes per hour, over all callers: it stops an agent that loops.
 
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
@@ -10,31 +10,31 @@ use super::Error;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// The changes of the last hour, and how many there may be.
+/// The changes of the last hour, and their limit.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    /// Any number, if `None`.
-    an_hour: Option<NonZeroU32>,
+    /// No limit, if `None`.
+    per_hour: Option<NonZeroU32>,
     made: Mutex<VecDeque<Instant>>,
 }
 
 impl Allowance {
-    pub(super) fn new(an_hour: Option<NonZeroU32>) -> Self {
+    pub(super) fn new(per_hour: Option<NonZeroU32>) -> Self {
         Self {
-            an_hour,
+            per_hour,
             made: Mutex::default(),
         }
     }
 
-    /// Whether there could be so many changes now.
+    /// Checks that this many changes could be made now.
     pub(super) fn check(&self, changes: usize) -> Result<(), Error> {
-        self.at(Instant::now(), changes).map(drop)
+        self.changes_at(Instant::now(), changes).map(drop)
     }
 
-    /// Counts so many changes, before the first one is made.
+    /// Counts this many changes before the first one is made.
     pub(super) fn reserve(&self, changes: usize) -> Result<Reserved<'_>, Error> {
         let moment = Instant::now();
-        let mut made = self.at(moment, changes)?;
+        let mut made = self.changes_at(moment, changes)?;
         made.extend(std::iter::repeat_n(moment, changes));
         Ok(Reserved {
             allowance: self,
@@ -43,29 +43,32 @@ impl Allowance {
         })
     }
 
-    /// The changes of the last hour, if there is room for more.
-    fn at(&self, now: Instant, more: usize) -> Result<MutexGuard<'_, VecDeque<Instant>>, Error> {
+    /// The changes of the hour before `now`, if `more` can be made.
+    fn changes_at(
+        &self,
+        now: Instant,
+        more: usize,
+    ) -> Result<MutexGuard<'_, VecDeque<Instant>>, Error> {
         let mut made = self.made.lock();
-        let Some(an_hour) = self.an_hour else {
+        let Some(an_hour) = self.per_hour else {
             made.clear();
             return Ok(made);
         };
         while made.front().is_some_and(|first| now - *first >= HOUR) {
             made.pop_front();
         }
-        let most = an_hour.get() as usize;
-        let left = most.saturating_sub(made.len());
+        let left = (an_hour.get() as usize).saturating_sub(made.len());
         if more <= left {
             return Ok(made);
         }
-        // So many of them have to leave the hour before there is room.
+        // This many of them have to be an hour old first.
         let Some(last) = made.get(more - left - 1).copied() else {
             return Err(Error::TooMany {
                 an_hour,
                 wanted: more,
             });
         };
-        // The next whole second, so that it is not too early.
+        // Rounded up to the next second, so that it is not too early.
         let pause = Duration::from_secs(HOUR.saturating_sub(now - last).as_secs() + 1);
         let at = Utc::now() + pause + TimeDelta::seconds(1);
         Err(Error::LimitReached {
@@ -78,7 +81,7 @@ impl Allowance {
     }
 }
 
-/// Changes that are counted already. What was not spent is given back when this is dropped.
+/// Changes that are counted already. Dropping this returns what was not spent.
 #[derive(Debug)]
 pub(super) struct Reserved<'a> {
     allowance: &'a Allowance,
@@ -87,12 +90,12 @@ pub(super) struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// A change is being made.
+    /// Spends one of them.
     pub(super) fn spend(&mut self) {
         self.unspent = self.unspent.saturating_sub(1);
     }
 
-    /// Nothing was sent of it after all, or Qovery refused it.
+    /// Returns one: it was not sent after all, or Qovery refused it.
     pub(super) fn take_back(&mut self) {
         self.unspent += 1;
     }
@@ -101,11 +104,12 @@ impl Reserved<'_> {
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         let mut made = self.allowance.made.lock();
-        for _ in 0..self.unspent {
-            if let Some(position) = made.iter().position(|made| *made == self.moment) {
-                made.remove(position);
-            }
-        }
+        let mut unspent = self.unspent;
+        made.retain(|made| {
+            let is_returned = unspent > 0 && *made == self.moment;
+            unspent -= usize::from(is_returned);
+            !is_returned
+        });
     }
 }
 
@@ -119,21 +123,21 @@ mod tests {
         let start = Instant::now();
         let at = |seconds, changes| {
             let now = start + Duration::from_secs(seconds);
-            let mut made = allowance.at(now, changes)?;
+            let mut made = allowance.changes_at(now, changes)?;
             made.extend(std::iter::repeat_n(now, changes));
             Ok::<_, Error>(())
         };
         assert!(at(0, 1).is_ok());
-        assert!(at(600, 0).is_ok(), "a look counts for nothing");
+        assert!(at(600, 0).is_ok(), "a check counts for nothing");
         assert!(at(600, 1).is_ok());
         for (seconds, changes, left_at) in [(600, 1, 3_600), (3_599, 1, 3_600), (3_599, 2, 4_200)] {
             let Err(Error::LimitReached { pause, at, .. }) = at(seconds, changes) else {
                 unreachable!("the limit was reached");
             };
             assert_eq!(pause.as_secs(), left_at + 1 - seconds);
-            // It is told without its fraction of a second, and must not be too early.
-            let told = (at - Utc::now()).num_milliseconds() - 1_000 * pause.as_secs().cast_signed();
-            assert!((0..=1_000).contains(&told), "{told} ms");
+            // It is shown without its fraction of a second, and must not be too early.
+            let late = (at - Utc::now()).num_milliseconds() - 1_000 * pause.as_secs().cast_signed();
+            assert!((0..=1_000).contains(&late), "{late} ms");
         }
         assert!(at(3_600, 1).is_ok(), "the first one has left the hour");
         assert!(at(4_199, 1).is_err());
@@ -151,7 +155,7 @@ mod tests {
 
         let three = Allowance::new(NonZeroU32::new(3));
         let mut reserved = three.reserve(3).unwrap();
-        assert!(three.check(1).is_err(), "what is reserved is taken");
+        assert!(three.check(1).is_err(), "what is reserved is counted");
         reserved.spend();
         reserved.take_back();
         reserved.spend();

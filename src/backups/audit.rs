@@ -1,6 +1,6 @@
 //! The audit trail: one record before a change goes out, one when its outcome is known.
 //!
-//! A process that dies between the two leaves an intent without an outcome, which tells an operator
+//! A process that dies between the two leaves an intent without an outcome, which shows an operator
 //! where to look. What must never live here: a token, or the body of an answer.
 
 use std::{
@@ -27,33 +27,33 @@ use crate::{
     text,
 };
 
-/// The target of its events, which no filter of the log can silence.
+/// The target of its log events, which no filter of the log silences.
 pub const TARGET: &str = "audit";
 
-/// The trail. It always goes to the log, and to a file where the operator names one.
+/// The trail: the operator's file, if there is one, and always the log.
 #[derive(Debug)]
 pub(super) struct Audit {
     file: Option<PathBuf>,
-    /// A disk that takes longer takes no line.
-    patience: Duration,
-    /// One line at a time: a disk that hangs holds one thread, and what waits for it is not written
-    /// after its call was refused.
+    /// A line that takes longer is not written.
+    write_timeout: Duration,
+    /// One line at a time: a disk that hangs blocks one thread only, and a line that waits for it is not
+    /// written after its call was refused.
     lock: Arc<Mutex<()>>,
 }
 
-/// What is written of a change.
+/// The record of a change.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Record {
     time: String,
-    /// Our own id of the change, in both of its lines: a caller may send one request id twice.
+    /// Pairs intent and outcome: a caller may use one request id twice.
     change_id: Uuid,
     request_id: String,
     interface: &'static str,
     caller: String,
     operation: &'static str,
-    database_id: DatabaseId,
+    pub(super) database_id: DatabaseId,
     backup_id: Option<BackupId>,
-    name: Option<String>,
+    pub(super) name: Option<String>,
     created_at: Option<String>,
     consent: &'static str,
     phase: &'static str,
@@ -61,7 +61,10 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The record of a change of a database that is about to go out.
+    /// Names and dates are cut: Qovery documents no limit.
+    pub(super) const MAX_CHARACTERS: usize = 255;
+
+    /// The intent of a change.
     pub(super) fn new(
         context: &Context,
         operation: &'static str,
@@ -85,20 +88,13 @@ impl Record {
         }
     }
 
-    /// The same, of a backup that has no more than a name yet.
-    pub(super) fn named(self, name: &str) -> Self {
-        Self {
-            name: Some(short(name)),
-            ..self
-        }
-    }
-
-    /// The same, once it is known which backup it is about.
+    /// The same record, of a known backup.
     pub(super) fn about(self, backup: &Backup) -> Self {
+        let cut = |text: &str| text::truncate(text, Self::MAX_CHARACTERS);
         Self {
             backup_id: Some(backup.id),
-            name: backup.name.as_deref().map(short),
-            created_at: Some(short(&backup.created_at)),
+            name: backup.name.as_deref().map(cut),
+            created_at: Some(cut(&backup.created_at)),
             ..self
         }
     }
@@ -124,15 +120,15 @@ impl Record {
 }
 
 impl Audit {
-    pub(super) fn new(file: Option<PathBuf>, patience: Duration) -> Self {
+    pub(super) fn new(file: Option<PathBuf>, write_timeout: Duration) -> Self {
         Self {
             file,
-            patience,
+            write_timeout,
             lock: Arc::default(),
         }
     }
 
-    /// Writes that a change is about to go out. Unless this succeeds, it must not.
+    /// Records that a change is about to be sent. If this fails, it must not be sent.
     pub(super) async fn intent(&self, record: &Record) -> Result<(), Error> {
         self.write(record.clone()).await.map_err(|error| {
             tracing::error!(%error, "the audit log could not be written; the change was refused");
@@ -140,7 +136,7 @@ impl Audit {
         })
     }
 
-    /// Writes what became of it. The change is made by now, whatever happens to the line.
+    /// Records what became of a change that was sent.
     pub(super) async fn outcome(&self, record: Record, outcome: Outcome) {
         let record = Record {
             phase: "outcome",
@@ -157,11 +153,11 @@ impl Audit {
         if let Some(path) = self.file.clone() {
             let mut line = serde_json::to_vec(&record)?;
             line.push(b'\n');
-            let latest = Instant::now() + self.patience;
-            timeout_at(latest, async {
+            let deadline = Instant::now() + self.write_timeout;
+            timeout_at(deadline, async {
                 let lock = Arc::clone(&self.lock).lock_owned().await;
                 let write = spawn_blocking(move || {
-                    let result = append(&path, &line, latest);
+                    let result = append(&path, &line, deadline);
                     drop(lock);
                     result
                 });
@@ -174,25 +170,17 @@ impl Audit {
     }
 }
 
-/// Other people's text, for a line that a person reads on a terminal. Qovery sets no limit on it.
-fn short(text: &str) -> String {
-    const LONGEST: usize = 255;
-    let mut text: String = text.chars().take(LONGEST).collect();
-    text::sanitize(&mut text);
-    text
-}
-
-/// Opened anew for each line, so that the file can be moved away at any time. On the disk when this
-/// returns.
-fn append(path: &Path, line: &[u8], latest: Instant) -> io::Result<()> {
+/// Appends a line and syncs it. Opens the file anew for each line, so that it can be rotated at any
+/// time.
+fn append(path: &Path, line: &[u8], deadline: Instant) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.append(true).read(true).create(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    // Other processes may write here, too.
+    // Other processes may write to it, too.
     file.lock()?;
-    if Instant::now() > latest {
+    if Instant::now() > deadline {
         return Err(io::ErrorKind::TimedOut.into());
     }
     if is_torn(&mut file)? {
@@ -202,8 +190,8 @@ fn append(path: &Path, line: &[u8], latest: Instant) -> io::Result<()> {
     file.sync_data()
 }
 
-/// Whether the last line has no end: the disk was full, or the machine stopped. It must not spoil the
-/// next one as well.
+/// Whether the last line has no end because the disk was full or the machine stopped: the next one must
+/// stay readable.
 fn is_torn(file: &mut File) -> io::Result<bool> {
     if file.metadata()?.len() == 0 {
         return Ok(false);
@@ -223,9 +211,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
         std::fs::write(&path, "{\"time\":").unwrap();
-        let latest = Instant::now() + Duration::from_secs(60);
-        append(&path, b"{}\n", latest).unwrap();
-        append(&path, b"{}\n", latest).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        append(&path, b"{}\n", deadline).unwrap();
+        append(&path, b"{}\n", deadline).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"time\":\n{}\n{}\n");
     }

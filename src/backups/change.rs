@@ -1,214 +1,236 @@
-//! The one road of a change: whatever is added or removed takes the same steps, in the same order.
+//! The steps of a change, in the order in which they are taken: allowed, lock of the database, decision
+//! on fresh facts, allowance, intent on record, request, settling of an unknown outcome, outcome on
+//! record, return of what was not spent.
 
-use std::{panic::resume_unwind, sync::Arc};
+use std::{borrow::Borrow, panic::resume_unwind, sync::atomic::Ordering};
 
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, timeout},
 };
 
-use super::{Confirm, Error, Inner, allowance::Reserved, audit::Record};
+use super::{
+    Addition, Backups, Confirm, Error, RemovalOutcome, RemovalRequest, allowance::Reserved,
+    audit::Record,
+};
 use crate::{
     context::{Context, Interface},
-    qovery::{self, Backup, DatabaseId, Failure, Outcome},
+    qovery::{self, Backup, DatabaseId, Failure, NewBackup, Outcome},
+    text,
 };
 
-/// A change of a database's backups, as far as one differs from another.
-pub(super) trait Change: Send + Sync + 'static {
-    /// Its name in the audit trail.
-    const OPERATION: &'static str;
-
-    /// What was decided on fresh facts.
-    type Decision: Send + Sync + 'static;
-
-    /// What was made of one step.
-    type Done: AsRef<Backup> + Send + 'static;
-
-    /// The database that it changes.
-    fn database(&self) -> DatabaseId;
-
-    /// How many steps it has, each a request to Qovery.
-    fn steps(&self) -> usize;
-
-    /// Whether a person was asked, and the host answered yes for them.
-    fn is_confirmed(&self) -> bool;
-
-    /// Decides whether it may be made.
-    fn decide(
+impl Backups {
+    /// Adds a backup. No rule forbids another one.
+    ///
+    /// # Errors
+    ///
+    /// Those of a change: [`Error::ReadOnly`], [`Error::Busy`], [`Error::LimitReached`],
+    /// [`Error::Unaudited`], [`Error::Qovery`].
+    pub async fn add(
         &self,
-        inner: &Inner,
         context: &Context,
-    ) -> impl Future<Output = Result<Self::Decision, Error>> + Send;
-
-    /// Adds to a step's record what it is about.
-    fn describe(&self, record: Record, decision: &Self::Decision, step: usize) -> Record;
-
-    /// Asks Qovery to make a step.
-    fn send(
-        &self,
-        inner: &Inner,
-        decision: &Self::Decision,
-        step: usize,
-        context: &Context,
-    ) -> impl Future<Output = Result<Self::Done, qovery::Error>> + Send;
-
-    /// Finds out by the list what became of a step, which was sent after `since`, when the answer does
-    /// not tell.
-    fn settle(
-        &self,
-        inner: &Inner,
-        at: (&Self::Decision, usize),
-        error: qovery::Error,
-        since: Instant,
-        context: &Context,
-    ) -> impl Future<Output = Result<Self::Done, qovery::Error>> + Send;
-
-    /// Remembers how a step ended.
-    fn ended(&self, inner: &Inner, result: &Result<Self::Done, qovery::Error>);
-}
-
-/// What came of a change.
-pub(super) struct Made<C: Change> {
-    pub(super) decision: C::Decision,
-    pub(super) first: Result<C::Done, Error>,
-    /// What came of the steps after it, up to the first that was not made.
-    pub(super) others: Vec<Result<C::Done, Error>>,
-}
-
-impl Inner {
-    /// Makes a change on a task of its own, which the process waits for when it ends: a caller that
-    /// goes away calls it off, but never leaves a request behind whose effect nobody learns.
-    pub(super) async fn change<C: Change>(
-        self: &Arc<Self>,
-        context: &Context,
-        change: C,
-    ) -> Result<Made<C>, Error> {
-        let called_off = self.shutdown().draining.child_token();
-        let _when_the_caller_leaves = called_off.clone().drop_guard();
-        let (inner, context_of_change) = (
-            Arc::clone(self),
-            Context {
-                cancellation: called_off.clone(),
-                ..context.clone()
-            },
-        );
-        let change = async move { inner.carry_out(&context_of_change, &change).await };
-        let mut change = self.changes.spawn(change);
-        let ended = tokio::select! {
-            biased;
-            ended = &mut change => ended,
-            () = context.cancellation.cancelled() => {
-                called_off.cancel();
-                change.await
+        database: DatabaseId,
+        backup: NewBackup,
+    ) -> Result<Addition, Error> {
+        let add = async move |this: Self, context: Context| {
+            let inner = &this.inner;
+            let _lock = this.begin(&context, database, 1).await?;
+            let mut reserved = inner.allowance.reserve(1)?;
+            let consent = this.consent(&context, false);
+            let mut record = Record::new(&context, "add", consent, database);
+            record.name = Some(text::truncate(backup.name.as_str(), Record::MAX_CHARACTERS));
+            let send = async |context: Context| {
+                let answered = inner.qovery.add_backup(database, &backup, &context).await?;
+                Ok(Addition {
+                    answered,
+                    recovered: false,
+                })
+            };
+            let settle = async |context: Context, error, sent_at| {
+                let recovered = this.recover(&context, database, &backup, sent_at).await;
+                recovered.ok_or(error)
+            };
+            let result = this.request(&context, record, &mut reserved, send, settle);
+            let result = result.await;
+            match &result {
+                Ok(addition) => inner.recent_additions.record(addition.answered.value.id),
+                Err(error) if error.outcome() == Outcome::NotApplied => {}
+                // If it was made, its id is unknown.
+                Err(_) => inner.recent_additions.record_unconfirmed(database, backup),
             }
+            result
         };
-        // Nothing aborts these tasks, so that one without a result has panicked. The panic goes on to
-        // the interface, which answers it as it answers its own.
-        ended.unwrap_or_else(|stopped| match stopped.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(aborted) => resume_unwind(Box::new(aborted)),
-        })
+        self.run(context, add).await
     }
 
-    async fn carry_out<C: Change>(&self, context: &Context, change: &C) -> Result<Made<C>, Error> {
-        let database = change.database();
-        self.allow_changes()?;
-        // An agent that loops is not to use up Qovery's patience, either.
-        self.allowance.check(change.steps())?;
-        let _lock = self.lock(context, database).await?;
-        let decision = change.decide(self, context).await?;
-        let mut reserved = self.allowance.reserve(change.steps())?;
-        let first = self.take(context, change, (&decision, 0), &mut reserved);
-        let first = first.await;
-        let mut others = Vec::new();
-        for step in 1..change.steps() {
-            if others.last().unwrap_or(&first).is_err() {
-                break;
-            }
-            let next = self.take(context, change, (&decision, step), &mut reserved);
-            others.push(next.await);
-        }
-        Ok(Made {
-            decision,
-            first,
-            others,
-        })
-    }
-
-    /// Takes one step of a change, unless it was called off or has no time left.
-    async fn take<C: Change>(
+    /// Removes backups for good, one after another up to the first that is not removed, unless a rule
+    /// protects one of them.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`], if none was removed and none may have been; for a single backup, whatever its
+    /// outcome. After [`Error::Changed`] the person has to be asked again.
+    pub async fn remove(
         &self,
         context: &Context,
-        change: &C,
-        (decision, step): (&C::Decision, usize),
+        request: RemovalRequest,
+    ) -> Result<RemovalOutcome, Error> {
+        let remove = async move |this: Self, context: Context| {
+            let inner = &this.inner;
+            let (database, wanted) = (request.database, request.backups.len());
+            let _lock = this.begin(&context, database, wanted).await?;
+            let plan = this.plan_removal(&context, database, &request.backups);
+            let plan = plan.await?;
+            match request.confirmed {
+                Some(facts) if facts != plan.fingerprint() => {
+                    return Err(Error::Changed(Box::new(plan)));
+                }
+                None if inner.policy.confirm == Confirm::Always => {
+                    return Err(Error::Unconfirmed(Box::new(plan)));
+                }
+                _ => {}
+            }
+            let mut reserved = inner.allowance.reserve(wanted)?;
+            let consent = this.consent(&context, request.confirmed.is_some());
+            let mut results = Vec::with_capacity(wanted);
+            for backup in &plan.backups {
+                let record = Record::new(&context, "remove", consent, database).about(backup);
+                let send = async |context: Context| {
+                    let removed = inner.qovery.remove_backup(database, backup.id, &context);
+                    removed.await.map(|()| backup.clone())
+                };
+                let settle = async |context: Context, error, _| {
+                    this.settle_removal(&context, &plan, backup, error).await
+                };
+                let result = this.request(&context, record, &mut reserved, send, settle);
+                match result.await {
+                    Ok(backup) => {
+                        request.gone.send_modify(|gone| *gone += 1);
+                        results.push(Ok(backup));
+                    }
+                    Err(error)
+                        if wanted == 1
+                            || results.is_empty() && error.outcome() == Outcome::NotApplied =>
+                    {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        results.push(Err(error));
+                        break;
+                    }
+                }
+            }
+            Ok(RemovalOutcome { plan, results })
+        };
+        self.run(context, remove).await
+    }
+
+    /// Runs a change as a task that [`Backups::end`] waits for. A caller that disconnects cancels the
+    /// change, but a request that was sent still gets its outcome on record.
+    async fn run<T: Send + 'static, F>(
+        &self,
+        context: &Context,
+        change: impl FnOnce(Self, Context) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let cancellation = self.inner.shutdown.draining.child_token();
+        let _cancel_on_drop = cancellation.clone().drop_guard();
+        let context_of_task = Context {
+            cancellation: cancellation.clone(),
+            ..context.clone()
+        };
+        let change = change(self.clone(), context_of_task);
+        let mut task = self.inner.changes.spawn(change);
+        let finished = context.cancellation.run_until_cancelled(&mut task).await;
+        let joined = if let Some(joined) = finished {
+            joined
+        } else {
+            cancellation.cancel();
+            task.await
+        };
+        // These tasks are never aborted, so that one without a result has panicked. The interface
+        // answers the panic as it answers its own.
+        joined.unwrap_or_else(|error| resume_unwind(error.into_panic()))
+    }
+
+    /// Makes one request of a change, unless it was cancelled or has too little time left: `send` sends
+    /// it; `settle` finds out by the list what became of it, where the answer does not say.
+    async fn request<T: Borrow<Backup>>(
+        &self,
+        context: &Context,
+        record: Record,
         reserved: &mut Reserved<'_>,
-    ) -> Result<C::Done, Error> {
-        let database = change.database();
-        let limits = self.limits();
+        send: impl AsyncFnOnce(Context) -> Result<T, qovery::Error>,
+        settle: impl AsyncFnOnce(Context, qovery::Error, Instant) -> Result<T, qovery::Error>,
+    ) -> Result<T, Error> {
+        let limits = &self.inner.limits;
         if context.cancellation.is_cancelled() {
             return Err(qovery::Error::harmless(Failure::Cancelled).into());
         }
         if context.deadline.remaining() < limits.attempt + limits.settle {
-            return Err(Error::Busy { database });
+            return Err(Error::Busy {
+                database: record.database_id,
+            });
         }
-        let consent = self.consent(context, change.is_confirmed());
-        let record = Record::new(context, C::OPERATION, consent, database);
-        let record = change.describe(record, decision, step);
-        self.audit.intent(&record).await?;
+        self.inner.audit.intent(&record).await?;
         reserved.spend();
-        let since = Instant::now();
+        let sent_at = Instant::now();
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
-        let result = self
-            .until_over(change.send(self, decision, step, &sending))
-            .await;
-        if matches!(&result, Err(error) if error.outcome == Outcome::NotApplied) {
-            reserved.take_back();
-        }
-        let result = match result {
+        let result = match self.until_deadline(send(sending)).await {
             Err(error) if error.outcome == Outcome::Unknown => {
-                // Whoever called it off wants no more attempts, but is still told what holds.
-                let settling = context.detached();
-                let settled = change.settle(self, (decision, step), error, since, &settling);
-                self.until_over(settled).await
+                // A caller that cancelled wants no more attempts, but the outcome still counts.
+                let settled = settle(context.detached(), error, sent_at);
+                self.until_deadline(settled).await
+            }
+            Err(error) if error.outcome == Outcome::NotApplied => {
+                reserved.take_back();
+                Err(error)
             }
             result => result,
         };
-        change.ended(self, &result);
         let (record, outcome) = match &result {
-            Ok(done) => (record.about(done.as_ref()), Outcome::Applied),
+            Ok(applied) => (record.about(applied.borrow()), Outcome::Applied),
             Err(error) => (record, error.outcome),
         };
-        self.audit.outcome(record, outcome).await;
-        self.note(outcome);
+        self.inner.audit.outcome(record, outcome).await;
+        if outcome == Outcome::Unknown && self.inner.shutdown.no_retries.is_cancelled() {
+            self.inner.left_unknown.store(true, Ordering::Relaxed);
+        }
         Ok(result?)
     }
 
-    /// The lock of a database, for which a change waits only so long.
-    async fn lock(
+    /// Checks that the changes are allowed, and waits for the lock of the database.
+    async fn begin(
         &self,
         context: &Context,
         database: DatabaseId,
+        changes: usize,
     ) -> Result<OwnedMutexGuard<()>, Error> {
+        self.allow_changes()?;
+        // Before anything is sent: an agent that loops must not use up Qovery's rate limit either.
+        self.inner.allowance.check(changes)?;
         tokio::select! {
             biased;
             () = context.cancellation.cancelled() => {
                 Err(qovery::Error::harmless(Failure::Cancelled).into())
             }
-            lock = timeout(self.limits().lock_wait, self.locks.lock(database)) => {
+            lock = timeout(self.inner.limits.lock_wait, self.inner.locks.lock(database)) => {
                 lock.map_err(|_| Error::Busy { database })
             }
         }
     }
 
-    /// Waits for what was sent, until the process has no more time.
-    async fn until_over<T>(
+    /// Waits for the result of a request that was sent, until the shutdown has no more time.
+    async fn until_deadline<T>(
         &self,
         result: impl Future<Output = Result<T, qovery::Error>>,
     ) -> Result<T, qovery::Error> {
         tokio::select! {
             biased;
             result = result => result,
-            () = self.shutdown().deadline.cancelled() => Err(qovery::Error {
+            () = self.inner.shutdown.deadline.cancelled() => Err(qovery::Error {
                 failure: Failure::Cancelled,
                 outcome: Outcome::Unknown,
                 pending: true,
@@ -218,7 +240,7 @@ impl Inner {
 
     /// What stands for a person's consent, for the audit trail.
     fn consent(&self, context: &Context, confirmed: bool) -> &'static str {
-        match (confirmed, context.interface, self.policy.confirm) {
+        match (confirmed, context.interface, self.inner.policy.confirm) {
             (true, ..) => "elicited",
             (false, Interface::Rest, _) => "rest",
             (false, Interface::Mcp, Confirm::Never) => "unattended",

@@ -17,17 +17,17 @@ pub enum Error {
          Nothing was changed. Only the operator can change that, with --read-only."
     )]
     ReadOnly,
-    /// Something stands against removing them. Nobody was asked.
+    /// At least one of the backups cannot be removed.
     #[error("{}", obstructed(*.database, *.wanted, .obstacles))]
     Obstructed {
-        /// The database that was looked into.
+        /// The database.
         database: DatabaseId,
-        /// How many backups were to go.
+        /// How many backups the call names.
         wanted: usize,
-        /// Those that cannot, and why.
+        /// Those that cannot be removed, and why.
         obstacles: Vec<(BackupId, Obstacle)>,
     },
-    /// The key may not look up what databases are called.
+    /// The key may not look up databases by their names.
     #[error(
         "Databases cannot be looked up by their names with this API key. Nothing was changed. Ask the \
          person for the database's id: it is in the address of the database in the Qovery console, \
@@ -41,17 +41,17 @@ pub enum Error {
          removes none of them."
     )]
     ListIncomplete {
-        /// The database whose list it is.
+        /// The database.
         database: DatabaseId,
     },
-    /// The operator wants a person to confirm each removal, and none was asked.
+    /// The operator requires that a person confirms each removal, and none was asked.
     #[error(
         "{0} would have been removed, but here a person has to confirm each removal, and this \
          caller has no way to ask one. Nothing was removed. Tell the person: it takes an MCP client \
          that can show a question (elicitation); only the operator can change the rule (--confirm)."
     )]
     Unconfirmed(Box<RemovalPlan>),
-    /// The facts that a person said yes to are no longer true. These are the new ones.
+    /// The facts that a person confirmed have changed. These are the new ones.
     #[error(
         "The backups of database {} changed after a person was asked. Nothing was removed. \
          The person has to be asked again: call the tool again.",
@@ -90,12 +90,12 @@ pub enum Error {
         left: usize,
         /// How many the call would make.
         wanted: usize,
-        /// How long it takes until there is room.
+        /// How long it takes until that many are allowed.
         pause: Duration,
         /// When that will be.
         at: DateTime<Utc>,
     },
-    /// More at once than the operator's limit ever allows.
+    /// The call makes more changes than the operator allows in an hour.
     #[error(
         "This server makes at most {an_hour} change(s) an hour, and this call takes {wanted}. Nothing \
          was changed. Name fewer at once."
@@ -160,7 +160,7 @@ fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obsta
 }
 
 impl Error {
-    /// The cause as one word, the same for every call that fails so.
+    /// The cause as one word, for metrics, logs and callers.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! What may be removed. A pure function of a database's complete list, the operator's number and the
-//! time.
+//! The rules that protect backups: a pure function of a database's complete list, the operator's
+//! `--keep-latest` and the time.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::qovery::Backup;
 
-/// Further ahead than clocks and zones can be wrong: such a date says nothing.
+/// Clocks and time zones cannot be further off than this: a date beyond it says nothing.
 const FUTURE: TimeDelta = TimeDelta::days(1);
 
 /// Why a backup must stay.
@@ -20,7 +20,7 @@ pub enum Protection {
     },
     /// It is the newest that has not failed.
     NewestNotFailed,
-    /// It is the newest that can be restored from by now, as far as Qovery says.
+    /// It is, or may be, the newest that can be restored from.
     NewestFinished,
     /// Its date cannot be read.
     Undated,
@@ -28,7 +28,7 @@ pub enum Protection {
     InFuture,
 }
 
-/// How far a backup is, as far as its state says.
+/// The condition of a backup, by its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// It can be restored from.
@@ -39,7 +39,7 @@ pub enum Condition {
     Failed,
     /// Qovery is removing it, or has.
     BeingRemoved,
-    /// Nobody knows: it may be a good one.
+    /// Not known: it may be one that can be restored from.
     Unknown,
 }
 
@@ -47,63 +47,50 @@ pub enum Condition {
 ///
 /// The newest `keep_latest` stay. Whatever that number is, three more stay: the newest backup that is
 /// not known to have failed, the newest that is also not known to be unfinished, and the newest that
-/// is known to be finished. They differ while a new backup is being made, or when its state says too
-/// little; removing the older one then would bet on the new one. Where the last that a rule keeps is
-/// one of several of that instant, all of them stay.
+/// is known to be finished. They differ while a new backup is being made, or when its state is unknown:
+/// the new one may still fail. Where the last that a rule keeps is one of several of the same instant,
+/// all of them stay.
 ///
-/// A backup that nobody can tell the age of stays, too, and the rules run as if it were not there.
+/// A backup of unknown age stays, too, and the rules run as if it were not in the list.
 pub(super) fn protections(
     backups: &[Backup],
     keep_latest: usize,
     now: DateTime<Utc>,
 ) -> Vec<Option<Protection>> {
-    use Condition::{BeingRemoved, Failed, Finished, Unknown};
-    type Counts = fn(Condition) -> bool;
+    use Condition::{Finished, InProgress, Unknown};
+    use Protection::{Newest, NewestFinished, NewestNotFailed};
 
-    let rules: [(usize, Counts, Protection); 4] = [
-        (keep_latest, |_| true, Protection::Newest { keep_latest }),
-        (
-            1,
-            |condition| !matches!(condition, Failed | BeingRemoved),
-            Protection::NewestNotFailed,
-        ),
-        (
-            1,
-            |condition| matches!(condition, Finished | Unknown),
-            Protection::NewestFinished,
-        ),
-        (
-            1,
-            |condition| condition == Finished,
-            Protection::NewestFinished,
-        ),
+    // How many of the newest backups in these conditions stay, and as what.
+    let rules: [(usize, &[Condition], Protection); 4] = [
+        (keep_latest, &Condition::ALL, Newest { keep_latest }),
+        (1, &[Finished, InProgress, Unknown], NewestNotFailed),
+        (1, &[Finished, Unknown], NewestFinished),
+        (1, &[Finished], NewestFinished),
     ];
-    let ranked: Vec<_> = backups
+    let rows: Vec<_> = backups
         .iter()
         .map(|backup| (date(backup, now), Condition::of(backup)))
         .collect();
-    let edges = rules.map(|(number, counts, protection)| {
-        let counted = ranked.iter().filter(|(_, condition)| counts(*condition));
+    let edges = rules.map(|(number, conditions, protection)| {
+        let counted = rows.iter().filter(|row| conditions.contains(&row.1));
         let mut dates: Vec<_> = counted.filter_map(|(date, _)| date.ok()).collect();
         dates.sort_unstable();
-        let oldest_kept = dates.len().saturating_sub(number);
-        (dates.get(oldest_kept).copied(), counts, protection)
+        let oldest_kept = dates.get(dates.len().saturating_sub(number)).copied();
+        (oldest_kept, conditions, protection)
     });
-    ranked
-        .into_iter()
-        .map(|(date, condition)| match date {
-            Err(protection) => Some(protection),
-            Ok(date) => edges
-                .iter()
-                .find(|(edge, counts, _)| {
-                    counts(condition) && edge.is_some_and(|edge| date >= edge)
-                })
-                .map(|(_, _, protection)| *protection),
-        })
-        .collect()
+    let protection = |(date, condition): (Result<_, Protection>, Condition)| match date {
+        Err(protection) => Some(protection),
+        Ok(date) => edges
+            .iter()
+            .find_map(|(oldest_kept, conditions, protection)| {
+                let keeps = oldest_kept.is_some_and(|oldest_kept| date >= oldest_kept);
+                (keeps && conditions.contains(&condition)).then_some(*protection)
+            }),
+    };
+    rows.iter().copied().map(protection).collect()
 }
 
-/// The newest of some backups; any of them, if nobody can tell how new they are.
+/// The newest of some backups; any of them, if none has a date.
 pub(super) fn newest<'a>(
     backups: impl IntoIterator<Item = &'a Backup>,
     now: DateTime<Utc>,
@@ -112,7 +99,7 @@ pub(super) fn newest<'a>(
     backups.max_by_key(|backup| (date(backup, now).ok(), backup.id))
 }
 
-/// When a backup was made, or why nobody can tell how new it is.
+/// When a backup was made, or why its age is unknown.
 pub(super) fn date(backup: &Backup, now: DateTime<Utc>) -> Result<DateTime<Utc>, Protection> {
     match backup.made_at() {
         None => Err(Protection::Undated),
@@ -131,7 +118,7 @@ impl Condition {
         Self::Unknown,
     ];
 
-    /// Only states that Qovery documents today are known, and only where they can mean one thing.
+    /// Only states that Qovery documents today are known, and only where their meaning is unambiguous.
     #[must_use]
     pub fn of(backup: &Backup) -> Self {
         match backup.state() {
@@ -177,7 +164,7 @@ impl Protection {
         }
     }
 
-    /// Who can lift it, or what would.
+    /// Who can lift the protection, or when it ends.
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Newest { .. } => {
@@ -221,7 +208,7 @@ mod tests {
     use proptest::{prelude::*, sample::Index};
     use serde_json::json;
 
-    use super::{super::removal::weigh, *};
+    use super::{super::removal::evaluate, *};
 
     fn now() -> DateTime<Utc> {
         "2026-07-01T00:00:00Z".parse().unwrap()
@@ -366,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_date_stays_and_lays_nothing_bare() {
+    fn what_has_no_date_stays_and_exposes_nothing_else() {
         use Protection::{InFuture, Undated};
         for (odd, protection) in [("", Undated), ("soon", Undated), ("2999-01-01", InFuture)] {
             let backups = dated(&[odd, "2026-06-01", "2026-06-02"]);
@@ -504,17 +491,17 @@ mod tests {
         ) {
             let database = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
             let wanted: Vec<_> = picks.iter().map(|pick| pick.get(&backups).id).collect();
-            let weigh = |wanted: &[_]| weigh(database, &backups, wanted, keep_latest, now());
-            let refused = wanted.iter().any(|id| weigh(&[*id]).is_err());
+            let evaluate = |wanted: &[_]| evaluate(database, &backups, wanted, keep_latest, now());
+            let refused = wanted.iter().any(|id| evaluate(&[*id]).is_err());
             let twice = (1..wanted.len()).any(|at| wanted[..at].contains(&wanted[at]));
-            let batch = weigh(&wanted);
+            let batch = evaluate(&wanted);
             prop_assert_eq!(batch.is_err(), refused || twice);
             let is_finished = |backup: &&Backup| Condition::of(backup) == Condition::Finished;
             let newest_finished = newest(backups.iter().filter(is_finished), now());
-            if let Ok(removal) = batch {
-                prop_assert_eq!(removal.remaining, backups.len() - wanted.len());
-                prop_assert!(removal.remaining >= keep_latest.min(backups.len()));
-                let left = removal.newest_finished.map(|backup| backup.created_at);
+            if let Ok(plan) = batch {
+                prop_assert_eq!(plan.remaining, backups.len() - wanted.len());
+                prop_assert!(plan.remaining >= keep_latest.min(backups.len()));
+                let left = plan.newest_finished.map(|backup| backup.created_at);
                 prop_assert_eq!(left.as_ref(), newest_finished.map(|backup| &backup.created_at));
             }
         }
@@ -536,7 +523,7 @@ mod tests {
         }
 
         #[test]
-        fn a_date_that_is_lost_lays_nothing_bare(
+        fn a_date_that_is_lost_exposes_no_backup(
             mut backups in any_list(),
             (at, odd) in (any::<Index>(), no_date()),
             keep_latest in 0_usize..4,

@@ -7,13 +7,14 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Backups, Condition, Error, Inner, Obstacle, Protection, guard};
+use super::{Backups, Condition, Error, Obstacle, Protection, guard};
 use crate::{
     context::Context,
-    qovery::{self, Answered, Backup, BackupId, BackupPage, DatabaseId, Failure},
+    qovery::{self, Backup, BackupId, DatabaseId, Failure},
 };
 
 /// The backups of a database, or as many as one answer holds.
@@ -21,13 +22,13 @@ use crate::{
 pub struct Listing {
     /// The database.
     pub database: DatabaseId,
-    /// What it is called, where that can be had.
+    /// The database's name, if it is known.
     pub name: Option<Arc<str>>,
-    /// The moment by which ages and rules were told.
+    /// The moment at which ages and rules were evaluated.
     pub now: DateTime<Utc>,
     /// The backups, the newest first.
     pub backups: Vec<Listed>,
-    /// Whether these are all that the database has.
+    /// Whether these are all backups of the database.
     pub whole: bool,
     /// Whether none comes after these.
     pub complete: bool,
@@ -40,16 +41,16 @@ pub struct Listing {
 pub struct Listed {
     /// The backup.
     pub backup: Backup,
-    /// How far it is.
+    /// Its condition.
     pub condition: Condition,
     /// The rule that protects it, if the whole list is known and one does.
     pub protection: Option<Protection>,
-    /// All that Qovery says of its status, where that was asked for.
+    /// Its status as Qovery sent it, if that was asked for.
     pub status: Option<Value>,
 }
 
 impl From<Backup> for Listed {
-    /// A backup of which nothing else is known.
+    /// A backup without the rest of its list.
     fn from(backup: Backup) -> Self {
         Self {
             condition: Condition::of(&backup),
@@ -60,18 +61,23 @@ impl From<Backup> for Listed {
     }
 }
 
-/// Pages of a list, as far as they were read.
-pub(super) struct Read {
-    pub(super) pages: Vec<Answered<BackupPage>>,
+/// The part of a list that was read.
+pub(super) struct Pages {
+    pub(super) backups: Vec<Backup>,
+    /// The pages as Qovery sent them.
+    json: Vec<Bytes>,
     /// The last backup that was read, if more come after it.
     pub(super) next: Option<BackupId>,
     /// Whether none comes after these.
     pub(super) complete: bool,
 }
 
+/// One more than a list of 2,000 backups has at Qovery's page size.
+const MAX_PAGES: usize = 101;
+
 impl Backups {
     /// A database's backups and what the rules say of them: from the beginning or after `start_id`, up to
-    /// the number that one list shows. With all of their status, if `verbose`.
+    /// the number that one answer shows. With the whole status of each, if `verbose`.
     ///
     /// # Errors
     ///
@@ -83,17 +89,17 @@ impl Backups {
         start_id: Option<BackupId>,
         verbose: bool,
     ) -> Result<Listing, Error> {
-        let inner = &self.inner;
-        let most = inner.limits().listed;
-        let read = inner
-            .pages(context, database, start_id, most, |_| false)
+        let max = self.inner.limits.listed;
+        let pages = self
+            .read_pages(context, database, start_id, max, |_| false)
             .await?;
-        let name = inner.name(context, database).await;
-        Ok(inner.told(database, name, read, start_id.is_none(), verbose))
+        let name = self.name(context, database).await;
+        let listing = self.list_entries(database, pages, start_id.is_none(), verbose);
+        Ok(Listing { name, ..listing })
     }
 
-    /// One backup; while it is being made, this waits up to 20 seconds for that to change. `looked` is
-    /// told how often it was looked at so far.
+    /// One backup. While it is in progress, waits up to 20 seconds for that to change, and sends to
+    /// `polls` how often it was read.
     ///
     /// # Errors
     ///
@@ -103,148 +109,141 @@ impl Backups {
         context: &Context,
         (database, backup): (DatabaseId, BackupId),
         verbose: bool,
-        looked: &watch::Sender<usize>,
+        polls: &watch::Sender<usize>,
     ) -> Result<Listing, Error> {
         let inner = &self.inner;
-        let has_it = |page: &BackupPage| page.results.iter().any(|listed| listed.id == backup);
-        let mut pauses = inner.limits().poll_intervals.into_iter();
-        let mut seen: Option<Listing> = None;
+        let has_it = |page: &[Backup]| page.iter().any(|listed| listed.id == backup);
+        let mut pauses = inner.limits.poll_intervals.into_iter();
+        let mut last: Option<Listing> = None;
         loop {
-            let pages = inner.pages(context, database, None, inner.limits().list_backups, has_it);
-            let pages = match (pages.await, seen.take()) {
+            let max = inner.limits.list_backups;
+            let pages = self.read_pages(context, database, None, max, has_it).await;
+            let pages = match (pages, last.take()) {
                 (Ok(pages), _) => pages,
-                // What was seen a moment ago says more than that the next look failed.
-                (Err(Error::Qovery(error)), Some(seen)) if !context.cancellation.is_cancelled() => {
-                    tracing::debug!(%error, "a look at a backup failed");
-                    return Ok(seen);
+                // The backup as it was a moment ago is worth more than an error.
+                (Err(Error::Qovery(error)), Some(last)) if !context.cancellation.is_cancelled() => {
+                    tracing::debug!(%error, "polling a backup failed");
+                    return Ok(last);
                 }
                 (Err(error), _) => return Err(error),
             };
-            let mut listing = inner.told(database, None, pages, true, verbose);
+            let mut listing = self.list_entries(database, pages, true, verbose);
             listing.backups.retain(|listed| listed.backup.id == backup);
             let Some(listed) = listing.backups.first() else {
-                if !listing.complete {
-                    return Err(Error::ListIncomplete { database });
-                }
-                return Err(Error::Obstructed {
-                    database,
-                    wanted: 1,
-                    obstacles: vec![(backup, Obstacle::NotListed)],
+                return Err(if listing.complete {
+                    Error::Obstructed {
+                        database,
+                        wanted: 1,
+                        obstacles: vec![(backup, Obstacle::NotListed)],
+                    }
+                } else {
+                    Error::ListIncomplete { database }
                 });
             };
-            listing.name = inner.name(context, database).await;
+            listing.name = self.name(context, database).await;
+            let in_progress = listed.condition == Condition::InProgress;
             let pause = pauses
                 .next()
-                .filter(|pause| *pause < context.deadline.remaining());
-            let Some(pause) = pause.filter(|_| listed.condition == Condition::InProgress) else {
+                .filter(|pause| in_progress && *pause < context.deadline.remaining());
+            let Some(pause) = pause else {
                 return Ok(listing);
             };
-            looked.send_modify(|looks| *looks += 1);
+            polls.send_modify(|polls| *polls += 1);
             tokio::select! {
                 biased;
                 () = context.cancellation.cancelled() => {
                     return Err(qovery::Error::harmless(Failure::Cancelled).into());
                 }
-                () = inner.shutdown().no_retries.cancelled() => return Ok(listing),
+                () = inner.shutdown.no_retries.cancelled() => return Ok(listing),
                 () = sleep(pause) => {}
             }
-            seen = Some(listing);
+            last = Some(listing);
         }
     }
-}
 
-/// One more than a list of 2,000 backups has at Qovery's page size.
-const MAX_PAGES: usize = 101;
-
-impl Inner {
-    /// Reads a list page by page: to its end, until it has `most` backups, or to the page that is
-    /// `enough`. A list whose pages repeat has no end.
-    pub(super) async fn pages(
+    /// Reads a list page by page: to its end, until it has `max` backups, or to the page that
+    /// `is_enough`. A list whose pages repeat is never complete.
+    pub(super) async fn read_pages(
         &self,
         context: &Context,
         database: DatabaseId,
         start_id: Option<BackupId>,
-        most: usize,
-        enough: impl Fn(&BackupPage) -> bool,
-    ) -> Result<Read, Error> {
-        let mut read = Read {
-            pages: Vec::new(),
+        max: usize,
+        is_enough: impl Fn(&[Backup]) -> bool,
+    ) -> Result<Pages, Error> {
+        let mut list = Pages {
+            backups: Vec::new(),
+            json: Vec::new(),
             next: start_id,
             complete: false,
         };
         let (mut seen, mut bytes) = (HashSet::new(), 0);
         for _ in 0..MAX_PAGES {
-            let before = read.next;
-            let page = self.qovery.list_backups(database, before, context);
-            let mut page = match page.await {
+            let start_id = list.next;
+            let page = self.inner.qovery.list_backups(database, start_id, context);
+            let page = match page.await {
                 Ok(page) => page,
-                // The backup after which it should begin went meanwhile.
+                // The backup after which this page begins was removed meanwhile.
                 Err(error)
-                    if !read.pages.is_empty()
+                    if !list.json.is_empty()
                         && matches!(error.failure, Failure::NotFound { .. }) =>
                 {
-                    read.next = None;
+                    list.next = None;
                     break;
                 }
                 Err(error) => return Err(error.into()),
             };
             bytes += page.json.len();
-            if bytes > self.limits().list_bytes {
+            if bytes > self.inner.limits.list_bytes {
                 return Err(qovery::Error::harmless(Failure::TooLarge).into());
             }
-            read.next = page.value.next_start_id();
-            let results = &mut page.value.results;
-            let room = most - seen.len();
-            let is_full = results.len() > room;
+            list.next = page.value.next_start_id();
+            let mut results = page.value.results;
+            let left = max - seen.len();
+            let is_full = results.len() > left;
             if is_full {
-                results.truncate(room);
-                read.next = results.last().map(|backup| backup.id).or(before);
+                results.truncate(left);
+                list.next = results.last().map(|backup| backup.id).or(start_id);
             }
-            let number = results.len();
+            let before = results.len();
             results.retain(|backup| seen.insert(backup.id));
-            let repeats = results.len() < number;
+            let repeats = results.len() < before;
             if repeats {
-                read.next = None;
+                list.next = None;
             }
-            let is_over = read.next.is_none() || is_full || enough(&page.value);
-            read.pages.push(page);
-            if is_over {
-                read.complete = read.next.is_none() && !repeats;
+            let is_last = list.next.is_none() || is_full || is_enough(&results);
+            list.backups.append(&mut results);
+            list.json.push(page.json);
+            if is_last {
+                list.complete = list.next.is_none() && !repeats;
                 break;
             }
         }
-        Ok(read)
+        Ok(list)
     }
 
-    fn told(
+    /// The backups of pages, the newest first, with what the rules say of them.
+    fn list_entries(
         &self,
         database: DatabaseId,
-        name: Option<Arc<str>>,
-        read: Read,
+        list: Pages,
         from_the_beginning: bool,
         verbose: bool,
     ) -> Listing {
         let now = Utc::now();
-        let whole = from_the_beginning && read.complete;
-        let mut backups = Vec::new();
-        let mut statuses = HashMap::new();
-        for page in read.pages {
-            if verbose {
-                let mut sent = page.whole();
-                let sent = sent["results"].as_array_mut().into_iter().flatten();
-                statuses.extend(sent.filter_map(|backup| {
-                    let id = backup["id"].as_str()?.parse::<BackupId>().ok()?;
-                    Some((id, backup["status"].take()))
-                }));
-            }
-            backups.extend(page.value.results);
-        }
-        let protections = if whole {
-            guard::protections(&backups, self.policy.keep_latest, now)
+        let whole = from_the_beginning && list.complete;
+        let mut statuses: HashMap<_, _> = if verbose {
+            list.json.iter().flat_map(|page| statuses(page)).collect()
         } else {
-            vec![None; backups.len()]
+            HashMap::new()
         };
-        let mut backups: Vec<_> = backups
+        let protections = if whole {
+            guard::protections(&list.backups, self.inner.policy.keep_latest, now)
+        } else {
+            vec![None; list.backups.len()]
+        };
+        let mut backups: Vec<_> = list
+            .backups
             .into_iter()
             .zip(protections)
             .map(|(backup, protection)| Listed {
@@ -256,12 +255,24 @@ impl Inner {
         backups.sort_by_cached_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));
         Listing {
             database,
-            name,
+            name: None,
             now,
             backups,
             whole,
-            complete: read.complete,
-            next: read.next,
+            complete: list.complete,
+            next: list.next,
         }
     }
+}
+
+/// The status of each backup of a page, as Qovery sent it.
+fn statuses(page: &[u8]) -> Vec<(BackupId, Value)> {
+    // The same JSON was parsed before.
+    let mut page: Value = serde_json::from_slice(page).unwrap_or_default();
+    let backups = page["results"].as_array_mut().into_iter().flatten();
+    let statuses = backups.filter_map(|backup| {
+        let id = backup["id"].as_str()?.parse().ok()?;
+        Some((id, backup["status"].take()))
+    });
+    statuses.collect()
 }

@@ -1,4 +1,4 @@
-//! Changes of one database exclude each other: each decides by facts that no other one is changing.
+//! One lock per database: a change decides on facts that no other change of this process alters.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::qovery::DatabaseId;
 
-/// The locks that are held or waited for now, one a database. What nobody wants is forgotten.
+/// The locks that are held or waited for now, by database. Others are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Locks(Mutex<HashMap<DatabaseId, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Locks {
-    /// Waits for a database's lock, in the order in which it was asked for.
+    /// Waits for a database's lock, first come, first served.
     pub(super) async fn lock(&self, database: DatabaseId) -> OwnedMutexGuard<()> {
         self.of(database).lock_owned().await
     }
@@ -49,7 +49,7 @@ mod tests {
         assert!(locks.lock(sessions).now_or_never().is_some());
         drop(first);
         assert!(locks.lock(orders).now_or_never().is_some());
-        // What nobody holds is forgotten.
+        // A lock that is not held is dropped.
         drop(locks.of(sessions));
         assert_eq!(locks.0.lock().len(), 1);
     }

@@ -1,31 +1,43 @@
-//! Removing a backup: on complete and fresh facts, and never in doubt about the outcome where the
-//! list can tell.
+//! Removals: what one comes to by the complete and fresh list, and what became of one whose answer is
+//! lost, where the list can tell.
 
 use std::{collections::HashSet, fmt};
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use super::{
-    Condition, Confirm, Error, Inner,
-    audit::Record,
-    change::Change,
+    Backups, Condition, Error,
     error::Obstacle,
     guard::{newest, protections},
 };
 use crate::{
     context::Context,
     qovery::{self, Backup, BackupId, DatabaseId},
+    text,
 };
 
-/// A removal, proposed or made: what goes, and what stays.
+/// What is to be removed.
+#[derive(Debug)]
+pub struct RemovalRequest {
+    /// The database.
+    pub database: DatabaseId,
+    /// The backups. If a rule keeps one of them, none is removed.
+    pub backups: Vec<BackupId>,
+    /// The facts that a person confirmed, if one was asked.
+    pub confirmed: Option<Fingerprint>,
+    /// Receives how many were removed so far.
+    pub gone: watch::Sender<usize>,
+}
+
+/// What a removal comes to: the backups that go, and what remains.
 #[derive(Clone, Debug)]
 pub struct RemovalPlan {
     /// The database.
     pub database: DatabaseId,
-    /// What goes, in the order in which it was named.
+    /// What goes, in the order of the request.
     pub backups: Vec<Backup>,
     /// How many backups of the database remain.
     pub remaining: usize,
@@ -37,150 +49,76 @@ pub struct RemovalPlan {
     pub newest: Option<Backup>,
 }
 
-/// What came of a removal.
+/// What became of a removal.
 #[derive(Debug)]
 pub struct RemovalOutcome {
-    /// What was decided.
-    pub removal: RemovalPlan,
-    /// What came of each backup in turn, up to the first that was not removed.
-    pub ended: Vec<Result<Backup, Error>>,
+    /// The plan that was carried out.
+    pub plan: RemovalPlan,
+    /// The result for each backup of the plan in turn, up to the first that was not removed.
+    pub results: Vec<Result<Backup, Error>>,
 }
 
-/// The facts of a removal, as a number that no other facts have.
+/// The SHA-256 digest of the facts that a person decides by.
 pub type Fingerprint = [u8; 32];
 
-/// What is asked for.
-#[derive(Debug)]
-pub struct RemovalRequest {
-    /// The database.
-    pub database: DatabaseId,
-    /// What is to go: all of it or nothing, as far as rules go.
-    pub backups: Vec<BackupId>,
-    /// The facts that a person said yes to, if one was asked.
-    pub confirmed: Option<Fingerprint>,
-    /// Told how many are gone.
-    pub gone: watch::Sender<usize>,
-}
-
-impl Change for RemovalRequest {
-    const OPERATION: &'static str = "remove";
-    type Decision = RemovalPlan;
-    type Done = Backup;
-
-    fn database(&self) -> DatabaseId {
-        self.database
-    }
-
-    fn steps(&self) -> usize {
-        self.backups.len()
-    }
-
-    fn is_confirmed(&self) -> bool {
-        self.confirmed.is_some()
-    }
-
-    /// The rules hold, and a person has said yes to these very facts if one must.
-    async fn decide(&self, inner: &Inner, context: &Context) -> Result<RemovalPlan, Error> {
-        let removal = inner.propose(context, self.database, &self.backups).await?;
-        match self.confirmed {
-            Some(facts) if facts != removal.fingerprint() => Err(Error::Changed(Box::new(removal))),
-            None if inner.policy.confirm == Confirm::Always => {
-                Err(Error::Unconfirmed(Box::new(removal)))
-            }
-            _ => Ok(removal),
-        }
-    }
-
-    fn describe(&self, record: Record, removal: &RemovalPlan, step: usize) -> Record {
-        record.about(&removal.backups[step])
-    }
-
-    async fn send(
-        &self,
-        inner: &Inner,
-        removal: &RemovalPlan,
-        step: usize,
-        context: &Context,
-    ) -> Result<Backup, qovery::Error> {
-        let backup = &removal.backups[step];
-        let removed = inner
-            .qovery
-            .remove_backup(self.database, backup.id, context);
-        removed.await.map(|()| backup.clone())
-    }
-
-    /// A list that lacks what must be in it proves nothing.
-    async fn settle(
-        &self,
-        inner: &Inner,
-        (removal, step): (&RemovalPlan, usize),
-        error: qovery::Error,
-        _: Instant,
-        context: &Context,
-    ) -> Result<Backup, qovery::Error> {
-        let Ok(backups) = inner.complete_list(context, self.database).await else {
-            return Err(error);
-        };
-        let listed = |wanted: &Backup| backups.iter().find(|backup| backup.id == wanted.id);
-        let backup = &removal.backups[step];
-        match listed(backup) {
-            Some(listed) if Condition::of(listed) == Condition::BeingRemoved => Ok(backup.clone()),
-            Some(_) if !error.pending => Err(qovery::Error::harmless(error.failure)),
-            None if removal
-                .newest
-                .as_ref()
-                .is_some_and(|it| listed(it).is_some()) =>
-            {
-                Ok(backup.clone())
-            }
-            _ => Err(error),
-        }
-    }
-
-    fn ended(&self, _: &Inner, result: &Result<Backup, qovery::Error>) {
-        if result.is_ok() {
-            self.gone.send_modify(|gone| *gone += 1);
-        }
-    }
-}
-
-impl Inner {
-    /// What a removal would come to, by the complete list of this moment: all of it, or nothing.
-    pub(super) async fn propose(
+impl Backups {
+    /// Plans a removal by the complete list of this moment, for a person to decide by. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it would be refused: [`Error::ReadOnly`], [`Error::Obstructed`], [`Error::ListIncomplete`],
+    /// [`Error::LimitReached`], [`Error::Qovery`].
+    pub async fn plan_removal(
         &self,
         context: &Context,
         database: DatabaseId,
         wanted: &[BackupId],
     ) -> Result<RemovalPlan, Error> {
+        self.allow_changes()?;
+        self.inner.allowance.check(wanted.len())?;
         let listed = self.complete_list(context, database).await?;
-        weigh(
-            database,
-            &listed,
-            wanted,
-            self.policy.keep_latest,
-            Utc::now(),
-        )
+        let keep_latest = self.inner.policy.keep_latest;
+        evaluate(database, &listed, wanted, keep_latest, Utc::now())
     }
 
-    /// Every backup of the database. Part of a list cannot tell which
-    /// backup is the newest.
+    /// Finds out by the list whether a backup of the plan was removed. A list that lacks a backup that
+    /// must remain proves nothing.
+    pub(super) async fn settle_removal(
+        &self,
+        context: &Context,
+        plan: &RemovalPlan,
+        backup: &Backup,
+        error: qovery::Error,
+    ) -> Result<Backup, qovery::Error> {
+        let Ok(listed) = self.complete_list(context, plan.database).await else {
+            return Err(error);
+        };
+        let find = |wanted: &Backup| listed.iter().find(|listed| listed.id == wanted.id);
+        match find(backup).map(Condition::of) {
+            Some(Condition::BeingRemoved) => Ok(backup.clone()),
+            Some(_) if !error.pending => Err(qovery::Error::harmless(error.failure)),
+            None if plan.newest.as_ref().and_then(find).is_some() => Ok(backup.clone()),
+            _ => Err(error),
+        }
+    }
+
+    /// Every backup of the database: a part of a list cannot tell which backup is the newest.
     async fn complete_list(
         &self,
         context: &Context,
         database: DatabaseId,
     ) -> Result<Vec<Backup>, Error> {
-        let most = self.limits().list_backups;
-        let read = self.pages(context, database, None, most, |_| false).await?;
-        if !read.complete {
-            return Err(Error::ListIncomplete { database });
+        let max = self.inner.limits.list_backups;
+        let list = self.read_pages(context, database, None, max, |_| false);
+        match list.await? {
+            list if list.complete => Ok(list.backups),
+            _ => Err(Error::ListIncomplete { database }),
         }
-        let pages = read.pages.into_iter();
-        Ok(pages.flat_map(|page| page.value.results).collect())
     }
 }
 
-/// What the removal of the `wanted` ones of all `listed` backups of a database comes to.
-pub(super) fn weigh(
+/// Plans the removal of the `wanted` ones of all `listed` backups of a database: all of them, or none.
+pub(super) fn evaluate(
     database: DatabaseId,
     listed: &[Backup],
     wanted: &[BackupId],
@@ -220,7 +158,7 @@ pub(super) fn weigh(
 }
 
 impl RemovalPlan {
-    /// The facts that a person decides by.
+    /// A digest of the facts that a person decides by.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         let backup =
@@ -238,16 +176,16 @@ impl RemovalPlan {
 
 impl fmt::Display for RemovalPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Qovery sets no limit that would hold here.
-        const LONGEST: usize = 80;
-        let short = |text: &str| text.chars().take(LONGEST).collect::<String>();
+        // Qovery documents no length of a name or a date.
+        const MAX_CHARACTERS: usize = 80;
         let [backup] = self.backups.as_slice() else {
             return write!(f, "{} backups", self.backups.len());
         };
         write!(f, "Backup {} (", backup.id)?;
         if let Some(name) = &backup.name {
-            write!(f, "\"{}\", ", short(name))?;
+            write!(f, "\"{}\", ", text::truncate(name, MAX_CHARACTERS))?;
         }
-        write!(f, "made {})", short(&backup.created_at))
+        let created_at = text::truncate(&backup.created_at, MAX_CHARACTERS);
+        write!(f, "made {created_at})")
     }
 }

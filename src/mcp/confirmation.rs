@@ -173,7 +173,7 @@ impl Server {
                 progress.end().await;
                 match removed {
                     Ok(removed) => {
-                        let stopped = removed.ended.last().and_then(|last| last.as_ref().err());
+                        let stopped = removed.results.last().and_then(|last| last.as_ref().err());
                         let outcome = stopped.map_or(OK, backups::Error::kind);
                         let mut decision = Decision::removed(removed);
                         decision.note = self.noted(decision.note);

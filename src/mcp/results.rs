@@ -280,7 +280,10 @@ impl Shown {
 impl Decision {
     /// As far as they were removed.
     pub(super) fn removed(removed: RemovalOutcome) -> Self {
-        let RemovalOutcome { removal, ended } = removed;
+        let RemovalOutcome {
+            plan: removal,
+            results: ended,
+        } = removed;
         let tried = ended.len();
         let gone = ended.iter().filter(|result| result.is_ok()).count();
         let (mut doubt, wanted) = (false, removal.backups.len());
