@@ -284,21 +284,20 @@ impl RemoveArguments {
         self,
         limits: &Limits,
     ) -> Result<(DatabaseArgument, Vec<BackupId>), ArgumentError> {
-        let max = limits.batch_size;
-        let problem = match (self.backup_id, self.backup_ids) {
-            (Some(backup), None) => return Ok((self.database_id, vec![backup])),
-            (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
-                return Ok((self.database_id, backups));
-            }
-            (None, Some(backups)) => {
-                let number = backups.len();
-                format!("backupIds: must have 1 to {max} ids, and has {number}")
-            }
-            (None, None) => "missing field `backupId`".to_owned(),
+        let backups = match (self.backup_id, self.backup_ids) {
+            (Some(backup), None) => vec![backup],
+            (None, Some(backups)) => backups,
+            (None, None) => return Err(ArgumentError::new("missing field `backupId`")),
             (Some(_), Some(_)) => {
-                "`backupId` is given beside `backupIds`; leave one of them out".to_owned()
+                let problem = "`backupId` is given beside `backupIds`; leave one of them out";
+                return Err(ArgumentError::new(problem));
             }
         };
-        Err(ArgumentError(problem))
+        let (max, number) = (limits.batch_size, backups.len());
+        if !(1..=max).contains(&number) {
+            let problem = format!("backupIds: must have 1 to {max} ids, and has {number}");
+            return Err(ArgumentError(problem));
+        }
+        Ok((self.database_id, backups))
     }
 }

@@ -7,19 +7,19 @@
 use std::borrow::Cow;
 
 use rmcp::{
-    ErrorData, RoleServer,
+    ErrorData,
     model::{
-        CallToolResponse, ClientCapabilities, ElicitRequest, ElicitationCapability, ErrorCode,
+        CallToolResponse, ClientCapabilities, ElicitRequest, ElicitationCapability,
         FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
         InputResponses, ServerRequest,
     },
-    service::{PeerRequestOptions, RequestContext},
+    service::PeerRequestOptions,
 };
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
-    Server, is_stateless,
+    Request, Server, is_stateless,
     progress::with_progress,
     question::question,
     results::{Refusal, RemovalReport, Reply},
@@ -57,40 +57,42 @@ impl Server {
         target: Target,
         (state, responses): (Option<String>, Option<InputResponses>),
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Reply, Refusal> {
-        let confirmed = match &state {
-            Some(state) => Some(self.seal.open(state, &target.associated_data(context))?),
-            None => None,
-        };
+        let state = state.as_deref();
+        let associated = target.associated_data(context);
+        let confirmed = state
+            .map(|state| self.seal.open(state, &associated))
+            .transpose()?;
         let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
-        let answer = match answer.map(|answer| Answer::parse(&answer)) {
-            Some(Err(reason)) => {
-                let error = ErrorData::invalid_params(malformed_answer(reason), None);
-                return Err(Refusal::protocol("invalid_params", error));
-            }
-            Some(Ok(answer)) => Some(answer),
-            None => None,
-        };
+        let answer = answer.map(|answer| Answer::parse(&answer)).transpose();
+        let answer = answer.map_err(|reason| {
+            let error = ErrorData::invalid_params(malformed_answer(reason), None);
+            Refusal::protocol("invalid_params", error)
+        })?;
         match (answer, state) {
             // A refusal needs no proof that the question was put.
             (Some(Answer::NotConfirmed(reason)), None) => target.not_confirmed(&reason),
             (Some(answer), Some(state)) => {
-                let outcome = self.questions.outcome(&state)?;
-                let reply = outcome.get_or_try_init(async || match answer {
-                    Answer::NotConfirmed(reason) => target.not_confirmed(&reason).map_err(Err),
-                    Answer::Confirmed => {
-                        match self.remove_or_ask(&target, confirmed, context, peer).await {
-                            Ok(reply) if is_complete(&reply) => Ok(reply),
-                            // A failure or another question is no outcome to keep.
-                            other => Err(other),
+                let outcome = self.questions.outcome(state)?;
+                let reply = outcome.get_or_try_init(async || {
+                    let reply = match answer {
+                        Answer::NotConfirmed(reason) => target.not_confirmed(&reason),
+                        Answer::Confirmed => {
+                            let removal = self.remove_or_ask(&target, confirmed, context, request);
+                            removal.await
                         }
+                    };
+                    match reply {
+                        Ok(reply) if is_complete(&reply) => Ok(reply),
+                        // A failure or another question is no outcome to keep.
+                        other => Err(other),
                     }
                 });
                 reply.await.cloned().or_else(|other| other)
             }
             // Without both parts nothing is confirmed.
-            _ => self.remove_or_ask(&target, None, context, peer).await,
+            _ => self.remove_or_ask(&target, None, context, request).await,
         }
     }
 
@@ -99,11 +101,11 @@ impl Server {
         target: &Target,
         mut confirmed: Option<Fingerprint>,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Reply, Refusal> {
         let Target { database, backups } = target;
-        let stateless = is_stateless(peer);
-        let asks = self.backups.policy().confirm != Confirm::Never && can_be_asked(peer);
+        let stateless = is_stateless(request);
+        let asks = self.backups.policy().confirm != Confirm::Never && can_be_asked(request);
         loop {
             // The time that a person takes does not count.
             let time = match backups.as_slice() {
@@ -115,7 +117,7 @@ impl Server {
                 let plan = self.backups.plan_removal(&context, *database, backups);
                 plan.await?
             } else {
-                match self.remove(target, confirmed, &context, peer).await {
+                match self.remove(target, confirmed, &context, request).await {
                     Ok(outcome) => {
                         let last = outcome.ended.last();
                         let failure = last.and_then(|result| result.as_ref().err());
@@ -138,14 +140,14 @@ impl Server {
                 let associated = target.associated_data(&context);
                 let ttl = self.limits.answer_timeout;
                 let state = self.seal.seal(plan.fingerprint(), &associated, ttl);
-                let request = InputRequest::Elicitation(question);
-                let requests = InputRequests::from([(QUESTION.to_owned(), request)]);
+                let question = InputRequest::Elicitation(question);
+                let requests = InputRequests::from([(QUESTION.to_owned(), question)]);
                 return Ok(Reply {
                     outcome: "input_required",
                     response: InputRequiredResult::new(Some(requests), Some(state)).into(),
                 });
             }
-            match self.elicit(question, &context, peer).await? {
+            match self.elicit(question, &context, request).await? {
                 Answer::Confirmed => confirmed = Some(plan.fingerprint()),
                 Answer::NotConfirmed(reason) => return target.not_confirmed(&reason),
             }
@@ -157,11 +159,11 @@ impl Server {
         target: &Target,
         confirmed: Option<Fingerprint>,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<backups::RemovalOutcome, backups::Error> {
         let describe = |removed| format!("{removed} removed");
         let total = Some(target.backups.len());
-        with_progress(peer, context, total, describe, |gone| {
+        with_progress(request, context, total, describe, |gone| {
             let removal = RemovalRequest {
                 database: target.database,
                 backups: target.backups.clone(),
@@ -179,16 +181,15 @@ impl Server {
         &self,
         question: ElicitRequest,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Answer, Refusal> {
         let failed = || {
             let reason = "The client could not ask the person. Nothing was removed.";
             Refusal::in_band("not_asked", &reason)
         };
-        let request = ServerRequest::ElicitRequest(question);
-        let sent = peer
-            .peer
-            .send_request_with_option(request, PeerRequestOptions::no_options());
+        let question = ServerRequest::ElicitRequest(question);
+        let options = PeerRequestOptions::no_options();
+        let sent = request.peer.send_request_with_option(question, options);
         let mut prompt = sent.await.map_err(|_| failed())?;
         let (reason, text) = tokio::select! {
             biased;
@@ -281,7 +282,7 @@ fn is_complete(reply: &Reply) -> bool {
 /// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).
 /// What it declared in a handshake holds for each call. A request's own declaration counts from
 /// 2026-07-28 on: before it, over HTTP, no question could reach the client.
-fn can_be_asked(request: &RequestContext<RoleServer>) -> bool {
+fn can_be_asked(request: &Request) -> bool {
     let negotiated = request
         .peer
         .peer_info()
@@ -302,7 +303,7 @@ fn missing_capability(error: &backups::Error) -> Refusal {
     required.elicitation = Some(form);
     let mut message = error.to_string();
     text::sanitize(&mut message);
-    let data = json!({ "requiredCapabilities": required });
-    let code = ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY;
-    Refusal::protocol(error.kind(), ErrorData::new(code, message, Some(data)))
+    let mut missing = ErrorData::missing_required_client_capability(required);
+    missing.message = message.into();
+    Refusal::protocol(error.kind(), missing)
 }

@@ -1,14 +1,15 @@
 //! Progress notifications of a call (MCP, "Progress").
 
-use rmcp::{RoleServer, model::ProgressNotificationParam, service::RequestContext};
+use rmcp::model::ProgressNotificationParam;
 use tokio::sync::watch;
 
+use super::Request;
 use crate::context::Context;
 
 /// Runs `work`, which counts its steps up to `total`, where that is known, and notifies the client of
 /// each step if it asked for that. `describe` says in words what a count means.
 pub(super) async fn with_progress<Work: Future>(
-    request: &RequestContext<RoleServer>,
+    request: &Request,
     context: &Context,
     total: Option<usize>,
     describe: fn(usize) -> String,

@@ -78,13 +78,14 @@ impl Questions {
         });
         if let Some((first, backup)) = exhausted.max() {
             let pause = self.prompt_window.saturating_sub(now.duration_since(first));
+            let pause = pause + Duration::from_secs(1);
             return Err(not_asked(&format!(
                 "The host was asked about backup {backup} {} times in {} minutes. Nothing was \
                  removed. It can be asked again in {} seconds, at {}. Stop, and tell the person.",
                 self.max_prompts,
                 self.prompt_window.as_secs().div_ceil(60),
-                pause.as_secs() + 1,
-                (Utc::now() + pause + Duration::from_secs(1)).format("%H:%M:%S UTC"),
+                pause.as_secs(),
+                (Utc::now() + pause).format("%H:%M:%S UTC"),
             )));
         }
         if state.prompts.len() >= MAX_RECORDS {
@@ -145,7 +146,7 @@ mod tests {
     }
 
     fn text(refusal: Refusal) -> String {
-        format!("{:?}", refusal.response.unwrap())
+        refusal.error.unwrap()
     }
 
     #[test]

@@ -154,8 +154,8 @@ pub(super) struct Reply {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) outcome: &'static str,
-    /// An in-band error, which the model reads, or a protocol error, which the client reads.
-    pub(super) response: Result<CallToolResponse, ErrorData>,
+    /// The text of an in-band error, for the model, or a protocol error, for the client.
+    pub(super) error: Result<String, ErrorData>,
 }
 
 impl BackupList {
@@ -378,14 +378,13 @@ impl Reply {
 }
 
 impl Refusal {
-    /// A failure that a model can read and act on. It is text alone: TypeScript v1 clients check
-    /// structured content against the output schema even on errors.
+    /// A failure that a model can read and act on.
     pub(super) fn in_band(outcome: &'static str, reason: &impl Display) -> Self {
         let mut text = reason.to_string();
         text::sanitize(&mut text);
         Self {
             outcome,
-            response: Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into()),
+            error: Ok(text),
         }
     }
 
@@ -393,8 +392,15 @@ impl Refusal {
     pub(super) fn protocol(outcome: &'static str, error: ErrorData) -> Self {
         Self {
             outcome,
-            response: Err(error),
+            error: Err(error),
         }
+    }
+
+    /// The response. In-band it is text alone: TypeScript v1 clients check structured content against
+    /// the output schema even on errors.
+    pub(super) fn response(self) -> Result<CallToolResponse, ErrorData> {
+        let text = self.error?;
+        Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into())
     }
 }
 

@@ -184,9 +184,9 @@ mod tests {
         // It is valid to the end of its millisecond.
         while seal.open(&sealed, b"a").is_ok() {}
         // In-band for the model, which did nothing wrong; a forged one is the client's fault.
-        let response = |associated: &[u8]| seal.open(&sealed, associated).unwrap_err().response;
-        assert!(response(b"a").is_ok());
-        assert!(response(b"b").is_err());
+        let error = |associated: &[u8]| seal.open(&sealed, associated).unwrap_err().error;
+        assert!(error(b"a").is_ok());
+        assert!(error(b"b").is_err());
     }
 
     #[test]

@@ -4,15 +4,11 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use rmcp::{
-    RoleServer,
-    model::{CallToolRequestParams, Tool, ToolAnnotations},
-    service::RequestContext,
-};
+use rmcp::model::{CallToolRequestParams, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 
 use super::{
-    Server,
+    Request, Server,
     arguments::{
         AddArguments, ArgumentError, DatabaseArgument, ListArguments, RemoveArguments, parse,
         schema,
@@ -24,7 +20,7 @@ use super::{
 use crate::{
     backups::{Found, Listed},
     context::Context,
-    qovery::{DatabaseId, Service},
+    qovery::DatabaseId,
     text,
 };
 
@@ -80,15 +76,15 @@ fn define<Arguments: JsonSchema, Output: JsonSchema>(
 impl Server {
     pub(super) async fn call(
         &self,
-        request: CallToolRequestParams,
+        params: CallToolRequestParams,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Reply, Refusal> {
-        let arguments = request.arguments.unwrap_or_default();
+        let arguments = params.arguments.unwrap_or_default();
         let [list, add, remove] = &*self.tools;
         // Each on the heap: the future of a call is moved often, and is as large as the largest.
-        match &*request.name {
-            LIST => Box::pin(self.list(parse(list, arguments)?, context, peer)).await,
+        match &*params.name {
+            LIST => Box::pin(self.list(parse(list, arguments)?, context, request)).await,
             ADD => {
                 self.backups.allow_changes()?;
                 Box::pin(self.add(parse(add, arguments)?, context)).await
@@ -99,8 +95,8 @@ impl Server {
                 let (database, backups) = arguments.target(&self.limits)?;
                 let database = self.resolve(database, context).await?;
                 let target = Target { database, backups };
-                let answer = (request.request_state, request.input_responses);
-                Box::pin(self.remove_confirmed(target, answer, context, peer)).await
+                let answer = (params.request_state, params.input_responses);
+                Box::pin(self.remove_confirmed(target, answer, context, request)).await
             }
             _ => Err(self.unknown_tool()),
         }
@@ -110,7 +106,7 @@ impl Server {
         &self,
         arguments: ListArguments,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Reply, Refusal> {
         let database = match arguments.database_id {
             DatabaseArgument::Id(id) | DatabaseArgument::Address(id) => id,
@@ -124,7 +120,7 @@ impl Server {
             }
             (Some(backup), None) => {
                 let describe = |_| "It is still being made".to_owned();
-                let listing = with_progress(peer, context, None, describe, async |looks| {
+                let listing = with_progress(request, context, None, describe, async |looks| {
                     let backup = (database, backup);
                     self.backups.watch(context, backup, verbose, &looks).await
                 });
@@ -143,15 +139,13 @@ impl Server {
         let (database, backup) = arguments.addition()?;
         let database = self.resolve(database, context).await?;
         let added = self.backups.add(context, database, backup).await?;
-        let mut note =
-            "It is being made: call list-database-backups with its id as backupId until \
-                        its condition is no longer in_progress."
-                .to_owned();
-        if added.recovered {
-            let lost = "Qovery's answer was lost, but the backup was found by listing: do not \
-                        repeat the call.";
-            note = format!("{lost} {note}");
-        }
+        let lost = "Qovery's answer was lost, but the backup was found by listing: do not repeat \
+                    the call. ";
+        let lost = if added.recovered { lost } else { "" };
+        let note = format!(
+            "{lost}It is being made: call list-database-backups with its id as backupId until its \
+             condition is no longer in_progress."
+        );
         Reply::new(AddedBackup {
             backup: BackupView::from(Listed::from(added.answered.value)),
             note: self.note(Some(note)),
@@ -184,6 +178,7 @@ fn candidates(name: &str, found: &Found) -> String {
     const MAX_CANDIDATES: usize = 10;
 
     let name = text::excerpt(name);
+    let ask = "Nothing was done. Ask the person which one is meant, and call again with its id.";
     let mut text = match (found.databases.as_slice(), found.exactly) {
         ([], _) => {
             return format!(
@@ -195,26 +190,15 @@ fn candidates(name: &str, found: &Found) -> String {
         ([_], true) => {
             format!("\"{name}\" is a name. Nothing was done yet: call again with the id.")
         }
-        (_, true) => format!(
-            "\"{name}\" is the name of more than one database. Nothing was done. Ask the person which \
-             one is meant, and call again with its id."
-        ),
-        (_, false) => format!(
-            "No database is called \"{name}\", but some nearly are. Nothing was done. Ask the person \
-             which one is meant, and call again with its id."
-        ),
+        (_, true) => format!("\"{name}\" is the name of more than one database. {ask}"),
+        (_, false) => format!("No database is called \"{name}\", but some nearly are. {ask}"),
     };
     for database in found.databases.iter().take(MAX_CANDIDATES) {
-        let Service {
-            id,
-            name,
-            project_name,
-            environment_name,
-            ..
-        } = database;
+        let (id, name) = (database.id, &database.name);
+        let (project, environment) = (&database.project_name, &database.environment_name);
         let _ = write!(
             text,
-            " {id}: \"{name}\" in project \"{project_name}\", environment \"{environment_name}\"."
+            " {id}: \"{name}\" in project \"{project}\", environment \"{environment}\"."
         );
     }
     let more = found.databases.len().saturating_sub(MAX_CANDIDATES);
