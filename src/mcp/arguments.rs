@@ -127,17 +127,17 @@ pub(super) fn parse<T: DeserializeOwned>(
 /// text, ids in quotes.
 fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
-    let properties = properties.and_then(Value::as_object);
+    let known = properties.and_then(Value::as_object);
+    let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
     let hints = tool.annotations.as_ref();
     let is_read_only = hints.and_then(|hints| hints.read_only_hint) == Some(true);
     arguments.retain(|name, _| {
-        let mut known = properties.into_iter().flat_map(JsonObject::keys);
-        // A change is refused for an unknown argument, which may narrow it.
-        let is_ignored = if properties.is_some_and(|properties| properties.contains_key(name)) {
+        let is_ignored = if known.contains(&name) {
             false
         } else if is_read_only {
-            !known.any(|known| is_similar(name, known))
+            !known.iter().any(|known| is_similar(name, known))
         } else {
+            // A change is refused for an unknown argument: it may have been meant to narrow it.
             ADDED_BY_HOSTS.contains(&name.as_str())
         };
         if is_ignored {

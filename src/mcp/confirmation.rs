@@ -61,27 +61,24 @@ impl Server {
     ) -> Result<Reply, Refusal> {
         let state = state.as_deref();
         let associated = target.associated_data(context);
-        let confirmed = state
-            .map(|state| self.seal.open(state, &associated))
-            .transpose()?;
+        let open = |state| self.seal.open(state, &associated);
+        let confirmed = state.map(open).transpose()?;
         let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
         let answer = answer.map(|answer| Answer::parse(&answer)).transpose();
         let answer = answer.map_err(|reason| {
             let error = ErrorData::invalid_params(malformed_answer(reason), None);
             Refusal::protocol("invalid_params", error)
         })?;
+        let remove = |confirmed| self.remove_or_ask(&target, confirmed, context, request);
         match (answer, state) {
-            // A refusal needs no proof that the question was put.
+            // A no counts without proof that the question was put.
             (Some(Answer::NotConfirmed(reason)), None) => target.not_confirmed(&reason),
             (Some(answer), Some(state)) => {
                 let outcome = self.questions.outcome(state)?;
                 let reply = outcome.get_or_try_init(async || {
                     let reply = match answer {
                         Answer::NotConfirmed(reason) => target.not_confirmed(&reason),
-                        Answer::Confirmed => {
-                            let removal = self.remove_or_ask(&target, confirmed, context, request);
-                            removal.await
-                        }
+                        Answer::Confirmed => remove(confirmed).await,
                     };
                     match reply {
                         Ok(reply) if is_complete(&reply) => Ok(reply),
@@ -92,7 +89,7 @@ impl Server {
                 reply.await.cloned().or_else(|other| other)
             }
             // Without both parts nothing is confirmed.
-            _ => self.remove_or_ask(&target, None, context, request).await,
+            _ => remove(None).await,
         }
     }
 
@@ -117,7 +114,18 @@ impl Server {
                 let plan = self.backups.plan_removal(&context, *database, backups);
                 plan.await?
             } else {
-                match self.remove(target, confirmed, &context, request).await {
+                let describe = |removed| format!("{removed} removed");
+                let total = Some(backups.len());
+                let removal = with_progress(request, &context, total, describe, |gone| {
+                    let removal = RemovalRequest {
+                        database: *database,
+                        backups: backups.clone(),
+                        confirmed,
+                        gone,
+                    };
+                    self.backups.remove(&context, removal)
+                });
+                match removal.await {
                     Ok(outcome) => {
                         let last = outcome.ended.last();
                         let failure = last.and_then(|result| result.as_ref().err());
@@ -152,27 +160,6 @@ impl Server {
                 Answer::NotConfirmed(reason) => return target.not_confirmed(&reason),
             }
         }
-    }
-
-    async fn remove(
-        &self,
-        target: &Target,
-        confirmed: Option<Fingerprint>,
-        context: &Context,
-        request: &Request,
-    ) -> Result<backups::RemovalOutcome, backups::Error> {
-        let describe = |removed| format!("{removed} removed");
-        let total = Some(target.backups.len());
-        with_progress(request, context, total, describe, |gone| {
-            let removal = RemovalRequest {
-                database: target.database,
-                backups: target.backups.clone(),
-                confirmed,
-                gone,
-            };
-            self.backups.remove(context, removal)
-        })
-        .await
     }
 
     /// Asks over the connection of the call, and cancels the question when its answer is no longer
@@ -283,13 +270,10 @@ fn is_complete(reply: &Reply) -> bool {
 /// What it declared in a handshake holds for each call. A request's own declaration counts from
 /// 2026-07-28 on: before it, over HTTP, no question could reach the client.
 fn can_be_asked(request: &Request) -> bool {
-    let negotiated = request
-        .peer
-        .peer_info()
-        .map(|client| client.capabilities.clone());
-    let declared = request
-        .client_capabilities()
-        .filter(|_| is_stateless(request));
+    let client = request.peer.peer_info();
+    let negotiated = client.map(|client| client.capabilities.clone());
+    let declared = request.client_capabilities();
+    let declared = declared.filter(|_| is_stateless(request));
     [negotiated, declared]
         .into_iter()
         .filter_map(|capabilities| capabilities?.elicitation)

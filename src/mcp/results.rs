@@ -204,35 +204,29 @@ impl BackupList {
 impl Summary {
     /// Expects the newest backup first and those without a date last.
     fn new(backups: &[Listed]) -> Self {
-        let count = |condition| {
-            backups
-                .iter()
-                .filter(|listed| listed.condition == condition)
-                .count()
+        let of = |condition| {
+            let listed = backups.iter();
+            listed.filter(move |listed| listed.condition == condition)
         };
-        let is_undated = |listed: &Listed| {
-            matches!(
-                listed.protection,
-                Some(Protection::Undated | Protection::InFuture)
-            )
-        };
-        let mut dated = backups.iter().filter(|listed| !is_undated(listed));
+        let mut dated = backups.iter().filter(|listed| {
+            let undated = [Protection::Undated, Protection::InFuture].map(Some);
+            !undated.contains(&listed.protection)
+        });
         let newest = dated.next();
         let oldest = dated.next_back().or(newest);
         let date = |listed: &Listed| listed.backup.created_at.clone();
-        let finished = backups
-            .iter()
-            .find(|listed| listed.condition == Condition::Finished);
         Self {
             total: backups.len(),
-            finished: count(Condition::Finished),
-            in_progress: count(Condition::InProgress),
-            failed: count(Condition::Failed),
-            being_removed: count(Condition::BeingRemoved),
-            unknown: count(Condition::Unknown),
+            finished: of(Condition::Finished).count(),
+            in_progress: of(Condition::InProgress).count(),
+            failed: of(Condition::Failed).count(),
+            being_removed: of(Condition::BeingRemoved).count(),
+            unknown: of(Condition::Unknown).count(),
             oldest: oldest.map(date),
             newest: newest.map(date),
-            newest_finished_id: finished.map(|listed| listed.backup.id),
+            newest_finished_id: of(Condition::Finished)
+                .next()
+                .map(|listed| listed.backup.id),
         }
     }
 }
@@ -251,14 +245,11 @@ impl From<Listed> for BackupView {
         ] {
             other.remove(own);
         }
-        remove_nulls(&mut other);
-        let status = match listed.status {
-            Some(Value::Object(mut status)) => {
-                remove_nulls(&mut status);
-                Some(status)
-            }
+        let mut status = match listed.status {
+            Some(Value::Object(status)) => Some(status),
             _ => None,
         };
+        status.iter_mut().chain([&mut other]).for_each(remove_nulls);
         let short = backup.status.unwrap_or_default();
         let differs = |date: &String| *date != backup.created_at;
         Self {
