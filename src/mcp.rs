@@ -117,7 +117,7 @@ impl Server {
             .with_server_info(info)
             .with_instructions(instructions);
         Self {
-            questions: Arc::new(Questions::new(&limits)),
+            questions: Arc::new(Questions::new(Arc::clone(&limits))),
             tools: Arc::new(tools::definitions(backups.policy().keep_latest)),
             config: Arc::new(config),
             backups,

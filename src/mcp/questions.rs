@@ -18,9 +18,7 @@ use crate::{limits::Limits, qovery::BackupId};
 /// Questions and answers of this process.
 #[derive(Debug)]
 pub(super) struct Questions {
-    max_prompts: usize,
-    prompt_window: Duration,
-    answer_timeout: Duration,
+    limits: Arc<Limits>,
     state: Mutex<State>,
 }
 
@@ -48,17 +46,14 @@ pub(super) struct OpenQuestion<'a> {
 const MAX_RECORDS: usize = 4096;
 
 impl Questions {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            max_prompts: limits.max_prompts,
-            prompt_window: limits.prompt_window,
-            answer_timeout: limits.answer_timeout,
-            state: Mutex::default(),
-        }
+    pub(super) fn new(limits: Arc<Limits>) -> Self {
+        let state = Mutex::default();
+        Self { limits, state }
     }
 
     /// Opens a question about backups, unless one of them has an open question or had too many.
     pub(super) fn open(&self, backups: &[BackupId]) -> Result<OpenQuestion<'_>, Refusal> {
+        let (max_prompts, prompt_window) = (self.limits.max_prompts, self.limits.prompt_window);
         let now = Instant::now();
         let mut state = self.state.lock();
         if let Some(open) = backups.iter().find(|backup| state.open.contains(backup)) {
@@ -67,23 +62,23 @@ impl Questions {
             )));
         }
         state.prompts.retain(|_, times| {
-            times.retain(|time| now.duration_since(*time) < self.prompt_window);
+            times.retain(|time| now.duration_since(*time) < prompt_window);
             !times.is_empty()
         });
         // The backup that can be asked about last decides.
         let exhausted = backups.iter().filter_map(|backup| {
             let times = state.prompts.get(backup)?;
-            let first = times.front().filter(|_| times.len() >= self.max_prompts)?;
+            let first = times.front().filter(|_| times.len() >= max_prompts)?;
             Some((*first, backup))
         });
         if let Some((first, backup)) = exhausted.max() {
-            let pause = self.prompt_window.saturating_sub(now.duration_since(first));
+            let pause = prompt_window.saturating_sub(now.duration_since(first));
             let pause = pause + Duration::from_secs(1);
             return Err(not_asked(&format!(
                 "The host was asked about backup {backup} {} times in {} minutes. Nothing was \
                  removed. It can be asked again in {} seconds, at {}. Stop, and tell the person.",
-                self.max_prompts,
-                self.prompt_window.as_secs().div_ceil(60),
+                max_prompts,
+                prompt_window.as_secs().div_ceil(60),
                 pause.as_secs(),
                 (Utc::now() + pause).format("%H:%M:%S UTC"),
             )));
@@ -108,7 +103,7 @@ impl Questions {
         let now = Instant::now();
         let mut state = self.state.lock();
         // A state that is older than that does not open.
-        let kept = self.answer_timeout + Duration::from_secs(1);
+        let kept = self.limits.answer_timeout + Duration::from_secs(1);
         let answers = &mut state.answers;
         answers.retain(|_, (since, _)| now.duration_since(*since) < kept);
         let key = Sha256::digest(request_state).into();
@@ -151,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_backup_has_one_open_question_and_few_of_them() {
-        let questions = Questions::new(&Limits::default());
+        let questions = Questions::new(Arc::default());
         let open = |number| questions.open(&[id(number)]);
         let first = open(0).unwrap();
         assert!(text(open(0).unwrap_err()).contains("is open already"));
@@ -180,13 +175,13 @@ mod tests {
             prompt_window: Duration::ZERO,
             ..Limits::default()
         };
-        let questions = Questions::new(&soon);
+        let questions = Questions::new(Arc::new(soon));
         assert!((0..9).all(|_| questions.open(&[id(0)]).is_ok()));
     }
 
     #[test]
     fn records_are_bounded() {
-        let questions = Questions::new(&Limits::default());
+        let questions = Questions::new(Arc::default());
         assert!((0..MAX_RECORDS).all(|number| questions.open(&[id(number)]).is_ok()));
         assert!(text(questions.open(&[id(MAX_RECORDS)]).unwrap_err()).contains("Too many"));
         let outcome = |number: usize| questions.outcome(&number.to_string());
@@ -197,7 +192,7 @@ mod tests {
 
     #[test]
     fn an_answer_has_one_outcome() {
-        let questions = Questions::new(&Limits::default());
+        let questions = Questions::new(Arc::default());
         let outcome = |state| questions.outcome(state).unwrap();
         assert!(Arc::ptr_eq(&outcome("a"), &outcome("a")));
         assert!(!Arc::ptr_eq(&outcome("a"), &outcome("b")));
