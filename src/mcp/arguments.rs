@@ -1,13 +1,10 @@
-//! What the tools take. A type's documentation is what a model reads to choose the tool, a field's
-//! what it reads to fill it in. `{kept}` in it is what the operator keeps of the newest.
-
-use std::borrow::Cow;
+//! Arguments of the tools. A model reads a type's documentation to choose the tool, and a field's to
+//! fill it in. `{kept}` in it stands for the newest backups that the operator keeps.
 
 use rmcp::model::{JsonObject, Tool};
 use schemars::{
-    JsonSchema, Schema, SchemaGenerator,
+    JsonSchema, Schema,
     generate::SchemaSettings,
-    json_schema,
     transform::{RecursiveTransform, Transform},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -30,7 +27,7 @@ use crate::{
 pub(super) struct ListArguments {
     /// The database's id (UUID), or the address of its page in the Qovery console. A name is answered
     /// with the ids of the databases called so.
-    pub(super) database_id: Database,
+    pub(super) database_id: DatabaseArgument,
     /// One backup, to look at or to wait for.
     pub(super) backup_id: Option<BackupId>,
     /// Begin after this backup: the next_start_id of the answer before.
@@ -46,7 +43,7 @@ pub(super) struct ListArguments {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct AddArguments {
     /// The database's id (UUID).
-    pub(super) database_id: Database,
+    pub(super) database_id: DatabaseArgument,
     /// A short name by which people recognise the backup.
     #[schemars(with = "BackupName")]
     name: Option<BackupName>,
@@ -66,7 +63,7 @@ pub(super) struct AddArguments {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RemoveArguments {
     /// The database's id (UUID).
-    pub(super) database_id: Database,
+    pub(super) database_id: DatabaseArgument,
     /// The backup to remove, as the list gave it.
     backup_id: Option<BackupId>,
     /// The backups to remove, as the list gave them.
@@ -75,22 +72,22 @@ pub(super) struct RemoveArguments {
 }
 
 /// A database, as a model names it.
-#[derive(Debug)]
-pub(super) enum Database {
-    /// By its id.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+pub(super) enum DatabaseArgument {
     Id(DatabaseId),
-    /// By the address of its page in the Qovery console.
+    /// The address of its page in the Qovery console.
     Address(DatabaseId),
-    /// By what people call it. It is compared here, and never sent.
+    /// It is compared here, and never sent.
     Name(String),
 }
 
-/// Arguments that do not fit. The text names the argument, and never repeats a long value.
+/// Arguments that are refused. The text names the argument, and never repeats a long value.
 #[derive(Debug, thiserror::Error)]
 #[error("Invalid arguments: {0}. No request was sent to Qovery, and nothing was changed.")]
 pub(super) struct ArgumentError(String);
 
-/// What some hosts add to every call (Cline, n8n).
+/// Arguments that some hosts add to every call (Cline, n8n).
 const ADDED_BY_HOSTS: [&str; 7] = [
     "task_progress",
     "sessionId",
@@ -101,24 +98,23 @@ const ADDED_BY_HOSTS: [&str; 7] = [
     "metadata",
 ];
 
-/// Reads the arguments of a tool: as its schema has them; else once more, after what hosts are known to
-/// get wrong is mended.
+/// Reads the arguments of a tool strictly by its schema; if they do not fit, once more after
+/// normalizing them. Valid arguments are thus never changed.
 pub(super) fn parse<T: DeserializeOwned>(
     tool: &Tool,
     arguments: JsonObject,
 ) -> Result<T, ArgumentError> {
     let mut value = Value::Object(arguments);
-    if let Ok(read) = T::deserialize(&value) {
-        return Ok(read);
+    if let Ok(valid) = T::deserialize(&value) {
+        return Ok(valid);
     }
     if let Value::Object(arguments) = &mut value {
-        mend(tool, arguments);
+        normalize(tool, arguments);
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let reason = error.into_inner().to_string();
-        let reason = text::excerpt(&reason);
-        // Errors of the object itself, such as a missing field, have the path ".".
+        let reason = text::excerpt(&error.into_inner().to_string());
+        // An error of the object itself, such as a missing field, has the path ".".
         ArgumentError(if path == "." {
             reason
         } else {
@@ -127,73 +123,75 @@ pub(super) fn parse<T: DeserializeOwned>(
     })
 }
 
-/// What hosts are known to send, and what they mean by it.
-fn mend(tool: &Tool, arguments: &mut JsonObject) {
-    let schema = &tool.input_schema;
-    let known = schema.get("properties").and_then(Value::as_object);
+/// Corrects what hosts are known to get wrong: arguments of their own, absent values and scalars as
+/// text, ids in quotes.
+fn normalize(tool: &Tool, arguments: &mut JsonObject) {
+    let properties = tool.input_schema.get("properties");
+    let known = properties.and_then(Value::as_object);
+    let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
     let hints = tool.annotations.as_ref();
-    let is_change = hints.and_then(|hints| hints.read_only_hint) != Some(true);
+    let is_read_only = hints.and_then(|hints| hints.read_only_hint) == Some(true);
     arguments.retain(|name, _| {
-        let is_known = known.is_some_and(|known| known.contains_key(name));
-        let is_ignored = if is_change {
-            ADDED_BY_HOSTS.contains(&name.as_str())
+        let is_ignored = if known.contains(&name) {
+            false
+        } else if is_read_only {
+            !known.iter().any(|known| is_similar(name, known))
         } else {
-            !known.is_some_and(|known| known.keys().any(|known| is_near(name, known)))
+            // A change is refused for an unknown argument: it may have been meant to narrow it.
+            ADDED_BY_HOSTS.contains(&name.as_str())
         };
-        if !is_known && is_ignored {
+        if is_ignored {
             let name = text::excerpt(name);
-            tracing::debug!(name, "an argument of the host's own was ignored");
+            tracing::debug!(name, "an unknown argument was ignored");
         }
-        is_known || !is_ignored
+        !is_ignored
     });
     for (name, value) in arguments {
         let text = value.as_str().map(str::trim);
-        let is_left_out = matches!(text, Some("" | "null"));
+        let is_absent = matches!(text, Some("" | "null"));
         match name.as_str() {
-            "backupId" | "backupIds" | "startId" | "verbose" | "body" if is_left_out => {
+            "backupId" | "backupIds" | "startId" | "verbose" | "body" if is_absent => {
                 *value = Value::Null;
             }
-            "backupId" | "startId" => trim(value),
-            "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim),
-            "verbose" => flag(value),
+            "backupId" | "startId" => trim_id(value),
+            "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim_id),
+            "verbose" => {
+                if let Some(Ok(flag)) = text.map(|text| text.to_ascii_lowercase().parse::<bool>()) {
+                    *value = flag.into();
+                }
+            }
             "body" => text::parse_embedded_json(value),
             _ => {}
         }
     }
 }
 
-/// Whether somebody who wrote this may have meant the argument.
-fn is_near(name: &str, known: &str) -> bool {
-    let plain = |name: &str| -> String {
+/// Whether a name may be a misspelt one of an argument.
+fn is_similar(name: &str, known: &str) -> bool {
+    let letters = |name: &str| -> String {
         let letters = name.chars().filter(char::is_ascii_alphanumeric);
         letters.map(|letter| letter.to_ascii_lowercase()).collect()
     };
-    name.len() < 2 * known.len() && strsim::jaro(&plain(name), &plain(known)) > 0.85
+    name.len() < 2 * known.len() && strsim::jaro(&letters(name), &letters(known)) > 0.85
 }
 
-/// Takes off what models put around an id.
-fn trim(id: &mut Value) {
+fn trim_id(id: &mut Value) {
     if let Value::String(text) = id {
-        *text = text.trim_matches(is_around_an_id).to_owned();
+        *text = text.trim_matches(surrounds_ids).to_owned();
     }
 }
 
-fn is_around_an_id(c: char) -> bool {
+/// What models put around an id.
+fn surrounds_ids(c: char) -> bool {
     c.is_whitespace() || ['"', '\'', '`'].contains(&c)
-}
-
-fn flag(value: &mut Value) {
-    let text = value.as_str().map(|text| text.trim().to_ascii_lowercase());
-    if let Some(Ok(read)) = text.map(|text| text.parse::<bool>()) {
-        *value = read.into();
-    }
 }
 
 /// The documentation of a type, and its schema without it.
 pub(super) fn schema<T: JsonSchema>() -> (String, JsonObject) {
-    let generator = SchemaSettings::draft2020_12().into_generator();
-    let mut schema = generator.into_root_schema_for::<T>();
-    RecursiveTransform(tidy).transform(&mut schema);
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    RecursiveTransform(simplify).transform(&mut schema);
     schema.remove("title");
     let description = schema.remove("description");
     let description = description.as_ref().and_then(Value::as_str);
@@ -203,12 +201,12 @@ pub(super) fn schema<T: JsonSchema>() -> (String, JsonObject) {
     )
 }
 
-/// Leaves what every host and every converter reads: types of one name, no formats, no closed objects.
-/// A description is one line, and what may be absent is left out, never `null`.
-fn tidy(schema: &mut Schema) {
-    schema.remove("$schema");
-    schema.remove("default");
-    schema.remove("format");
+/// Leaves what every host and every converter reads: no formats, no closed objects, one type each
+/// (an absent value is left out, never `null`), and descriptions of one line.
+fn simplify(schema: &mut Schema) {
+    for keyword in ["$schema", "default", "format"] {
+        schema.remove(keyword);
+    }
     if schema.get("additionalProperties") == Some(&Value::Bool(false)) {
         schema.remove("additionalProperties");
     }
@@ -230,17 +228,14 @@ impl ArgumentError {
     }
 }
 
-impl Database {
-    /// Bytes: longer than any name.
-    const LONGEST: usize = 255;
-}
-
-impl TryFrom<String> for Database {
+impl TryFrom<String> for DatabaseArgument {
     type Error = IdError;
 
-    /// An id in any other form than the hyphenated one is no name either.
     fn try_from(text: String) -> Result<Self, IdError> {
-        let text = text.trim_matches(is_around_an_id);
+        /// Longer than any name.
+        const MAX_NAME_BYTES: usize = 255;
+
+        let text = text.trim_matches(surrounds_ids);
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
@@ -253,80 +248,56 @@ impl TryFrom<String> for Database {
         if let Some(id) = id {
             return Ok(Self::Address(id));
         }
-        if text.is_empty() || text.len() > Self::LONGEST || Uuid::try_parse(text).is_ok() {
+        // A UUID in another form than the hyphenated one is no name either.
+        if text.is_empty() || text.len() > MAX_NAME_BYTES || Uuid::try_parse(text).is_ok() {
             return Err(IdError);
         }
         Ok(Self::Name(text.to_owned()))
     }
 }
 
-impl<'de> Deserialize<'de> for Database {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::try_from(text).map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for Database {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Database".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
-    }
-}
-
 impl AddArguments {
-    /// What stands where nobody says what a backup is for: Qovery wants something.
-    const MESSAGE: &str = "Made by an AI assistant through qovery-backups-mcp.";
+    /// Qovery requires a message.
+    const DEFAULT_MESSAGE: &str = "Made by an AI assistant through qovery-backups-mcp.";
 
-    /// The database, and the backup to be made, in whichever of the two forms it was given.
-    pub(super) fn addition(self) -> Result<(Database, NewBackup), ArgumentError> {
-        let backup = match (self.name, self.message, self.body) {
+    /// The database and the new backup, from either of the two forms.
+    pub(super) fn addition(self) -> Result<(DatabaseArgument, NewBackup), ArgumentError> {
+        let problem = match (self.name, self.message, self.body) {
             (Some(name), message, None) => {
-                let message = message.map_or_else(|| Self::MESSAGE.to_owned().try_into(), Ok);
+                let default = || Self::DEFAULT_MESSAGE.to_owned().try_into();
+                let message = message.map_or_else(default, Ok);
                 let message = message
                     .map_err(|error: TextError| ArgumentError(format!("message: {error}")))?;
-                NewBackup { name, message }
+                return Ok((self.database_id, NewBackup { name, message }));
             }
-            (None, None, Some(body)) => body,
-            (None, _, None) => return Err(ArgumentError::new("missing field `name`")),
-            (_, _, Some(_)) => {
-                let problem = "`body` is given beside `name` or `message`; leave it out";
-                return Err(ArgumentError::new(problem));
-            }
+            (None, None, Some(backup)) => return Ok((self.database_id, backup)),
+            (None, _, None) => "missing field `name`",
+            (_, _, Some(_)) => "`body` is given beside `name` or `message`; leave it out",
         };
-        Ok((self.database_id, backup))
+        Err(ArgumentError::new(problem))
     }
 }
 
 impl RemoveArguments {
-    /// The database, and what is to be removed of its backups.
+    /// The database and the backups to remove.
     pub(super) fn target(
         self,
         limits: &Limits,
-    ) -> Result<(Database, Vec<BackupId>), ArgumentError> {
-        let most = limits.batch_size;
+    ) -> Result<(DatabaseArgument, Vec<BackupId>), ArgumentError> {
         let backups = match (self.backup_id, self.backup_ids) {
             (Some(backup), None) => vec![backup],
-            (None, Some(backups)) if (1..=most).contains(&backups.len()) => backups,
-            (None, Some(backups)) => {
-                return Err(ArgumentError(format!(
-                    "backupIds: must have 1 to {most} ids, and has {}",
-                    backups.len()
-                )));
-            }
+            (None, Some(backups)) => backups,
             (None, None) => return Err(ArgumentError::new("missing field `backupId`")),
             (Some(_), Some(_)) => {
                 let problem = "`backupId` is given beside `backupIds`; leave one of them out";
                 return Err(ArgumentError::new(problem));
             }
         };
+        let (max, number) = (limits.batch_size, backups.len());
+        if !(1..=max).contains(&number) {
+            let problem = format!("backupIds: must have 1 to {max} ids, and has {number}");
+            return Err(ArgumentError(problem));
+        }
         Ok((self.database_id, backups))
     }
 }

@@ -1,66 +1,47 @@
-//! How far a call is, for a client that wants to know (MCP, "Progress").
+//! Progress notifications of a call (MCP, "Progress").
 
-use rmcp::{RoleServer, model::ProgressNotificationParam, service::RequestContext};
-use tokio::{sync::watch, task::JoinHandle};
+use rmcp::model::ProgressNotificationParam;
+use tokio::sync::watch;
 
+use super::Request;
 use crate::context::Context;
 
-/// Counts the steps of a call. What is counted is told while the call goes on.
-pub(super) struct Progress {
-    count: watch::Sender<usize>,
-    telling: Option<JoinHandle<()>>,
-}
-
-impl Progress {
-    /// Counts up to `total`, where that is known. `told` says what a count means.
-    pub(super) fn begin(
-        request: &RequestContext<RoleServer>,
-        context: &Context,
-        total: Option<usize>,
-        told: fn(usize) -> String,
-    ) -> Self {
-        let (count, mut counted) = watch::channel(0);
-        let token = request.meta.get_progress_token();
-        let token = token.filter(|_| context.accepts_events);
-        let (peer, cancelled) = (request.peer.clone(), request.ct.clone());
-        let telling = token.map(|token| {
-            tokio::spawn(async move {
-                while counted.changed().await.is_ok() {
-                    let count = *counted.borrow_and_update();
-                    // The answer itself says that all is done; and who cancels hears no more.
-                    if Some(count) == total || cancelled.is_cancelled() {
-                        continue;
-                    }
-                    let mut progress = ProgressNotificationParam::new(token.clone(), float(count));
-                    progress.total = total.map(float);
-                    progress.message = Some(told(count));
-                    if let Err(error) = peer.notify_progress(progress).await {
-                        tracing::debug!(%error, "a client was not told of the progress");
-                        return;
-                    }
-                }
-            })
-        });
-        Self { count, telling }
-    }
-
-    /// What counts: one more for each step.
-    pub(super) fn count(&self) -> watch::Sender<usize> {
-        self.count.clone()
-    }
-
-    /// Nothing is told after the answer, so this waits for what is being told.
-    pub(super) async fn end(self) {
-        drop(self.count);
-        if let Some(telling) = self.telling
-            && let Err(error) = telling.await
-        {
-            tracing::error!(%error, "the progress of a call could not be told");
+/// Runs `work`, which counts its steps up to `total`, where that is known, and notifies the client of
+/// each step if it asked for that. `describe` says in words what a count means.
+pub(super) async fn with_progress<Work: Future>(
+    request: &Request,
+    context: &Context,
+    total: Option<usize>,
+    describe: fn(usize) -> String,
+    work: impl FnOnce(watch::Sender<usize>) -> Work,
+) -> Work::Output {
+    let (counter, mut counts) = watch::channel(0);
+    let token = request.meta.get_progress_token();
+    let notify = async {
+        let Some(token) = token.filter(|_| context.accepts_events) else {
+            return;
+        };
+        // Ends when the work drops the counter, so that no notification follows the response.
+        while counts.changed().await.is_ok() {
+            let count = *counts.borrow_and_update();
+            // The response itself reports the last step, and a cancelled request gets no message.
+            if Some(count) == total || request.ct.is_cancelled() {
+                continue;
+            }
+            let mut progress = ProgressNotificationParam::new(token.clone(), as_float(count));
+            progress.total = total.map(as_float);
+            progress.message = Some(describe(count));
+            if let Err(error) = request.peer.notify_progress(progress).await {
+                tracing::debug!(%error, "a progress notification could not be sent");
+                return;
+            }
         }
-    }
+    };
+    let (output, ()) = tokio::join!(work(counter), notify);
+    output
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nobody counts to 2^52 here")]
-fn float(count: usize) -> f64 {
+#[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^52")]
+fn as_float(count: usize) -> f64 {
     count as f64
 }

@@ -1,7 +1,7 @@
-//! The question before a removal: what a person reads who has little time and nothing else to go by.
+//! The question before a removal, for a person with little time and no other source of facts.
 //!
-//! Some hosts show no more than three lines of a longer question, and cut each at the edge of the
-//! terminal. Hence the order: what goes, what remains, of which database.
+//! Some hosts show no more than three lines of a longer question, and cut each at the terminal's edge.
+//! Hence the order: what goes, what remains, of which database.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::model::{BooleanSchema, ElicitRequestParams, ElicitationSchema};
@@ -13,40 +13,38 @@ use crate::{
 };
 
 /// Columns of a line: those of a terminal of 80, less what hosts put around a question.
-const LINE: usize = 74;
+const LINE_COLUMNS: usize = 74;
 /// Columns of a name.
-const NAME: usize = 24;
+const NAME_COLUMNS: usize = 24;
 /// Columns of a state: the longest that Qovery documents.
-const STATE: usize = 18;
+const STATE_COLUMNS: usize = 18;
 
-/// The question, for a person in a hurry. `name` is what the database is called.
-pub(super) fn question(removal: &RemovalPlan, name: Option<&str>) -> ElicitRequestParams {
-    let title = match removal.backups.len() {
+/// The question about a plan. `name` is the database's.
+pub(super) fn question(plan: &RemovalPlan, name: Option<&str>) -> ElicitRequestParams {
+    let title = match plan.backups.len() {
         1 => "Remove it for good".to_owned(),
         number => format!("Remove all {number} for good"),
     };
-    let tick = |schema: BooleanSchema| schema.title(title).with_default(false);
+    let checkbox = |schema: BooleanSchema| schema.title(title).with_default(false);
     ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message: wording(removal, name, Utc::now()),
+        message: message(plan, name, Utc::now()),
         requested_schema: ElicitationSchema::builder()
-            .bool_property("remove", tick)
+            .bool_property("remove", checkbox)
             .build_unchecked(),
     }
 }
 
-fn wording(removal: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String {
-    let backups = &removal.backups;
-    let backup = |verb: &str, backup: &Backup| {
-        let state = shown(backup.state().unwrap_or("unknown state"), STATE);
-        let facts = format!("{verb}{state}, {}", made(backup, now));
-        named(facts, backup.name.as_deref())
+fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String {
+    let backups = &plan.backups;
+    let describe = |backup: &Backup| {
+        let state = truncate(backup.state().unwrap_or("unknown state"), STATE_COLUMNS);
+        let age = age(backup, now);
+        let date = backup.made_at();
+        let date = date.map(|date| date.format(" (%Y-%m-%d %H:%M UTC)").to_string());
+        format!("{state}, {age}{}", date.unwrap_or_default())
     };
-    let remaining = match (
-        removal.remaining,
-        removal.finished,
-        &removal.newest_finished,
-    ) {
+    let remaining = match (plan.remaining, plan.finished, &plan.newest_finished) {
         (0, ..) => "No backup remains.".to_owned(),
         (remaining, finished, Some(newest)) => format!(
             "Remaining: {remaining}, {finished} finished, the newest {}.",
@@ -54,42 +52,48 @@ fn wording(removal: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> Str
         ),
         (remaining, ..) => format!("Remaining: {remaining}, none known to be finished."),
     };
-    let database = named(format!("Database {}", removal.database), name);
-    let mut lines = Vec::new();
-    if let [only] = backups.as_slice() {
-        lines.push(backup("Remove ", only));
-        lines.extend([remaining, database, "This cannot be undone.".to_owned()]);
-    } else {
-        let is_failed = |backup: &&Backup| Condition::of(backup) == Condition::Failed;
-        let failed = backups.iter().filter(is_failed).count();
-        lines.push(format!(
-            "Remove {} backups of {}? This cannot be undone.",
-            backups.len(),
-            period(backups),
-        ));
-        lines.extend([format!("Of them {failed} failed. {remaining}"), database]);
-        lines.extend(backups.iter().map(|one| backup("", one)));
+    let database = with_name(format!("Database {}", plan.database), name);
+    if let [backup] = backups.as_slice() {
+        let facts = format!("Remove {}", describe(backup));
+        let first = with_name(facts, backup.name.as_deref());
+        return [
+            first,
+            remaining,
+            database,
+            "This cannot be undone.".to_owned(),
+        ]
+        .join("\n");
     }
+    let is_failed = |backup: &&Backup| Condition::of(backup) == Condition::Failed;
+    let failed = backups.iter().filter(is_failed).count();
+    let (number, period) = (backups.len(), period(backups));
+    let mut lines = vec![
+        format!("Remove {number} backups of {period}? This cannot be undone."),
+        format!("Of them {failed} failed. {remaining}"),
+        database,
+    ];
+    let line = |backup: &Backup| with_name(describe(backup), backup.name.as_deref());
+    lines.extend(backups.iter().map(line));
     lines.join("\n")
 }
 
-/// Facts, and then what somebody called them: last on the line, it cannot pretend to be one of them.
-fn named(facts: String, name: Option<&str>) -> String {
+/// Appends a name to facts: last on the line, it cannot pass for one of them.
+fn with_name(facts: String, name: Option<&str>) -> String {
     let Some(name) = name else { return facts };
-    let room = LINE.saturating_sub(columns(&facts) + r#": """#.len());
-    format!("{facts}: \"{}\"", shown(name, room.min(NAME)))
+    let left = LINE_COLUMNS.saturating_sub(columns(&facts) + r#": """#.len());
+    format!("{facts}: \"{}\"", truncate(name, left.min(NAME_COLUMNS)))
 }
 
-/// Other people's text, cleaned and cut.
-fn shown(text: &str, room: usize) -> String {
+/// Sanitizes untrusted text, quotes included, and cuts it to a number of columns.
+fn truncate(text: &str, max_columns: usize) -> String {
     const QUOTES: [char; 10] = ['"', '“', '”', '„', '‟', '«', '»', '″', '〃', '＂'];
     let mut text = text.replace(QUOTES, "'");
     text::sanitize(&mut text);
-    if columns(&text) > room {
+    if columns(&text) > max_columns {
         let mut used = width('…');
         let fits = |c: &char| {
             used += width(*c);
-            used <= room
+            used <= max_columns
         };
         text = text.chars().take_while(fits).chain(['…']).collect();
     }
@@ -100,7 +104,7 @@ fn columns(text: &str) -> usize {
     text.chars().map(width).sum()
 }
 
-/// The columns of a terminal that a character takes at most: what may be wide counts twice.
+/// The most columns of a terminal that a character takes: what may be wide counts twice.
 fn width(c: char) -> usize {
     match c {
         '\u{1100}'..='\u{11ff}' | '\u{2e80}'.. => 2,
@@ -108,7 +112,7 @@ fn width(c: char) -> usize {
     }
 }
 
-/// The days from the first to the last one.
+/// The days from the first to the last backup.
 fn period(backups: &[Backup]) -> String {
     let day = |date: DateTime<Utc>| date.format("%Y-%m-%d").to_string();
     let dates = || backups.iter().filter_map(Backup::made_at);
@@ -119,19 +123,7 @@ fn period(backups: &[Backup]) -> String {
     }
 }
 
-/// How long ago it was made, and when.
-fn made(backup: &Backup, now: DateTime<Utc>) -> String {
-    match backup.made_at() {
-        Some(date) => format!(
-            "{} ({})",
-            age(backup, now),
-            date.format("%Y-%m-%d %H:%M UTC")
-        ),
-        None => age(backup, now),
-    }
-}
-
-/// How long ago it was made, in the largest unit.
+/// The age of a backup in its largest unit.
 fn age(backup: &Backup, now: DateTime<Utc>) -> String {
     let Some(date) = backup.made_at() else {
         return "at an unknown time".to_owned();
@@ -168,7 +160,7 @@ mod tests {
         backup(json!({ "id": ID, "created_at": date, "name": name, "status": status }))
     }
 
-    fn removal(backups: Vec<Backup>) -> RemovalPlan {
+    fn plan(backups: Vec<Backup>) -> RemovalPlan {
         RemovalPlan {
             remaining: 26,
             finished: 25,
@@ -183,7 +175,7 @@ mod tests {
     fn one_backup_is_asked_about_in_four_lines() {
         let one = made_at("2026-06-01T05:00:00+02:00", "nightly", "READY");
         assert_eq!(
-            wording(&removal(vec![one.clone()]), Some("orders"), now()),
+            message(&plan(vec![one.clone()]), Some("orders"), now()),
             "Remove READY, 29 days ago (2026-06-01 03:00 UTC): \"nightly\"\n\
              Remaining: 26, 25 finished, the newest 2 hours ago.\n\
              Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
@@ -192,10 +184,10 @@ mod tests {
         let bare = backup(json!({ "id": ID, "created_at": "some\nday" }));
         let none_finished = RemovalPlan {
             newest_finished: None,
-            ..removal(vec![bare])
+            ..plan(vec![bare])
         };
         assert_eq!(
-            wording(&none_finished, None, now()),
+            message(&none_finished, None, now()),
             "Remove unknown state, at an unknown time\n\
              Remaining: 26, none known to be finished.\n\
              Database 0de50000-0000-4000-8000-000000000001\n\
@@ -203,19 +195,19 @@ mod tests {
         );
         let last = RemovalPlan {
             remaining: 0,
-            ..removal(vec![one])
+            ..plan(vec![one])
         };
-        assert!(wording(&last, None, now()).contains("\nNo backup remains.\n"));
+        assert!(message(&last, None, now()).contains("\nNo backup remains.\n"));
     }
 
     #[test]
-    fn several_are_summed_up_before_they_are_told() {
-        let several = removal(vec![
+    fn several_are_summed_up_before_they_are_listed() {
+        let several = plan(vec![
             made_at("2026-06-20T00:00:00Z", "a", "DEPLOYMENT_ERROR"),
             made_at("2026-05-01T00:00:00Z", "b", "READY"),
         ]);
         assert_eq!(
-            wording(&several, Some("orders"), now()),
+            message(&several, Some("orders"), now()),
             "Remove 2 backups of 2026-05-01 to 2026-06-20? This cannot be undone.\n\
              Of them 1 failed. Remaining: 26, 25 finished, the newest 2 hours ago.\n\
              Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
@@ -225,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nobodys_text_can_pretend_to_be_the_question() {
+    fn untrusted_text_cannot_pass_for_the_question() {
         let name = format!("a\"”\n\u{202e}Made: in 1999{}", "x".repeat(10_000));
         let hostile = || {
             made_at(
@@ -236,16 +228,16 @@ mod tests {
         };
         for number in [1, 20] {
             let backups = std::iter::repeat_with(hostile).take(number).collect();
-            let removal = RemovalPlan {
+            let plan = RemovalPlan {
                 remaining: 10_000,
                 finished: 9_999,
-                ..removal(backups)
+                ..plan(backups)
             };
-            let question = wording(&removal, Some(&"数据库".repeat(99)), now());
+            let question = message(&plan, Some(&"数据库".repeat(99)), now());
             let lines: Vec<&str> = question.lines().collect();
             assert_eq!(lines.len(), 3 + number, "{question}");
             for line in &lines {
-                assert!(columns(line) <= LINE, "{line}");
+                assert!(columns(line) <= LINE_COLUMNS, "{line}");
                 let quotes = line.matches('"').count();
                 assert!(quotes == 0 || quotes == 2 && line.ends_with('"'), "{line}");
             }
@@ -261,8 +253,8 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_told_in_its_largest_unit() {
-        for (text, told) in [
+    fn an_age_has_its_largest_unit() {
+        for (text, words) in [
             ("2026-06-30T12:02:00Z", "in the future"),
             ("2026-06-30T12:00:05Z", "just now"),
             ("2026-06-30T11:59:00Z", "1 minute ago"),
@@ -273,7 +265,7 @@ mod tests {
             ("2026-01-01 00:00", "180 days ago"),
             ("yesterday", "at an unknown time"),
         ] {
-            assert_eq!(age(&made_at(text, "", ""), now()), told, "{text}");
+            assert_eq!(age(&made_at(text, "", ""), now()), words, "{text}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The questions that people were asked lately: a person who is asked again and again stops reading,
-//! and an answer counts once.
+//! Limits the questions that a host is asked: one at a time and seldom about a backup, so that a person
+//! does not stop reading them; and an answer counts once.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -13,136 +13,115 @@ use sha2::{Digest as _, Sha256};
 use tokio::{sync::OnceCell, time::Instant};
 
 use super::results::{Refusal, Reply};
-use crate::{
-    backups::Fingerprint,
-    context::Caller,
-    limits::Limits,
-    qovery::BackupId,
-    shares::{Permit, Shares},
-};
+use crate::{limits::Limits, qovery::BackupId};
 
 /// Questions and answers of this process.
 #[derive(Debug)]
 pub(super) struct Questions {
-    /// How many may wait for an answer over a connection: each holds a call, for minutes.
-    waiting: Shares,
-    most: usize,
-    period: Duration,
-    patience: Duration,
-    book: Mutex<Book>,
+    limits: Arc<Limits>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Book {
-    /// The backups about which a question waits.
+struct State {
+    /// The backups with an open question.
     open: HashSet<BackupId>,
-    /// When somebody was asked about a backup.
-    asked: HashMap<BackupId, VecDeque<Instant>>,
-    /// What came of an answer, by the state that came with it, and since when.
-    answered: HashMap<Fingerprint, (Instant, Answered)>,
+    /// When a question about a backup was put.
+    prompts: HashMap<BackupId, VecDeque<Instant>>,
+    /// The outcomes of answers and when they came, by the digest of their request state.
+    answers: HashMap<[u8; 32], (Instant, AnswerOutcome)>,
 }
 
-/// What came of an answer, once something final has. Whoever sends it again gets the same.
-pub(super) type Answered = Arc<OnceCell<Reply>>;
+/// The final reply to an answer, once there is one. The same answer gets it again.
+pub(super) type AnswerOutcome = Arc<OnceCell<Reply>>;
 
-/// A question that is asked. Another one can be asked about its backups when it is dropped.
+/// An open question. Dropping it allows the next one about its backups.
 #[derive(Debug)]
-pub(super) struct Asking<'a> {
+pub(super) struct OpenQuestion<'a> {
     questions: &'a Questions,
     backups: Vec<BackupId>,
-    _permit: Permit,
 }
 
-/// Backups and answers that are remembered: enough for any person, and little memory.
-const REMEMBERED: usize = 4096;
+/// Backups and answers on record, which bounds the memory.
+const MAX_RECORDS: usize = 4096;
 
 impl Questions {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            waiting: Shares::new(32),
-            most: limits.max_prompts,
-            period: limits.prompt_window,
-            patience: limits.answer_timeout,
-            book: Mutex::default(),
-        }
+    pub(super) fn new(limits: Arc<Limits>) -> Self {
+        let state = Mutex::default();
+        Self { limits, state }
     }
 
-    /// Asks about backups, unless somebody is being asked about one of them, or was often enough.
-    pub(super) fn ask(&self, caller: &Caller, backups: &[BackupId]) -> Result<Asking<'_>, Refusal> {
+    /// Opens a question about backups, unless one of them has an open question or had too many.
+    pub(super) fn open(&self, backups: &[BackupId]) -> Result<OpenQuestion<'_>, Refusal> {
+        let (max_prompts, prompt_window) = (self.limits.max_prompts, self.limits.prompt_window);
         let now = Instant::now();
-        let mut book = self.book.lock();
-        if let Some(open) = backups.iter().find(|backup| book.open.contains(backup)) {
-            let reason = format!(
+        let mut state = self.state.lock();
+        if let Some(open) = backups.iter().find(|backup| state.open.contains(backup)) {
+            return Err(not_asked(&format!(
                 "A question about backup {open} is open already. Nothing was removed by this call."
-            );
-            return Err(not_asked(&reason));
+            )));
         }
-        book.asked.retain(|_, times| {
-            times.retain(|time| now.duration_since(*time) < self.period);
+        state.prompts.retain(|_, times| {
+            times.retain(|time| now.duration_since(*time) < prompt_window);
             !times.is_empty()
         });
-        // The last of them that can be asked about again decides.
-        let often = backups.iter().filter_map(|backup| {
-            let times = book.asked.get(backup)?;
-            let first = times.front().filter(|_| times.len() >= self.most)?;
+        // The backup that can be asked about last decides.
+        let exhausted = backups.iter().filter_map(|backup| {
+            let times = state.prompts.get(backup)?;
+            let first = times.front().filter(|_| times.len() >= max_prompts)?;
             Some((*first, backup))
         });
-        if let Some((first, backup)) = often.max() {
-            let pause = self.period.saturating_sub(now.duration_since(first));
-            let reason = format!(
+        if let Some((first, backup)) = exhausted.max() {
+            let pause = prompt_window.saturating_sub(now.duration_since(first));
+            let pause = pause + Duration::from_secs(1);
+            return Err(not_asked(&format!(
                 "The host was asked about backup {backup} {} times in {} minutes. Nothing was \
                  removed. It can be asked again in {} seconds, at {}. Stop, and tell the person.",
-                self.most,
-                self.period.as_secs().div_ceil(60),
-                pause.as_secs() + 1,
-                (Utc::now() + pause + Duration::from_secs(1)).format("%H:%M:%S UTC"),
-            );
-            return Err(not_asked(&reason));
+                max_prompts,
+                prompt_window.as_secs().div_ceil(60),
+                pause.as_secs(),
+                (Utc::now() + pause).format("%H:%M:%S UTC"),
+            )));
         }
-        let permit = self.waiting.reserve(caller.token_name(), 1);
-        let Some(permit) = permit.filter(|_| book.asked.len() < REMEMBERED) else {
+        if state.prompts.len() >= MAX_RECORDS {
             return Err(not_asked(
                 "Too many questions wait for an answer. Nothing was removed. Try later.",
             ));
-        };
-        for backup in backups {
-            book.asked.entry(*backup).or_default().push_back(now);
-            book.open.insert(*backup);
         }
-        Ok(Asking {
+        for backup in backups {
+            state.prompts.entry(*backup).or_default().push_back(now);
+            state.open.insert(*backup);
+        }
+        Ok(OpenQuestion {
             questions: self,
             backups: backups.to_owned(),
-            _permit: permit,
         })
     }
 
-    /// What came of the answer that belongs to a sealed state, or a place for it.
-    pub(super) fn answer(&self, state: &str) -> Result<Answered, Refusal> {
+    /// The outcome of the answer that came with a sealed request state.
+    pub(super) fn outcome(&self, request_state: &str) -> Result<AnswerOutcome, Refusal> {
         let now = Instant::now();
-        let mut book = self.book.lock();
-        // No state can be opened any longer than that.
-        let kept = self.patience + Duration::from_secs(1);
-        book.answered
-            .retain(|_, (since, _)| now.duration_since(*since) < kept);
-        let key = Sha256::digest(state).into();
-        if book.answered.len() >= REMEMBERED && !book.answered.contains_key(&key) {
+        let mut state = self.state.lock();
+        // A state that is older than that does not open.
+        let kept = self.limits.answer_timeout + Duration::from_secs(1);
+        let answers = &mut state.answers;
+        answers.retain(|_, (since, _)| now.duration_since(*since) < kept);
+        let key = Sha256::digest(request_state).into();
+        if answers.len() >= MAX_RECORDS && !answers.contains_key(&key) {
             return Err(not_asked(
                 "Too many answers came at once. Nothing was removed. Try again in five minutes.",
             ));
         }
-        let (_, answered) = book
-            .answered
-            .entry(key)
-            .or_insert_with(|| (now, Answered::default()));
-        Ok(Arc::clone(answered))
+        let (_, outcome) = answers.entry(key).or_insert_with(|| (now, Arc::default()));
+        Ok(Arc::clone(outcome))
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for OpenQuestion<'_> {
     fn drop(&mut self) {
-        let mut book = self.questions.book.lock();
+        let mut state = self.questions.state.lock();
         for backup in &self.backups {
-            book.open.remove(backup);
+            state.open.remove(backup);
         }
     }
 }
@@ -161,65 +140,61 @@ mod tests {
             .unwrap()
     }
 
-    fn reason(refusal: Refusal) -> String {
-        format!("{:?}", refusal.response().unwrap())
+    fn text(refusal: Refusal) -> String {
+        refusal.error.unwrap()
     }
 
     #[test]
-    fn a_person_is_asked_once_at_a_time_and_seldom_about_a_backup() {
-        let questions = Questions::new(&Limits::default());
-        let ask = |number| questions.ask(&Caller::Anonymous, &[id(number)]);
-        let first = ask(0).unwrap();
-        assert!(reason(ask(0).unwrap_err()).contains("is open already"));
+    fn a_backup_has_one_open_question_and_few_of_them() {
+        let questions = Questions::new(Arc::default());
+        let open = |number| questions.open(&[id(number)]);
+        let first = open(0).unwrap();
+        assert!(text(open(0).unwrap_err()).contains("is open already"));
         drop(first);
-        drop(ask(0).unwrap());
-        drop(ask(0).unwrap());
-        let refusal = reason(ask(0).unwrap_err());
+        drop(open(0).unwrap());
+        drop(open(0).unwrap());
+        let refusal = text(open(0).unwrap_err());
         assert!(refusal.contains("3 times in 10 minutes"), "{refusal}");
         assert!(refusal.contains(" UTC"), "{refusal}");
-        assert!(ask(1).is_ok(), "another backup is another question");
-        let both = |one, other| questions.ask(&Caller::Anonymous, &[id(one), id(other)]);
-        let refusal = reason(both(2, 0).unwrap_err());
+        assert!(open(1).is_ok(), "another backup is another question");
+        let both = |one, other| questions.open(&[id(one), id(other)]);
+        let refusal = text(both(2, 0).unwrap_err());
         assert!(refusal.contains(&id(0).to_string()), "{refusal}");
-        let open = both(2, 3).unwrap();
-        assert!(reason(ask(3).unwrap_err()).contains("is open already"));
-        drop(open);
+        let several = both(2, 3).unwrap();
+        assert!(text(open(3).unwrap_err()).contains("is open already"));
+        drop(several);
         drop((both(2, 3).unwrap(), both(3, 4).is_err()));
         drop(both(3, 4).unwrap());
         assert!(
-            ask(3).is_err(),
+            open(3).is_err(),
             "a question about several counts for each of them"
         );
-        assert!(ask(2).is_ok() && ask(4).is_ok());
+        assert!(open(2).is_ok() && open(4).is_ok());
 
         let soon = Limits {
             prompt_window: Duration::ZERO,
             ..Limits::default()
         };
-        let questions = Questions::new(&soon);
-        assert!((0..9).all(|_| questions.ask(&Caller::Anonymous, &[id(0)]).is_ok()));
+        let questions = Questions::new(Arc::new(soon));
+        assert!((0..9).all(|_| questions.open(&[id(0)]).is_ok()));
     }
 
     #[test]
-    fn one_caller_leaves_questions_for_others() {
-        let questions = Questions::new(&Limits::default());
-        let (ada, ben) = (Caller::Token("ada".into()), Caller::Token("ben".into()));
-        let ask = |caller, numbers: std::ops::Range<usize>| {
-            let asked = numbers.map_while(|number| questions.ask(caller, &[id(number)]).ok());
-            asked.collect::<Vec<_>>()
-        };
-        let of_ada = ask(&ada, 0..32);
-        assert_eq!(of_ada.len(), 16);
-        assert_eq!(ask(&ben, 32..64).len(), 16);
-        drop(of_ada);
-        assert_eq!(ask(&ada, 64..65).len(), 1);
+    fn records_are_bounded() {
+        let questions = Questions::new(Arc::default());
+        assert!((0..MAX_RECORDS).all(|number| questions.open(&[id(number)]).is_ok()));
+        assert!(text(questions.open(&[id(MAX_RECORDS)]).unwrap_err()).contains("Too many"));
+        let outcome = |number: usize| questions.outcome(&number.to_string());
+        assert!((0..MAX_RECORDS).all(|number| outcome(number).is_ok()));
+        assert!(text(outcome(MAX_RECORDS).unwrap_err()).contains("Too many"));
+        assert!(outcome(0).is_ok(), "a known answer still has its outcome");
     }
 
     #[test]
     fn an_answer_has_one_outcome() {
-        let questions = Questions::new(&Limits::default());
-        let answered = |state| questions.answer(state).unwrap();
-        assert!(Arc::ptr_eq(&answered("a"), &answered("a")));
-        assert!(!Arc::ptr_eq(&answered("a"), &answered("b")));
+        let questions = Questions::new(Arc::default());
+        let outcome = |state| questions.outcome(state).unwrap();
+        assert!(Arc::ptr_eq(&outcome("a"), &outcome("a")));
+        assert!(!Arc::ptr_eq(&outcome("a"), &outcome("b")));
     }
 }

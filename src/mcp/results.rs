@@ -1,5 +1,5 @@
-//! What the tools give: structured content that keeps to the advertised schema, the same as text,
-//! and errors in-band as text alone.
+//! Results of the tools: structured content that conforms to the advertised schema, the same as
+//! text, and errors in-band as text alone.
 
 use std::fmt::Display;
 
@@ -8,160 +8,158 @@ use rmcp::{
     ErrorData,
     model::{CallToolResponse, CallToolResult, ContentBlock},
 };
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::arguments::ArgumentError;
 use crate::{
     backups::{self, Condition, Listed, Listing, Protection, RemovalOutcome},
-    qovery::{Backup, BackupId, Outcome, Status},
+    qovery::{Backup, BackupId, Outcome},
     telemetry::OK,
     text,
 };
 
-/// The backups of a database.
+/// The result of list-database-backups. An absent field is left out: hosts have lost whole results
+/// over a `null`.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Backups")]
 pub(super) struct BackupList {
     /// Whose they are.
-    database: Named,
+    database: DatabaseRef,
     /// The time of this answer.
     now: String,
     /// Whether none comes after these.
     complete: bool,
     /// If more come: the startId to go on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
     next_start_id: Option<BackupId>,
     /// Given where the whole list is in this answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
     /// The newest first.
-    backups: Vec<Shown>,
+    backups: Vec<BackupView>,
     /// What else there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
-#[schemars(inline)]
-struct Named {
+struct DatabaseRef {
     id: String,
     /// What people call it, where that can be looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
-#[schemars(inline)]
 struct Summary {
-    #[schemars(schema_with = "count")]
     total: usize,
-    #[schemars(schema_with = "count")]
     finished: usize,
-    #[schemars(schema_with = "count")]
     in_progress: usize,
-    #[schemars(schema_with = "count")]
     failed: usize,
-    #[schemars(schema_with = "count")]
     being_removed: usize,
-    #[schemars(schema_with = "count")]
     unknown: usize,
     /// The date of the oldest.
+    #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<String>,
     /// The date of the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
     newest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     newest_finished_id: Option<BackupId>,
 }
 
 /// A backup.
 #[derive(Serialize, JsonSchema)]
-#[schemars(inline, extend("additionalProperties" = true))]
-pub(super) struct Shown {
+pub(super) struct BackupView {
     id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
     created_at: String,
     #[schemars(extend("enum" = Condition::ALL.map(Condition::name)))]
     condition: &'static str,
     /// Qovery's own word for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
     /// Why this server refuses to remove it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     protected: Option<&'static str>,
     /// If it is another than created_at.
+    #[serde(skip_serializing_if = "Option::is_none")]
     updated_at: Option<String>,
     /// If it is another than created_at.
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_deployment_date: Option<String>,
     /// All that Qovery says of its status.
-    #[schemars(with = "Option<Map<String, Value>>")]
-    status: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Map<String, Value>>,
     #[serde(flatten)]
-    #[schemars(skip)]
     other: Map<String, Value>,
 }
 
-/// A backup that is being made.
+/// The result of add-backup-database.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Addition")]
-pub(super) struct Added {
+pub(super) struct AddedBackup {
     #[serde(flatten)]
-    pub(super) backup: Shown,
+    pub(super) backup: BackupView,
     /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
-/// What became of the backups that were to be removed.
+/// The result of remove-database-backup.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Removal")]
-pub(super) struct Decision {
+pub(super) struct RemovalReport {
     /// Over all of them. What is unknown may have been removed or not.
-    #[schemars(extend("enum" = ["removed", "partly_removed", "not_removed", "unknown"]))]
+    #[schemars(extend("enum" = [REMOVED, PARTLY_REMOVED, NOT_REMOVED, UNKNOWN]))]
     outcome: &'static str,
-    backups: Vec<Decided>,
+    backups: Vec<RemovalRow>,
     /// How many backups of the database remain.
-    #[schemars(schema_with = "count", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     remaining: Option<usize>,
     /// What else there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
-#[schemars(inline)]
-struct Decided {
+struct RemovalRow {
     id: BackupId,
+    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
     #[schemars(extend("enum" = [REMOVED, NOT_REMOVED, UNKNOWN]))]
     outcome: &'static str,
     /// Why it was not removed, or why that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
 const REMOVED: &str = "removed";
+const PARTLY_REMOVED: &str = "partly_removed";
 const NOT_REMOVED: &str = "not_removed";
 const UNKNOWN: &str = "unknown";
 
-/// What a call of a tool came to, and the one word for it in logs and metrics.
+/// The response of a call that was carried out or asks for input, with its label for logs and metrics.
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) outcome: &'static str,
     pub(super) response: CallToolResponse,
 }
 
-/// Why a call of a tool came to nothing, and the one word for it in logs and metrics.
+/// The response of a call that was refused or failed, with its label for logs and metrics.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) outcome: &'static str,
-    pub(super) reason: Reason,
-}
-
-/// To whom a refusal speaks.
-#[derive(Debug)]
-pub(super) enum Reason {
-    /// To the model, which can read it and act on it.
-    InBand(String),
-    /// To the client: it broke the protocol, or lacks a part of it.
-    Protocol(ErrorData),
+    /// The text of an in-band error, for the model, or a protocol error, for the client.
+    pub(super) error: Result<String, ErrorData>,
 }
 
 impl BackupList {
-    pub(super) fn of(listing: Listing) -> Self {
+    pub(super) fn new(listing: Listing) -> Self {
         let note = match (listing.complete, listing.next, listing.backups.as_slice()) {
             (false, None, _) => Some(
                 "The list could not be read to its end: it changed meanwhile, or Qovery's pages \
@@ -174,153 +172,158 @@ impl BackupList {
             _ => None,
         };
         Self {
-            database: Named {
+            database: DatabaseRef {
                 id: listing.database.to_string(),
                 name: listing.name.as_deref().map(str::to_owned),
             },
             now: listing.now.to_rfc3339_opts(SecondsFormat::Secs, true),
             complete: listing.complete,
             next_start_id: listing.next,
-            summary: listing.whole.then(|| Summary::of(&listing.backups)),
-            backups: listing.backups.into_iter().map(Shown::of).collect(),
+            summary: listing.whole.then(|| Summary::new(&listing.backups)),
+            backups: listing.backups.into_iter().map(BackupView::from).collect(),
             note: note.map(str::to_owned),
         }
     }
 
-    /// The answer about a single backup: what else the list holds is not told.
+    /// The answer about a single backup, without the facts of the rest of the list.
     pub(super) fn of_one(listing: Listing) -> Self {
-        let unfinished = listing
-            .backups
-            .iter()
-            .any(|listed| listed.condition == Condition::InProgress);
+        let is_unfinished = |listed: &Listed| listed.condition == Condition::InProgress;
+        let note = listing.backups.iter().any(is_unfinished).then(|| {
+            "It is still being made. Call again with this backupId to wait on.".to_owned()
+        });
         Self {
             complete: true,
             next_start_id: None,
             summary: None,
-            note: unfinished.then(|| {
-                "It is still being made. Call again with this backupId to wait on.".to_owned()
-            }),
-            ..Self::of(listing)
+            note,
+            ..Self::new(listing)
         }
     }
 }
 
 impl Summary {
-    /// Of backups of which the newest comes first, and those without a date last.
-    fn of(backups: &[Listed]) -> Self {
-        let count = |condition| {
-            let same = backups.iter().filter(|it| it.condition == condition);
-            same.count()
+    /// Expects the newest backup first and those without a date last.
+    fn new(backups: &[Listed]) -> Self {
+        let of = |condition| {
+            let listed = backups.iter();
+            listed.filter(move |listed| listed.condition == condition)
         };
-        let dated = backups.iter().filter(|listed| {
-            let odd = [Protection::Undated, Protection::InFuture].map(Some);
-            !odd.contains(&listed.protection)
+        let mut dated = backups.iter().filter(|listed| {
+            let undated = [Protection::Undated, Protection::InFuture].map(Some);
+            !undated.contains(&listed.protection)
         });
-        let mut dated = dated.map(|listed| listed.backup.created_at.clone());
         let newest = dated.next();
-        let finished = backups
-            .iter()
-            .find(|listed| listed.condition == Condition::Finished);
+        let oldest = dated.next_back().or(newest);
+        let date = |listed: &Listed| listed.backup.created_at.clone();
         Self {
             total: backups.len(),
-            finished: count(Condition::Finished),
-            in_progress: count(Condition::InProgress),
-            failed: count(Condition::Failed),
-            being_removed: count(Condition::BeingRemoved),
-            unknown: count(Condition::Unknown),
-            oldest: dated.next_back().or_else(|| newest.clone()),
-            newest,
-            newest_finished_id: finished.map(|listed| listed.backup.id),
+            finished: of(Condition::Finished).count(),
+            in_progress: of(Condition::InProgress).count(),
+            failed: of(Condition::Failed).count(),
+            being_removed: of(Condition::BeingRemoved).count(),
+            unknown: of(Condition::Unknown).count(),
+            oldest: oldest.map(date),
+            newest: newest.map(date),
+            newest_finished_id: of(Condition::Finished)
+                .next()
+                .map(|listed| listed.backup.id),
         }
     }
 }
 
-impl Shown {
-    pub(super) fn of(listed: Listed) -> Self {
-        let Backup {
-            id,
-            created_at,
-            updated_at,
-            name,
-            message,
-            status,
-            mut other,
-        } = listed.backup;
-        // What Qovery may call so one day is not what these words mean here.
-        for ours in [
+impl From<Listed> for BackupView {
+    fn from(listed: Listed) -> Self {
+        let backup = listed.backup;
+        let mut other = backup.other;
+        // A field that Qovery may call so one day means something else here.
+        for own in [
             "condition",
             "last_deployment_date",
             "note",
             "protected",
             "state",
         ] {
-            other.remove(ours);
+            other.remove(own);
         }
-        let Status {
-            state,
-            last_deployment_date,
-        } = status.unwrap_or_default();
-        let another = |date: &String| *date != created_at;
+        let mut status = match listed.status {
+            Some(Value::Object(status)) => Some(status),
+            _ => None,
+        };
+        status.iter_mut().chain([&mut other]).for_each(remove_nulls);
+        let short = backup.status.unwrap_or_default();
+        let differs = |date: &String| *date != backup.created_at;
         Self {
-            id: id.to_string(),
-            name,
-            message: message.filter(|message| !message.is_empty()),
+            id: backup.id.to_string(),
+            name: backup.name,
+            message: backup.message.filter(|message| !message.is_empty()),
             condition: listed.condition.name(),
-            state,
+            state: short.state,
             protected: listed.protection.map(Protection::name),
-            updated_at: updated_at.filter(another),
-            last_deployment_date: last_deployment_date.filter(another),
-            status: listed.status,
+            updated_at: backup.updated_at.filter(differs),
+            last_deployment_date: short.last_deployment_date.filter(differs),
+            status,
             other,
-            created_at,
+            created_at: backup.created_at,
         }
     }
 }
 
-impl Decision {
-    /// As far as they were removed.
-    pub(super) fn removed(removed: RemovalOutcome) -> Self {
-        let RemovalOutcome {
-            plan: removal,
-            results: ended,
-        } = removed;
-        let tried = ended.len();
-        let gone = ended.iter().filter(|result| result.is_ok()).count();
-        let (mut doubt, wanted) = (false, removal.backups.len());
-        let mut decided = Vec::with_capacity(wanted);
-        for (backup, result) in removal.backups.iter().zip(ended) {
-            let (outcome, reason) = match result {
-                Ok(_) => (REMOVED, None),
-                Err(error) if error.outcome() == Outcome::NotApplied => {
-                    (NOT_REMOVED, Some(error.to_string()))
-                }
-                Err(error) => {
-                    doubt = true;
-                    (UNKNOWN, Some(error.to_string()))
+/// Removes nulls from fields that are passed on as Qovery sent them.
+fn remove_nulls(fields: &mut Map<String, Value>) {
+    fn descend(value: &mut Value) {
+        match value {
+            Value::Object(fields) => remove_nulls(fields),
+            Value::Array(values) => values.iter_mut().for_each(descend),
+            _ => {}
+        }
+    }
+    fields.retain(|_, value| !value.is_null());
+    fields.values_mut().for_each(descend);
+}
+
+impl RemovalReport {
+    pub(super) fn new(outcome: RemovalOutcome) -> Self {
+        let RemovalOutcome { plan, results } = outcome;
+        let mut results = results.into_iter();
+        let row = |backup: Backup| {
+            let (outcome, reason) = match results.next() {
+                Some(Ok(_)) => (REMOVED, None),
+                Some(Err(error)) => match error.outcome() {
+                    Outcome::NotApplied => (NOT_REMOVED, Some(error.to_string())),
+                    _ => (UNKNOWN, Some(error.to_string())),
+                },
+                None => {
+                    let reason = "It was not tried, because of the one before it.";
+                    (NOT_REMOVED, Some(reason.to_owned()))
                 }
             };
-            decided.push(Decided::of(backup, outcome, reason));
-        }
-        for backup in &removal.backups[tried..] {
-            let reason = "It was not tried, because of the one before it.";
-            decided.push(Decided::of(backup, NOT_REMOVED, Some(reason.to_owned())));
-        }
+            RemovalRow {
+                id: backup.id,
+                name: backup.name,
+                created_at: Some(backup.created_at),
+                outcome,
+                reason,
+            }
+        };
+        let backups: Vec<RemovalRow> = plan.backups.into_iter().map(row).collect();
+        let count = |outcome| backups.iter().filter(|row| row.outcome == outcome).count();
+        let (removed, unknown) = (count(REMOVED), count(UNKNOWN));
         Self {
-            outcome: match gone {
-                0 if doubt => UNKNOWN,
-                0 => NOT_REMOVED,
-                _ if gone == wanted => REMOVED,
-                _ => "partly_removed",
+            outcome: match (removed, unknown) {
+                (0, 0) => NOT_REMOVED,
+                (0, _) => UNKNOWN,
+                _ if removed == backups.len() => REMOVED,
+                _ => PARTLY_REMOVED,
             },
-            backups: decided,
-            remaining: (!doubt).then(|| removal.remaining + wanted - gone),
+            remaining: (unknown == 0).then(|| plan.remaining + backups.len() - removed),
+            backups,
             note: None,
         }
     }
 
-    /// Nothing was removed, because nobody said yes.
-    pub(super) fn kept(backups: &[BackupId], reason: &str) -> Self {
-        let kept = |id: &BackupId| Decided {
+    /// The report where nothing was removed for want of a confirmation.
+    pub(super) fn unconfirmed(backups: &[BackupId], reason: &str) -> Self {
+        let row = |id: &BackupId| RemovalRow {
             id: *id,
             name: None,
             created_at: None,
@@ -329,37 +332,24 @@ impl Decision {
         };
         Self {
             outcome: NOT_REMOVED,
-            backups: backups.iter().map(kept).collect(),
+            backups: backups.iter().map(row).collect(),
             remaining: None,
             note: Some(reason.to_owned()),
         }
     }
 }
 
-impl Decided {
-    fn of(backup: &Backup, outcome: &'static str, reason: Option<String>) -> Self {
-        Self {
-            id: backup.id,
-            name: backup.name.clone(),
-            created_at: Some(backup.created_at.clone()),
-            outcome,
-            reason,
-        }
-    }
-}
-
 impl Reply {
-    /// A result that went well: the same value as structure and as text, fit to be read. Some hosts
-    /// show a model only the one, some only the other.
+    /// A result as structured content and as text: some hosts show a model only the one, some only the
+    /// other.
     pub(super) fn new(result: impl Serialize) -> Result<Self, Refusal> {
-        let unwritable = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
-        let mut value = serde_json::to_value(result).map_err(unwritable)?;
-        leave_out_nulls(&mut value);
+        let failed = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
+        let mut value = serde_json::to_value(result).map_err(failed)?;
         // Three times as fast as `Display`, which writes through a formatter.
-        let mut text = serde_json::to_string(&value).map_err(unwritable)?;
+        let mut text = serde_json::to_string(&value).map_err(failed)?;
         if !text::is_printable_ascii(&text) {
             text::sanitize_json(&mut value);
-            text = serde_json::to_string(&value).map_err(unwritable)?;
+            text = serde_json::to_string(&value).map_err(failed)?;
         }
         let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
         result.structured_content = Some(value);
@@ -369,13 +359,8 @@ impl Reply {
         })
     }
 
-    /// Whether the call has come to its end, and is not to go on with an answer.
-    pub(super) fn is_final(&self) -> bool {
-        matches!(self.response, CallToolResponse::Complete(_))
-    }
-
-    /// The same, under another word.
-    pub(super) fn called(self, outcome: &'static str) -> Self {
+    /// The same response under another label.
+    pub(super) fn with_outcome(self, outcome: &'static str) -> Self {
         Self { outcome, ..self }
     }
 }
@@ -387,27 +372,23 @@ impl Refusal {
         text::sanitize(&mut text);
         Self {
             outcome,
-            reason: Reason::InBand(text),
+            error: Ok(text),
         }
     }
 
-    /// A failure that only the client can mend.
+    /// A failure that only the client can correct.
     pub(super) fn protocol(outcome: &'static str, error: ErrorData) -> Self {
         Self {
             outcome,
-            reason: Reason::Protocol(error),
+            error: Err(error),
         }
     }
 
-    /// What is answered. In-band it is text alone: some clients check structured content against the
-    /// output schema even on errors.
+    /// The response. In-band it is text alone: TypeScript v1 clients check structured content against
+    /// the output schema even on errors.
     pub(super) fn response(self) -> Result<CallToolResponse, ErrorData> {
-        match self.reason {
-            Reason::InBand(text) => {
-                Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into())
-            }
-            Reason::Protocol(error) => Err(error),
-        }
+        let text = self.error?;
+        Ok(CallToolResult::error(vec![ContentBlock::text(text)]).into())
     }
 }
 
@@ -421,21 +402,4 @@ impl From<ArgumentError> for Refusal {
     fn from(error: ArgumentError) -> Self {
         Self::in_band("invalid_arguments", &error)
     }
-}
-
-/// What is absent is left out: hosts have lost whole results over a `null` or over a type of two names.
-fn leave_out_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(leave_out_nulls);
-        }
-        Value::Array(values) => values.iter_mut().for_each(leave_out_nulls),
-        _ => {}
-    }
-}
-
-/// A plain count: `usize` would add `format: uint`, at which some validators complain.
-fn count(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "integer", "minimum": 0 })
 }

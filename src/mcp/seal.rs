@@ -1,7 +1,8 @@
-//! What a client carries from a question to its answer, sealed so that nobody can make it up.
+//! Seals the `requestState` that a client carries from a question to its answer, so that it cannot be
+//! forged (MCP, "Multi Round-Trip Requests").
 //!
-//! The seal holds for one caller and one call's arguments, for as long as a person may take. It can be
-//! opened more than once; what came of the first answer is kept by [`Questions`](super::questions).
+//! A state is valid for one caller and one call's arguments, for a limited time. It can be opened more
+//! than once; [`Questions`](super::questions) makes its answer count once.
 
 use std::time::Duration;
 
@@ -16,14 +17,11 @@ use sha2::{Digest as _, Sha256};
 use super::results::Refusal;
 use crate::backups::Fingerprint;
 
-const TOO_LATE: &str = "The answer came too late. Nothing was removed. If the person still wants \
-                        it, call the tool again.";
-
-/// Seals what a client carries from the question to the answer (MCP, "Multi Round-Trip Requests").
+/// Seals and opens request states.
 #[derive(Clone, Debug)]
 pub struct Seal(RequestStateCodec);
 
-/// Keys that seal nothing.
+/// Why keys are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
     /// A key is too short.
@@ -42,27 +40,24 @@ impl Seal {
     /// Any [`SealError`].
     pub fn parse(keys: &SecretString) -> Result<Self, SealError> {
         let keys: Vec<&str> = keys.expose_secret().lines().map(str::trim).collect();
-        // The same on every replica, wherever the key stands in the list.
+        let is_short = |key: &&str| key.len() < RequestStateCodec::MIN_KEY_LENGTH;
+        let active = keys.first().ok_or(SealError::TooShort)?;
+        if keys.iter().any(is_short) {
+            return Err(SealError::TooShort);
+        }
+        // Derived from the key, so that replicas agree on it wherever the key stands in the list.
         let id = |key: &str| {
             let digest = Sha256::digest(["key id", key].concat());
             URL_SAFE_NO_PAD.encode(&digest[..6])
         };
-        if keys.is_empty()
-            || keys
-                .iter()
-                .any(|key| key.len() < RequestStateCodec::MIN_KEY_LENGTH)
-        {
-            return Err(SealError::TooShort);
-        }
-        let active = keys.first().map_or_else(String::new, |key| id(key));
         let ring = keys.iter().map(|key| (id(key), key.as_bytes()));
-        // Nothing else can be wrong with them.
-        RequestStateCodec::new_with_keyring(active, ring)
+        // With ids and lengths in order, only a repeated key is refused.
+        RequestStateCodec::new_with_keyring(id(active), ring)
             .map(Self)
             .map_err(|_| SealError::Repeated)
     }
 
-    /// Seals with a key of its own, which ends with the process.
+    /// Seals with a random key, which ends with the process.
     ///
     /// # Errors
     ///
@@ -73,30 +68,30 @@ impl Seal {
         Ok(Self(RequestStateCodec::new_unchecked(key)))
     }
 
-    /// Seals the facts of a question for one `context`, for as long as a person may take.
-    pub(super) fn seal(&self, facts: Fingerprint, context: &[u8], patience: Duration) -> String {
-        let options = SealOptions::new().associated_data(context).ttl(patience);
-        self.0.seal_with(&facts, &options)
+    /// Seals the fingerprint of a plan for `ttl`, bound to the `associated` data.
+    pub(super) fn seal(&self, plan: Fingerprint, associated: &[u8], ttl: Duration) -> String {
+        let options = SealOptions::new().associated_data(associated).ttl(ttl);
+        self.0.seal_with(&plan, &options)
     }
 
-    /// The facts of a question, if it was asked in the same `context` and not too long ago.
-    pub(super) fn open(&self, state: &str, context: &[u8]) -> Result<Fingerprint, Refusal> {
-        let facts = self
-            .0
-            .open_with(state, context)
-            .map_err(|error| match error {
-                RequestStateError::Expired => Refusal::in_band(REFUSED, &TOO_LATE),
-                _ => forged(),
-            })?;
-        facts.try_into().map_err(|_| forged())
+    /// Opens a state that was sealed with the same `associated` data and has not expired.
+    pub(super) fn open(&self, state: &str, associated: &[u8]) -> Result<Fingerprint, Refusal> {
+        let opened = self.0.open_with(state, associated);
+        let plan = opened.map_err(|error| match error {
+            RequestStateError::Expired => Refusal::in_band(REFUSED, &EXPIRED),
+            _ => invalid(),
+        })?;
+        plan.try_into().map_err(|_| invalid())
     }
 }
 
-/// What logs and metrics call a state that does not open.
+/// The outcome's label in logs and metrics.
 const REFUSED: &str = "state_refused";
 
-/// The client broke the protocol, or somebody did in its name.
-fn forged() -> Refusal {
+const EXPIRED: &str = "The answer came too late. Nothing was removed. If the person still wants \
+                       it, call the tool again.";
+
+fn invalid() -> Refusal {
     let message = "The requestState is not one that this server gave to this caller for these \
                    arguments. Nothing was removed. Call the tool again without it. Where several \
                    replicas serve, the operator has to give all of them the same \
@@ -108,7 +103,7 @@ fn forged() -> Refusal {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{super::results::Reason, *};
+    use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -120,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_can_be_changed_without_losing_a_question() {
+    fn keys_rotate_without_losing_a_question() {
         let (old, both, new) = (seal(OLD), seal(&format!("{NEW}\n{OLD}")), seal(NEW));
         let facts = [7; 32];
         assert_eq!(
@@ -168,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bit_of_a_state_can_be_changed() {
+    fn a_state_with_a_changed_bit_is_refused() {
         for seal in [Seal::random().unwrap(), seal(OLD)] {
             let state = seal.seal([7; 32], b"a", MINUTE);
             let forged = forgeries(&state);
@@ -183,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_comes_too_late_does_not_count() {
+    fn an_expired_state_is_refused() {
         let seal = Seal::random().unwrap();
         let sealed = seal.seal([7; 32], b"a", Duration::ZERO);
-        // It holds to the end of its millisecond.
+        // It is valid to the end of its millisecond.
         while seal.open(&sealed, b"a").is_ok() {}
         // In-band for the model, which did nothing wrong; a forged one is the client's fault.
-        let refusal = |context: &[u8]| seal.open(&sealed, context).unwrap_err();
-        assert!(matches!(refusal(b"a").reason, Reason::InBand(_)));
-        assert!(matches!(refusal(b"b").reason, Reason::Protocol(_)));
+        let error = |associated: &[u8]| seal.open(&sealed, associated).unwrap_err().error;
+        assert!(error(b"a").is_ok());
+        assert!(error(b"b").is_err());
     }
 
     #[test]

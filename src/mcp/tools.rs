@@ -1,138 +1,104 @@
-//! The tools: what each is called, what a client may think of it, and what it does.
+//! The three tools: how clients see them, and what they do.
 //!
 //! A tool's description is the documentation of its arguments' type: a model has nothing else to go by.
 
 use std::{fmt::Write as _, sync::Arc};
 
-use rmcp::{
-    RoleServer,
-    model::{CallToolRequestParams, Tool, ToolAnnotations},
-    service::RequestContext,
-};
+use rmcp::model::{CallToolRequestParams, Tool, ToolAnnotations};
 use schemars::JsonSchema;
 
 use super::{
-    Server,
+    Request, Server,
     arguments::{
-        AddArguments, ArgumentError, Database, ListArguments, RemoveArguments, parse, schema,
+        AddArguments, ArgumentError, DatabaseArgument, ListArguments, RemoveArguments, parse,
+        schema,
     },
     confirmation::Target,
-    progress::Progress,
-    results::{Added, BackupList, Decision, Refusal, Reply, Shown},
+    progress::with_progress,
+    results::{AddedBackup, BackupList, BackupView, Refusal, RemovalReport, Reply},
 };
 use crate::{
-    backups::Found,
+    backups::{Found, Listed},
     context::Context,
-    qovery::{DatabaseId, Service},
+    qovery::DatabaseId,
     text,
 };
 
-/// One of the tools.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
-    List,
-    Add,
-    Remove,
+pub(super) const LIST: &str = "list-database-backups";
+pub(super) const ADD: &str = "add-backup-database";
+pub(super) const REMOVE: &str = "remove-database-backup";
+
+/// The operation's label in logs and metrics.
+pub(super) fn operation(tool: &str) -> &'static str {
+    match tool {
+        LIST => "list",
+        ADD => "add",
+        REMOVE => "remove",
+        _ => "other",
+    }
 }
 
-impl Name {
-    /// From the harmless to the destructive, as clients show them.
-    pub(super) const ALL: [Self; 3] = [Self::List, Self::Add, Self::Remove];
+/// The tools in the order in which clients show them, where the newest `keep_latest` backups stay.
+///
+/// A plain table: rmcp's `#[tool_router]` sorts by name, and takes neither a description with a setting
+/// in it nor a plain schema nor arguments that have to be normalized.
+pub(super) fn definitions(keep_latest: usize) -> [Tool; 3] {
+    let kept = match keep_latest {
+        0 => String::new(),
+        1 => "the newest, ".to_owned(),
+        number => format!("the newest {number}, "),
+    };
+    let hints = ToolAnnotations::new().open_world(true).destructive(false);
+    let list = hints.clone().read_only(true).idempotent(true);
+    let add = hints.read_only(false).idempotent(false);
+    let remove = add.clone().destructive(true).idempotent(true);
+    [
+        define::<ListArguments, BackupList>(LIST, "List database backups", list, &kept),
+        define::<AddArguments, AddedBackup>(ADD, "Add a backup to the database", add, &kept),
+        define::<RemoveArguments, RemovalReport>(REMOVE, "Remove database backup", remove, &kept),
+    ]
+}
 
-    /// The tool that a client calls so.
-    pub(super) fn of(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|name| name.as_str() == text)
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::List => "list-database-backups",
-            Self::Add => "add-backup-database",
-            Self::Remove => "remove-database-backup",
-        }
-    }
-
-    /// What logs and metrics call it.
-    pub(super) fn operation(self) -> &'static str {
-        match self {
-            Self::List => "list",
-            Self::Add => "add",
-            Self::Remove => "remove",
-        }
-    }
-
-    /// Whether it changes anything.
-    pub(super) fn is_change(self) -> bool {
-        self != Self::List
-    }
-
-    /// The tool, as a client lists it, where the newest `kept` backups stay.
-    pub(super) fn definition(self, kept: usize) -> Tool {
-        let hints = ToolAnnotations::new()
-            .read_only(!self.is_change())
-            .destructive(self == Self::Remove)
-            .idempotent(self != Self::Add)
-            .open_world(true);
-        match self {
-            Self::List => {
-                self.describe::<ListArguments, BackupList>("List database backups", hints, kept)
-            }
-            Self::Add => {
-                self.describe::<AddArguments, Added>("Add a backup to the database", hints, kept)
-            }
-            Self::Remove => {
-                self.describe::<RemoveArguments, Decision>("Remove database backup", hints, kept)
-            }
-        }
-    }
-
-    fn describe<Arguments: JsonSchema, Output: JsonSchema>(
-        self,
-        title: &str,
-        hints: ToolAnnotations,
-        kept: usize,
-    ) -> Tool {
-        let (description, input) = schema::<Arguments>();
-        let kept = match kept {
-            0 => String::new(),
-            1 => "the newest, ".to_owned(),
-            kept => format!("the newest {kept}, "),
-        };
-        let description = description.replace("{kept}", &kept);
-        let mut tool = Tool::new(self.as_str(), description, input)
-            .with_title(title)
-            .with_annotations(hints);
-        tool.output_schema = Some(Arc::new(schema::<Output>().1));
-        tool
-    }
+fn define<Arguments: JsonSchema, Output: JsonSchema>(
+    name: &'static str,
+    title: &str,
+    hints: ToolAnnotations,
+    kept: &str,
+) -> Tool {
+    let (description, input) = schema::<Arguments>();
+    let (_, output) = schema::<Output>();
+    Tool::new(name, description.replace("{kept}", kept), input)
+        .with_title(title)
+        .with_annotations(hints)
+        .with_raw_output_schema(Arc::new(output))
 }
 
 impl Server {
-    /// Calls a tool.
     pub(super) async fn call(
         &self,
-        tool: Name,
-        request: CallToolRequestParams,
+        params: CallToolRequestParams,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Reply, Refusal> {
-        if tool.is_change() {
-            self.backups.allow_changes()?;
-        }
-        let arguments = request.arguments.unwrap_or_default();
-        let definition = &self.tools[tool as usize];
-        // Each on the heap: a call is no larger than it must be, and moved often.
-        match tool {
-            Name::List => Box::pin(self.list(parse(definition, arguments)?, context, peer)).await,
-            Name::Add => Box::pin(self.add(parse(definition, arguments)?, context)).await,
-            Name::Remove => {
-                let answer = (request.request_state, request.input_responses);
-                let arguments: RemoveArguments = parse(definition, arguments)?;
-                let (database, backups) = arguments.target(self.limits())?;
-                let database = self.id(database, context).await?;
-                let target = Target { database, backups };
-                Box::pin(self.remove_with_consent(target, answer, context, peer)).await
+        let arguments = params.arguments.unwrap_or_default();
+        let [list, add, remove] = &*self.tools;
+        // Each on the heap: the future of a call is moved often, and is as large as the largest.
+        match &*params.name {
+            LIST => Box::pin(self.list(parse(list, arguments)?, context, request)).await,
+            ADD => {
+                self.backups.allow_changes()?;
+                Box::pin(self.add(parse(add, arguments)?, context)).await
             }
+            REMOVE => {
+                self.backups.allow_changes()?;
+                let arguments: RemoveArguments = parse(remove, arguments)?;
+                let (database, backups) = arguments.target(&self.limits)?;
+                let database = self.resolve(database, context).await?;
+                let target = Target { database, backups };
+                let answer = (params.request_state, params.input_responses);
+                Box::pin(self.remove_confirmed(target, answer, context, request)).await
+            }
+            _ => Err(self.unknown_tool()),
         }
     }
 
@@ -140,84 +106,79 @@ impl Server {
         &self,
         arguments: ListArguments,
         context: &Context,
-        peer: &RequestContext<RoleServer>,
+        request: &Request,
     ) -> Result<Reply, Refusal> {
         let database = match arguments.database_id {
-            Database::Id(id) | Database::Address(id) => id,
-            name @ Database::Name(_) => self.id(name, context).await?,
+            DatabaseArgument::Id(id) | DatabaseArgument::Address(id) => id,
+            name @ DatabaseArgument::Name(_) => self.resolve(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
-        let (to_result, listing): (fn(_) -> _, _) = match (arguments.backup_id, arguments.start_id)
-        {
+        let mut list = match (arguments.backup_id, arguments.start_id) {
             (None, start_id) => {
                 let listing = self.backups.list(context, database, start_id, verbose);
-                (BackupList::of, listing.await?)
+                BackupList::new(listing.await?)
             }
             (Some(backup), None) => {
-                let told = |_| "It is still being made".to_owned();
-                let progress = Progress::begin(peer, context, None, told);
-                let looked = progress.count();
-                let backup = (database, backup);
-                let listing = self.backups.watch(context, backup, verbose, &looked).await;
-                drop(looked);
-                progress.end().await;
-                (BackupList::of_one, listing?)
+                let describe = |_| "It is still being made".to_owned();
+                let listing = with_progress(request, context, None, describe, async |looks| {
+                    let backup = (database, backup);
+                    self.backups.watch(context, backup, verbose, &looks).await
+                });
+                BackupList::of_one(listing.await?)
             }
             (Some(_), Some(_)) => {
-                return Err(ArgumentError::new(
-                    "`startId` is given beside `backupId`; leave one of them out",
-                )
-                .into());
+                let problem = "`startId` is given beside `backupId`; leave one of them out";
+                return Err(ArgumentError::new(problem).into());
             }
         };
-        let mut list: BackupList = to_result(listing);
-        list.note = self.noted(list.note);
+        list.note = self.note(list.note);
         Reply::new(list)
     }
 
     async fn add(&self, arguments: AddArguments, context: &Context) -> Result<Reply, Refusal> {
         let (database, backup) = arguments.addition()?;
-        let database = self.id(database, context).await?;
+        let database = self.resolve(database, context).await?;
         let added = self.backups.add(context, database, backup).await?;
         let lost = "Qovery's answer was lost, but the backup was found by listing: do not repeat \
-                    the call.";
-        let next = "It is being made: call list-database-backups with its id as backupId until its \
-                    condition is no longer in_progress.";
-        let note = if added.recovered {
-            format!("{lost} {next}")
-        } else {
-            next.to_owned()
-        };
-        let note = self.noted(Some(note));
-        let backup = Shown::of(added.answered.value.into());
-        Reply::new(Added { backup, note })
+                    the call. ";
+        let lost = if added.recovered { lost } else { "" };
+        let note = format!(
+            "{lost}It is being made: call list-database-backups with its id as backupId until its \
+             condition is no longer in_progress."
+        );
+        Reply::new(AddedBackup {
+            backup: BackupView::from(Listed::from(added.answered.value)),
+            note: self.note(Some(note)),
+        })
     }
 
-    /// The id of a database. For a name or an address, the call is refused with the ids that it may mean.
-    async fn id(&self, database: Database, context: &Context) -> Result<DatabaseId, Refusal> {
-        match database {
-            Database::Id(id) => Ok(id),
-            Database::Address(id) => {
-                let reason = format!(
-                    "This takes an id, not an address. The id in the address is {id}. Nothing was \
-                     changed."
-                );
-                Err(Refusal::in_band("name_given", &reason))
+    /// The id of a database. A name or an address is refused with the ids that it may mean.
+    async fn resolve(
+        &self,
+        database: DatabaseArgument,
+        context: &Context,
+    ) -> Result<DatabaseId, Refusal> {
+        let reason = match database {
+            DatabaseArgument::Id(id) => return Ok(id),
+            DatabaseArgument::Address(id) => format!(
+                "This takes an id, not an address. The id in the address is {id}. Nothing was \
+                 changed."
+            ),
+            DatabaseArgument::Name(name) => {
+                candidates(&name, &self.backups.find(context, &name).await?)
             }
-            Database::Name(name) => {
-                let found = self.backups.find(context, &name).await?;
-                Err(Refusal::in_band("name_given", &names(&name, &found)))
-            }
-        }
+        };
+        Err(Refusal::in_band("name_given", &reason))
     }
 }
 
-/// What a name may mean.
-fn names(name: &str, found: &Found) -> String {
+/// The databases that a name may mean.
+fn candidates(name: &str, found: &Found) -> String {
     /// More would not help to choose.
-    const MOST: usize = 10;
+    const MAX_CANDIDATES: usize = 10;
 
     let name = text::excerpt(name);
+    let ask = "Nothing was done. Ask the person which one is meant, and call again with its id.";
     let mut text = match (found.databases.as_slice(), found.exactly) {
         ([], _) => {
             return format!(
@@ -229,29 +190,18 @@ fn names(name: &str, found: &Found) -> String {
         ([_], true) => {
             format!("\"{name}\" is a name. Nothing was done yet: call again with the id.")
         }
-        (_, true) => format!(
-            "\"{name}\" is the name of more than one database. Nothing was done. Ask the person which \
-             one is meant, and call again with its id."
-        ),
-        (_, false) => format!(
-            "No database is called \"{name}\", but some nearly are. Nothing was done. Ask the person \
-             which one is meant, and call again with its id."
-        ),
+        (_, true) => format!("\"{name}\" is the name of more than one database. {ask}"),
+        (_, false) => format!("No database is called \"{name}\", but some nearly are. {ask}"),
     };
-    for database in found.databases.iter().take(MOST) {
-        let Service {
-            id,
-            name,
-            project_name,
-            environment_name,
-            ..
-        } = database;
+    for database in found.databases.iter().take(MAX_CANDIDATES) {
+        let (id, name) = (database.id, &database.name);
+        let (project, environment) = (&database.project_name, &database.environment_name);
         let _ = write!(
             text,
-            " {id}: \"{name}\" in project \"{project_name}\", environment \"{environment_name}\"."
+            " {id}: \"{name}\" in project \"{project}\", environment \"{environment}\"."
         );
     }
-    let more = found.databases.len().saturating_sub(MOST);
+    let more = found.databases.len().saturating_sub(MAX_CANDIDATES);
     if more > 0 {
         let _ = write!(text, " And {more} more.");
     }
@@ -268,10 +218,10 @@ mod tests {
     use crate::limits::Limits;
 
     #[test]
-    fn descriptions_and_schemas_give_the_limits_that_hold() {
+    fn descriptions_and_schemas_state_the_limits() {
         let limits = Limits::default();
-        let description = |name: Name, kept| name.definition(kept).description.unwrap();
-        let list = description(Name::List, 1);
+        let [list, _, remove] = definitions(1);
+        let list = list.description.unwrap();
         let wait = limits.poll_intervals.iter().sum::<Duration>().as_secs();
         assert!(
             list.contains(&format!("has up to {}:", limits.listed)),
@@ -293,14 +243,15 @@ mod tests {
                 "whatever the arguments: the newest 7, the newest that has not failed, and",
             ),
         ] {
-            let remove = description(Name::Remove, kept);
+            let [_, _, remove] = definitions(kept);
+            let remove = remove.description.unwrap();
             assert!(
                 remove.contains(&format!("backupIds for up to {most},")),
                 "{remove}"
             );
             assert!(remove.contains(words), "{remove}");
         }
-        let schema = json!(Name::Remove.definition(1).input_schema);
+        let schema = json!(remove.input_schema);
         assert_eq!(schema["properties"]["backupIds"]["maxItems"], most);
     }
 }
