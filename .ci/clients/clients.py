@@ -34,13 +34,14 @@ def in_python(client):
 def typescript(package):
     async def run(where, mode, directory, token):
         command = [node, TYPESCRIPT, npm, package, mode, json.dumps(where), *([token] if token else [])]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, cwd=directory)
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, cwd=directory)
         try:
-            output, _ = await process.communicate()
+            output, errors = await process.communicate()
         finally:
             if process.returncode is None:
                 process.kill()
-        expect(process.returncode == 0, f"exit code {process.returncode}")
+        expect(process.returncode == 0, f"exit code {process.returncode}\n{errors.decode()}")
         return json.loads(output)["version"]
 
     return run

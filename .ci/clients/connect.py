@@ -1,11 +1,13 @@
 """Connects the Python clients to the server, over stdio or HTTP."""
 
 import contextlib
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
 from mcp import Client
-from mcp.client.stdio import StdioServerParameters
+from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
@@ -29,7 +31,8 @@ async def python(server, mode, directory, *, elicit=None, token=None):
     options = {"mode": mode, "read_timeout_seconds": 10, "message_handler": on_message}
     async with contextlib.AsyncExitStack() as stack:
         if isinstance(server, list):
-            server = StdioServerParameters(command=server[0], args=server[1:], cwd=directory)
+            parameters = StdioServerParameters(command=server[0], args=server[1:], cwd=directory)
+            server = stdio_client(parameters, errlog=stack.enter_context(shown_on_failure(directory)))
         elif token:
             headers = {"Authorization": f"Bearer {token}"}
             http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=30))
@@ -37,6 +40,18 @@ async def python(server, mode, directory, *, elicit=None, token=None):
         yield await stack.enter_async_context(Client(server, elicitation_callback=callback, **options))
     if faults:
         raise AssertionError(f"the transport had errors: {faults}")
+
+
+@contextlib.contextmanager
+def shown_on_failure(directory):
+    """A file for a server's log, printed only if the block fails."""
+    with Path(directory, "log").open("w+") as log:
+        try:
+            yield log
+        except BaseException:
+            log.seek(0)
+            sys.stderr.write(log.read())
+            raise
 
 
 @contextlib.asynccontextmanager
