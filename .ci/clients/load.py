@@ -43,7 +43,7 @@ async def succeeds(call):
 
 
 class Open(asyncio.Protocol):
-    """A connection that sends these bytes and then, if told to drip, one byte each second."""
+    """A connection that sends these bytes and then, if it drips, one byte each second."""
 
     def __init__(self, sent, drips):
         self.sent, self.drips = sent, drips
