@@ -63,14 +63,14 @@ python_venv() { fill "$1" "${*:2} $(cat .ci/clients/*.txt | sha256sum)" make_ven
 
 make_venv() {
     limit 120 python3 -m venv "$1"
-    limit 300 "$1/bin/pip" install --quiet "${@:2}"
+    limit 900 "$1/bin/pip" install --quiet "${@:2}"
 }
 
 # A folder with these packages of npm. Install scripts do not run.
 npm_packages() { fill "$1" "${*:2}" npm_install "$@"; }
 
 npm_install() {
-    limit 600 npm install --prefix "$1" --loglevel=error --no-audit --no-fund --ignore-scripts --save-exact "${@:2}"
+    limit 900 npm install --prefix "$1" --loglevel=error --no-audit --no-fund --ignore-scripts --save-exact "${@:2}"
 }
 
 # Node itself comes from npm: its package links to the binary of one platform.
