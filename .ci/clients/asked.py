@@ -1,6 +1,6 @@
-"""Removes backups of the sandbox through clients that are asked before it, or cannot be: in each protocol
-era that they speak, over stdio, over HTTP and over HTTP with sessions. These are four of today, or else
-the releases of other languages and years that are in the gate's cache, which must not complain.
+"""Removes backups of the sandbox through clients that are asked before it, or cannot be: in each protocol era that
+they speak, over stdio and over HTTP. Without a cache these are the clients of the gate. With the cache of the
+nightly they are FastMCP, version 1 of the TypeScript client, and releases of other languages and years.
 
 Usage: asked.py <server> <node> <npm directory> [<cache>]
 """
@@ -11,29 +11,24 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
-from fastmcp import Client as FastClient
-from fastmcp.client.transports import StdioTransport
-from mcp import Client, MCPError
-from mcp.client.stdio import StdioServerParameters
+from mcp import MCPError
 from mcp_types import ElicitResult
 
+import connect
 import work
+from connect import MODES
 from served import ORDERS, Served
-from work import MODES, REMOVE, expect
+from work import REMOVE, expect
 
-server, node, npm, *releases = sys.argv[1:]
+server, node, npm, *cache = sys.argv[1:]
 TYPESCRIPT = Path(__file__).with_name("asked.mjs")
 PYTHON = Path(__file__).with_name("asked_v1.py")
-# What Java logs below a warning is no complaint.
-QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 
 ERAS = ["legacy", "2026-07-28"]
-TRANSPORTS = {"stdio": None, "HTTP": [], "HTTP with --sessions": ["--sessions"]}
 YES = {"action": "accept", "content": {"remove": True}}
 NO = {"action": "decline"}
-# What --confirm is, and what the person answers: None where the client says that it can ask nobody.
+# The setting --confirm, and the person's answer: None where the client declares no elicitation.
 CASES = {
     "accepts": ("auto", YES),
     "does not tick the box": ("auto", {"action": "accept", "content": {"remove": False}}),
@@ -44,17 +39,15 @@ CASES = {
     "must be asked, and cannot": ("always", None),
     "need not be asked": ("never", NO),
 }
-# Seven clients and eras, three transports, eight cases. Written down, so that none can get lost.
-COMBINATIONS = 168
-# More programs at once would only wait for each other.
-places = asyncio.Semaphore(3)
+# More programs at once only wait for each other, until a client's timeout is over.
+slots = asyncio.Semaphore(3)
 
 MISSING_CAPABILITY = -32021
 FIELD = {"type": "boolean", "default": False}
 
 
 async def removal(client, backup):
-    """What comes of it: the outcome, an error of the protocol, or else a refusal; and in which words."""
+    """The outcome, the code of a protocol error, or a refusal; and its text."""
     try:
         result = await client.call_tool(REMOVE, {"databaseId": ORDERS, "backupId": backup})
     except MCPError as error:
@@ -70,39 +63,25 @@ async def listed(client):
     return [{"id": b["id"], "name": b["name"]} for b in await work.listed(client)]
 
 
-def python(server, era, directory, asked):
-    if isinstance(server, list):
-        server = StdioServerParameters(command=server[0], args=server[1:], cwd=directory)
-    callback = asked and (lambda _context, params: asked(params))
-    return Client(server, mode=era, read_timeout_seconds=10, elicitation_callback=callback)
-
-
-def fastmcp(server, era, directory, asked):
-    if isinstance(server, list):
-        server = StdioTransport(server[0], server[1:], cwd=directory, keep_alive=False)
-    handler = asked and (lambda _message, _type, params, _context: asked(params))
-    return FastClient(server, mode=era, timeout=10, elicitation_handler=handler)
-
-
-def in_python(connect, call_tool):
+def in_python(client):
     async def run(era, directory, cases):
         for case in cases:
             questions = []
 
-            async def asked(params):
+            async def elicit(params):
                 questions.append({"message": params.message, "schema": params.requested_schema})
                 return ElicitResult(**case["answer"])
 
-            async with connect(case["server"], era, directory, asked if case["answer"] else None) as client:
-                caller = SimpleNamespace(call_tool=getattr(client, call_tool))
-                before = await listed(caller)
-                came, text = await removal(caller, case["backup"])
+            answers = elicit if case["answer"] else None
+            async with client(case["server"], era, directory, elicit=answers) as connected:
+                before = await listed(connected)
+                came, text = await removal(connected, case["backup"])
                 yield {
-                    "version": client.protocol_version,
+                    "version": connected.protocol_version,
                     "came": came,
                     "text": text,
                     "before": before,
-                    "after": await listed(caller),
+                    "after": await listed(connected),
                     "questions": questions,
                 }
 
@@ -110,11 +89,11 @@ def in_python(connect, call_tool):
 
 
 def program(*command):
-    """A client that takes the cases, and prints what came of each, a line of JSON."""
+    """A client that takes the cases, and prints the result of each, a line of JSON."""
 
     async def run(era, directory, cases):
         pipe = asyncio.subprocess.PIPE
-        async with places:
+        async with slots:
             process = await asyncio.create_subprocess_exec(
                 *command, era, json.dumps(cases), stdout=pipe, stderr=pipe, cwd=directory
             )
@@ -139,41 +118,40 @@ def typescript(package):
 
 
 CLIENTS = {
-    "Python": (in_python(python, "call_tool"), ERAS),
-    "FastMCP": (in_python(fastmcp, "call_tool_mcp"), ERAS),
-    # The first version knows only the handshake.
-    "TypeScript v1": (typescript("@modelcontextprotocol/sdk"), ["legacy"]),
+    "Python": (in_python(connect.python), ERAS),
     "TypeScript v2": (typescript("@modelcontextprotocol/client"), ERAS),
 }
-TYPESCRIPTS = ["1.12.1", "1.18.2", "1.22.0", "1.26.0"]
-PYTHONS = ["1.10.1", "1.15.0", "1.30.0"]
-# They came before the question.
+# Four clients and eras, two transports, eight cases. Written down, so that none is skipped unnoticed.
+COMBINATIONS = 64
+# Released before elicitation was.
 CANNOT_BE_ASKED = ["TypeScript 1.12.1", "mcp-go 0.31.0"]
-# The other releases begin with the handshake.
-STATELESS = ["go-sdk 1.8.0", "mcp-go 1.2.1"]
-if releases:
-    (cache,) = map(Path, releases)
-    commands = {
-        **{f"TypeScript {of}": [node, TYPESCRIPT, npm, f"sdk-{of}"] for of in TYPESCRIPTS},
-        **{f"Python {of}": [cache / f"python-{of}/bin/python", PYTHON] for of in PYTHONS},
-        "go-sdk 0.8.0": [cache / "go-old/gosdk"],
-        "go-sdk 1.8.0": [cache / "go/gosdk"],
-        "mcp-go 0.31.0": [cache / "go-old/mcpgo"],
-        "mcp-go 1.2.1": [cache / "go/mcpgo"],
-        "Java 2.1.0": ["java", QUIET, "-cp", f"{cache}/java:{cache}/java/*", "Asked"],
-    }
+if cache:
+    (cache,) = map(Path, cache)
+    # What Java logs below a warning is no complaint.
+    java = ["java", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{cache}/java:{cache}/java/*", "Asked"]
+    # Most begin with the handshake.
     CLIENTS = {
-        name: (program(*command), ["2026-07-28" if name in STATELESS else "legacy"])
-        for name, command in commands.items()
+        "FastMCP": (in_python(connect.fastmcp), ERAS),
+        "TypeScript v1": (typescript("@modelcontextprotocol/sdk"), ["legacy"]),
+        **{f"TypeScript {of}": (typescript(f"sdk-{of}"), ["legacy"]) for of in ["1.12.1", "1.18.2", "1.22.0", "1.26.0"]},
+        **{
+            f"Python {of}": (program(cache / f"python-{of}/bin/python", PYTHON), ["legacy"])
+            for of in ["1.10.1", "1.15.0", "1.30.0"]
+        },
+        "go-sdk 0.8.0": (program(cache / "go-old/gosdk"), ["legacy"]),
+        "go-sdk 1.8.0": (program(cache / "go-new/gosdk"), ["2026-07-28"]),
+        "mcp-go 0.31.0": (program(cache / "go-old/mcpgo"), ["legacy"]),
+        "mcp-go 1.2.1": (program(cache / "go-new/mcpgo"), ["2026-07-28"]),
+        "Java 2.1.0": (program(*java), ["legacy"]),
     }
     CASES = {what: CASES[what] for what in ["accepts", "declines", "cannot be asked"]}
-    # Ten that can be asked, with three cases, and two that cannot, with one, over three transports.
-    COMBINATIONS = 96
+    # 13 clients and eras that can be asked, with three cases, and two that cannot, with one, over two transports.
+    COMBINATIONS = 82
 
 
 def due(era, transport, confirm, answer):
-    """How many questions there must be, and what must come of it."""
-    # Before 2026-07-28 there is no way back over HTTP without a session.
+    """The expected number of questions, and the expected result."""
+    # Over HTTP a question needs 2026-07-28: before it, a question is a request of the server, and needs a session.
     reachable = answer and (era != "legacy" or transport != "HTTP")
     if reachable and confirm != "never":
         return 1, "removed" if answer == YES else "not_removed"
@@ -191,7 +169,7 @@ def judge(result, backup, questions, came):
     if came != "removed":
         expect("Nothing was removed." in result["text"], f"it says {result['text']}")
     if came == "not_removed":
-        # Whether a person saw the question, nobody knows but the host.
+        # Only the host knows whether a person saw the question.
         expect("The host " in result["text"], f"it says {result['text']}")
     if came in ("refused", MISSING_CAPABILITY):
         expect("a person has to confirm" in result["text"], f"it says {result['text']}")
@@ -204,7 +182,7 @@ def judge(result, backup, questions, came):
 
 
 async def host(name, era, transport, client):
-    """Goes through the cases, each with a connection and a backup of its own."""
+    """Runs the cases, each with a connection and a backup of its own."""
     running = []
     todo = {what: case for what, case in CASES.items() if name not in CANNOT_BE_ASKED or case[1] is None}
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
@@ -214,7 +192,7 @@ async def host(name, era, transport, client):
             if transport == "stdio":
                 servers[confirm] = [server, "--log=error", "--log-format=json", *arguments]
             else:
-                served = stack.enter_context(Served(server, *arguments, *TRANSPORTS[transport]))
+                served = stack.enter_context(Served(server, *arguments))
                 servers[confirm] = served.mcp
                 running.append(served)
         cases = [
@@ -241,8 +219,7 @@ async def host(name, era, transport, client):
 
 async def main():
     combinations = 0
-    for transport in TRANSPORTS:
-        # All at once.
+    for transport in ["stdio", "HTTP"]:
         async with asyncio.timeout(80), asyncio.TaskGroup() as group:
             tasks = {
                 name: [group.create_task(host(name, era, transport, client)) for era in eras]

@@ -1,5 +1,5 @@
-"""Removes backups of the sandbox through version 1 of the Python client, gives the answers that it is told
-to what it is asked, and prints what came of each, a line of JSON, for asked.py to judge.
+"""Removes backups of the sandbox through version 1 of the Python client, with the answers of the cases, and prints
+the result of each, a line of JSON, for asked.py to check.
 
 Usage: asked_v1.py legacy <cases>
 """
@@ -35,19 +35,19 @@ async def run(server, backup, answer):
         transport = streamablehttp_client(server)
     questions, faults = [], []
 
-    async def asked(_context, params):
+    async def elicit(_context, params):
         questions.append({"message": params.message, "schema": params.requestedSchema})
         return ElicitResult(**answer)
 
-    async def heard(message):
+    async def on_message(message):
         if isinstance(message, Exception):
             faults.append(message)
 
-    # Over HTTP there is a third: what tells the id of the session.
+    # Over HTTP there is a third: a function that returns the session's id.
     async with transport as (reading, writing, *_):
-        ask = asked if answer else None
+        callback = elicit if answer else None
         async with ClientSession(
-            reading, writing, TIMEOUT, elicitation_callback=ask, message_handler=heard
+            reading, writing, TIMEOUT, elicitation_callback=callback, message_handler=on_message
         ) as session:
             version = (await session.initialize()).protocolVersion
             # From here on it checks each result against the tool's schema.

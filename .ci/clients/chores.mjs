@@ -94,8 +94,8 @@ took = host.took();
 row('keep ten of 28', [took.calls, 2, 'calls'], [took.questions, 1, 'questions']);
 
 // "What does sessions have?"
-const told = await host.call(LIST, { databaseId: 'sessions' });
-const [id] = told.match(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/);
+const summary = await host.call(LIST, { databaseId: 'sessions' });
+const [id] = summary.match(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/);
 assert.equal((await host.call(LIST, { databaseId: id })).summary.total, 1);
 row('a database by its name', [host.took().calls, 2, 'calls']);
 await host.client.close();

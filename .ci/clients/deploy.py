@@ -75,7 +75,7 @@ def house():
 
 
 def mounted(path, content):
-    """A file that its user can read, and nobody write."""
+    """A file that its user can read, and no user can write."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)

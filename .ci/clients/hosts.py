@@ -115,14 +115,14 @@ async def gemini(host, stdio, remote):
     for name, (url, token) in remote.items():
         servers[name] = {"type": "http", "url": url, "headers": {"Authorization": f"Bearer {token}"}}
     settings = {
-        # It connects to nothing in a folder that nobody trusts.
+        # It connects to no server in an untrusted folder.
         "security": {"folderTrust": {"enabled": False}, "auth": {"selectedType": "gemini-api-key"}},
         "privacy": {"usageStatisticsEnabled": False},
         "mcpServers": servers,
     }
     host.write(".gemini/settings.json", settings)
     await host.lists()
-    # Where nobody can approve a call, the model is offered no tool that needs it.
+    # Without approval, the model is offered no tool that needs it.
     await host.asks_model("--approval-mode", "yolo", "-m", "gemini-2.5-flash", "-p", "Hello.")
 
 

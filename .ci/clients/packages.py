@@ -77,7 +77,7 @@ def bundle(directory):
     environment = chosen["env"] | {"QOVERY_API_URL": "http://127.0.0.1:9"}
     said = run(chosen["command"], "check", code=1, env=environment, cwd=directory)
     for line in [r"READ_ONLY +true ", r"KEEP_LATEST +3 ", rf"AUDIT_LOG +{audit} "]:
-        expect(re.search(line, said), f"the bundle's program was not told {line}:\n{said}")
+        expect(re.search(line, said), f"the bundle's program did not get {line}:\n{said}")
     print(f"bundle: {one(packages, '*.mcpb').name} validates, packs, and starts with the defaults and a key")
 
 
@@ -194,7 +194,7 @@ class Registry(http.server.BaseHTTPRequestHandler):
 
 
 def claude(directory):
-    """The plugin, and the two commands of somebody who tries the sandbox, in a home of their own."""
+    """The plugin, and the two commands that try the sandbox, in a home of their own."""
     registry = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry)
     threading.Thread(target=registry.serve_forever, daemon=True).start()
     environment = {
@@ -236,7 +236,7 @@ def claude(directory):
 
 
 def gemini(directory):
-    """The extension, as far as it can be set up without a terminal."""
+    """The extension, up to where its setup needs a terminal."""
     environment = {"HOME": str(directory), "PATH": f"{hosts}/.bin:{node.parent}:/usr/bin:/bin"}
     extension = packages / "gemini"
     run("gemini", "extensions", "validate", extension, env=environment, cwd=directory)

@@ -2,7 +2,7 @@
 
 nginx sends a call to the other replica only if it provably did not reach the first one: a call may add
 a backup, and must not be made twice. So each replica itself has to answer all that it took, and as the
-upstream takes its time, there are always calls in flight when one is told to stop.
+upstream takes its time, there are always calls in flight at the signal.
 
 Usage: replicas.py <server>
 """

@@ -1,5 +1,5 @@
-"""Starts and stops the server's `http` command, watches what it takes, and speaks to it without a
-library's help."""
+"""Starts and stops the server's `http` command, measures its memory and time, and sends it requests without a
+client library."""
 
 import asyncio
 import json
@@ -10,22 +10,28 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 ORDERS = "0de50000-0000-4000-8000-000000000001"
 PROTOCOL = "2026-07-28"
 MIB = 1 << 20
+# Two callers, each with its quota: the server's environment, and what each sends.
+TOKENS = SimpleNamespace(
+    environment={"QOVERY_BACKUPS_ACCESS_TOKEN": "a:gate-access-token-a\nb:gate-access-token-b"},
+    headers=[{"Authorization": f"Bearer gate-access-token-{name}"} for name in "ab"],
+)
 
 
 class Served:
-    """A server that listens on loopback. Leaving it sends SIGTERM, and demands that it exits with 0."""
+    """A server that listens on loopback. Leaving the block sends SIGTERM, and checks that it exits with 0."""
 
     def __init__(self, command, *arguments, **environment):
         self.command = [command, "http", "--log-format", "json", *arguments]
         self.environment = os.environ | environment
         # So that a restart finds its old ports: at first the kernel chooses.
         self.mcp = self.rest = "http://127.0.0.1:0"
-        # It has no .env file that the server would read.
+        # An empty directory has no .env file that the server would read.
         self.directory = tempfile.TemporaryDirectory()
 
     def __enter__(self):
@@ -60,7 +66,7 @@ class Served:
                 address = re.search(r"http://127\.0\.0\.1:\d+(/mcp)?", line)
                 found["rest" if address[1] is None else "mcp"] = address[0]
         self.mcp, self.rest = found["mcp"], found["rest"]
-        # A full pipe would take away from the log, or stop the server.
+        # A full pipe would lose lines, or block the server.
         self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
         self.reader.start()
 
@@ -79,7 +85,7 @@ class Served:
 
 
 class Usage:
-    """What a process takes of the machine (proc(5)): memory in bytes, time in milliseconds."""
+    """Memory of a process in bytes, and its processor time in milliseconds (proc(5))."""
 
     def __init__(self, process):
         self.directory = Path(f"/proc/{process.pid}")
@@ -88,11 +94,11 @@ class Usage:
         return self._status("VmRSS")
 
     def most_memory(self):
-        """The most at any time since `begin`."""
+        """The peak since `begin`."""
         return self._status("VmHWM")
 
     def begin(self):
-        """Forgets the most that it had, and gives what it has."""
+        """Resets the peak. Returns the memory now."""
         self.directory.joinpath("clear_refs").write_text("5")
         return self.memory()
 
@@ -102,7 +108,7 @@ class Usage:
         return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6
 
     async def kept(self, before):
-        """How much more memory it has than before, once that is little or ten seconds are over."""
+        """Growth since `before`, once it is small or ten seconds are over."""
         deadline = time.monotonic() + 10
         while (more := self.memory() - before) > 8 * MIB and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
@@ -185,7 +191,7 @@ def is_page(status, body):
 
 
 class SlowQovery:
-    """An upstream that takes its time for each page, and knows how many were asked for at once."""
+    """An upstream that answers each page after these seconds, and counts how many were requested at once."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -207,8 +213,11 @@ class SlowQovery:
                     self.most = max(self.most, self.now)
                     await asyncio.sleep(self.seconds)
                     self.now -= 1
-                body = b'{"results":[],"page":1,"page_size":20}'
+                body = self.body(head)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
                 writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             writer.close()
+
+    def body(self, _head):
+        return b'{"results":[],"page":1,"page_size":20}'

@@ -1,9 +1,7 @@
-"""What a host does with the sandbox, through whichever Python client it is given."""
+"""What a host does with the sandbox, through a Python client."""
 
 import json
 import time
-
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from served import ORDERS
 
@@ -12,13 +10,8 @@ LIST, ADD, REMOVE = "list-database-backups", "add-backup-database", "remove-data
 # In this order, and whether each only reads, destroys, and may be repeated.
 TOOLS = [(LIST, True, False, True), (ADD, False, False, False), (REMOVE, False, True, True)]
 
-# What the sandbox says in each answer, so that nobody takes it for real.
+# The sandbox says so in each answer.
 UNREAL = "This is the sandbox: nothing in it is real."
-
-STATELESS = ["2026-07-28"]
-# How the client begins, and which versions it may then speak. `auto` asks `server/discover` first,
-# and would fall back to the handshake; a version sends its first request without either.
-MODES = {"legacy": HANDSHAKE_PROTOCOL_VERSIONS, "auto": STATELESS, "2026-07-28": STATELESS}
 
 
 def expect(condition, otherwise):

@@ -18,8 +18,8 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Removes backups of the sandbox through the Java client, gives the answers that it is told to what it is
- * asked, and prints what came of each, a line of JSON, for asked.py to judge.
+ * Removes backups of the sandbox through the Java client, with the answers of the cases, and prints the
+ * result of each, a line of JSON, for asked.py to check.
  *
  * <p>Usage: Asked legacy CASES
  */

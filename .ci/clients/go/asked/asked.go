@@ -1,5 +1,5 @@
-// Package asked removes backups of the sandbox through whichever client it is given, gives the answers
-// that it is told to what is asked, and prints what came of each, a line of JSON, for asked.py to judge.
+// Package asked removes backups of the sandbox through the client that it is given, with the answers of the
+// cases, and prints the result of each, a line of JSON, for asked.py to check.
 package asked
 
 import (
@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A Case is a backup to remove, and what the person answers: nothing where nobody can be asked.
+// A Case is a backup to remove, and what the person answers: nil where the client declares no elicitation.
 type Case struct {
 	Server json.RawMessage
 	Backup string
@@ -35,8 +35,8 @@ type Client struct {
 // An Asked person answers a question, of which there is the form.
 type Asked func(message string, form any) Answer
 
-// A Connect reaches a server by its command, or else by its address. Where it is given nobody to ask, the
-// client says so.
+// A Connect connects to a server by its command, or else by its URL. Without a function to ask, the client
+// declares no elicitation.
 type Connect func(ctx context.Context, command []string, url string, asked Asked) (*Client, error)
 
 type question struct {
