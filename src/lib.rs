@@ -36,9 +36,8 @@
 //! | [`problem`] | failures over HTTP, as problem details |
 //! | [`rest`] | the REST interface: three operations, and their OpenAPI document |
 //! | [`serve`] | how the server is reached, over stdio and HTTP; how messages are read; what guards it; how it drains |
-//! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
+//! | [`config`] | flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
-//! | [`program`] | what `main` runs: the wiring, the log, the signals, the exit code |
 //!
 //! # What always holds
 //!
@@ -74,7 +73,6 @@ pub mod context;
 pub mod limits;
 pub mod mcp;
 pub mod problem;
-pub mod program;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;
