@@ -197,12 +197,11 @@ impl Config {
     pub fn load() -> Result<Self, Error> {
         let known = known_variables();
         let mut warnings = Vec::new();
-        // The first time, only the name of the file matters.
-        let (_, settings) = cli::parse(None)?;
-        let file = read_env_file(&settings, &known, &mut warnings)?;
+        let file = read_env_file(&cli::settings(None)?, &known, &mut warnings)?;
         let file = file.as_ref();
         check_unknown_variables(file, &known, &mut warnings)?;
-        let (cli, settings) = cli::parse(file)?;
+        let settings = cli::settings(file)?;
+        let cli = cli::parse(file, &settings)?;
 
         let mut key = Secret::find(API_KEY, file)?;
         let mut tokens = Secret::find(ACCESS_TOKEN, file)?;

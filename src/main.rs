@@ -84,23 +84,10 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     };
     let result = runtime.block_on(async {
         // Signals are caught before the log says that it serves.
-        let mut signals = Signals::catch()?;
-        let pass_on = async {
-            loop {
-                signals.next().await;
-                process.shutdown.request();
-            }
-        };
-        let deadline = async {
-            process.shutdown.enforce_deadline(&process.limits).await;
-            std::future::pending().await
-        };
-        tokio::select! {
-            biased;
-            result = pass_on => result,
-            result = deadline => result,
-            result = start(config, process.clone()) => result,
-        }
+        catch_signals(&process.shutdown)?;
+        let (limits, shutdown) = (process.limits.clone(), process.shutdown.clone());
+        tokio::spawn(async move { shutdown.enforce_deadline(&limits).await });
+        start(config, process).await
     });
     // Where standard input is no pipe, a blocked thread may still read it.
     runtime.shutdown_background();
@@ -195,73 +182,47 @@ fn log_mode(sandboxed: bool, authenticated: Option<bool>, policy: &Policy) {
     );
 }
 
-/// The signals that ask for an end.
+/// Requests the shutdown at each signal that asks for it.
 #[cfg(unix)]
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    /// A closed terminal; or the habit of a log rotation.
-    hangup: Option<tokio::signal::unix::Signal>,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn catch() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: if may_catch_hangup() {
-                Some(signal(SignalKind::hangup())?)
-            } else {
-                None
-            },
-        })
+fn catch_signals(shutdown: &Shutdown) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut kinds = vec![SignalKind::terminate(), SignalKind::interrupt()];
+    // A closed terminal, or the habit of a log rotation.
+    if !is_hangup_ignored() {
+        kinds.push(SignalKind::hangup());
     }
-
-    async fn next(&mut self) {
-        let hangup = async {
-            match &mut self.hangup {
-                Some(hangup) => hangup.recv().await,
-                None => std::future::pending().await,
+    for kind in kinds {
+        let (mut signal, shutdown) = (signal(kind)?, shutdown.clone());
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                shutdown.request();
             }
-        };
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = hangup => {}
-        }
+        });
     }
+    Ok(())
 }
 
-/// Whether a hangup would end the process: `nohup` starts it with the signal ignored, and what catches
-/// it would undo that. Where the system does not say, it is left as it is.
+/// Whether `nohup` or the like started the process, which a handler would undo. Where the system does not
+/// say, the signal is left as it is.
 #[cfg(unix)]
-fn may_catch_hangup() -> bool {
+fn is_hangup_ignored() -> bool {
     const SIGHUP: u64 = 1;
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
-        return false;
-    };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mut lines = status.lines();
-    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & SIGHUP == 0)
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_none_or(|mask| mask & SIGHUP != 0)
 }
 
-/// Ctrl-C.
+/// Requests the shutdown at Ctrl-C.
 #[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn catch() -> anyhow::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+fn catch_signals(shutdown: &Shutdown) -> io::Result<()> {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            shutdown.request();
         }
-    }
+    });
+    Ok(())
 }

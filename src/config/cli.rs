@@ -3,9 +3,9 @@
 use std::{
     env,
     error::Error as _,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fmt::Display,
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -14,6 +14,7 @@ use std::{
 
 use clap::{
     Arg, ArgMatches, CommandFactory, FromArgMatches,
+    builder::ValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
@@ -57,88 +58,61 @@ pub(super) struct Cli {
     pub(super) command: Option<Command>,
 
     /// Use an in-memory Qovery with sample databases: no account, no key, nothing is real
-    #[arg(long, env = "QOVERY_BACKUPS_SANDBOX", value_name = "BOOL", value_parser = checked(boolean))]
-    #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(num_args = 0..=1, require_equals = true)]
+    #[arg(long, env = "QOVERY_BACKUPS_SANDBOX")]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) sandbox: bool,
 
     /// List only: refuse to add or remove backups
-    #[arg(long, env = "QOVERY_BACKUPS_READ_ONLY", value_name = "BOOL", value_parser = checked(boolean))]
-    #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(num_args = 0..=1, require_equals = true)]
+    #[arg(long, env = "QOVERY_BACKUPS_READ_ONLY")]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) read_only: bool,
 
     /// How many of a database's newest backups are never removed; whatever the number, the newest one
     /// that has not failed never is
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_KEEP_LATEST",
-        value_name = "N",
-        default_value = "1"
-    )]
-    #[arg(value_parser = checked(whole_number::<usize>))]
+    #[arg(long, env = "QOVERY_BACKUPS_KEEP_LATEST")]
+    #[arg(value_name = "N", default_value = "1", value_parser = checked(whole_number::<usize>))]
     pub(super) keep_latest: usize,
 
     /// Whether a person confirms each removal: auto (where the client can ask one), always (and
     /// nothing is removed where it cannot) or never
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_CONFIRM",
-        value_name = "WHEN",
-        default_value = "auto"
-    )]
-    #[arg(value_parser = checked(Confirm::from_str))]
+    #[arg(long, env = "QOVERY_BACKUPS_CONFIRM")]
+    #[arg(value_name = "WHEN", default_value = "auto", value_parser = checked(Confirm::from_str))]
     pub(super) confirm: Confirm,
 
     /// How many backups may be added and removed in any hour, by all callers together; 0 for any number
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_CHANGES_PER_HOUR",
-        value_name = "N",
-        default_value = "60"
-    )]
-    #[arg(value_parser = checked(whole_number::<u32>))]
+    #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR")]
+    #[arg(value_name = "N", default_value = "60", value_parser = checked(whole_number::<u32>))]
     pub(super) changes_per_hour: u32,
 
     /// A file to which each change is written, before it is made and after: one JSON object a line
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_AUDIT_LOG",
-        value_name = "FILE",
-        default_value = "none"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_AUDIT_LOG")]
+    #[arg(value_name = "FILE", default_value = "none")]
     #[arg(value_parser = checked(unless_none(audit_log)))]
     pub(super) audit_log: Optional<PathBuf>,
 
     /// Where Qovery's API is
-    #[arg(long, env = "QOVERY_API_URL", value_name = "URL", default_value = BaseUrl::QOVERY)]
+    #[arg(long, env = "QOVERY_API_URL")]
+    #[arg(value_name = "URL", default_value = BaseUrl::QOVERY)]
     #[arg(value_parser = checked(BaseUrl::from_str))]
     pub(super) api_url: BaseUrl,
 
     /// Read variables from this file instead of .env in the working directory
-    #[arg(long, env = ENV_FILE, value_name = "FILE", default_value = ".env")]
-    #[arg(value_parser = checked(PathBuf::from_str))]
+    #[arg(long, env = ENV_FILE)]
+    #[arg(value_name = "FILE", default_value = ".env", value_parser = checked(PathBuf::from_str))]
     pub(super) env_file: PathBuf,
 
     // rmcp logs every message at `info`.
     /// What to log to standard error: a level, or target=level, or several with commas
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_LOG",
-        value_name = "FILTER",
-        default_value = "info,rmcp=warn"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_LOG")]
+    #[arg(value_name = "FILTER", default_value = "info,rmcp=warn")]
     #[arg(value_parser = checked(log_filter))]
     pub(super) log: Targets,
 
     /// How a line of the log looks: text or json
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
-    #[arg(value_parser = checked(log_format))]
+    #[arg(long, env = "QOVERY_BACKUPS_LOG_FORMAT")]
+    #[arg(value_name = "FORMAT", default_value = "text", value_parser = checked(log_format))]
     pub(super) log_format: LogFormat,
 
     /// Shorten the limits, for tests
@@ -154,48 +128,42 @@ pub(super) struct Cli {
 #[command(next_help_heading = "Options of the command http")]
 pub(super) struct HttpOptions {
     /// Where the command http serves MCP, at /mcp
-    #[arg(long, env = MCP_ADDR, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    #[arg(long, env = MCP_ADDR)]
+    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     #[arg(value_parser = checked(address))]
     pub(super) mcp_addr: SocketAddr,
 
     /// Where the command http serves the REST API
-    #[arg(long, env = REST_ADDR, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = REST_ADDR)]
+    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     #[arg(value_parser = checked(address))]
     pub(super) rest_addr: SocketAddr,
 
     /// Serve MCP only
-    #[arg(long, env = "QOVERY_BACKUPS_NO_REST", value_name = "BOOL", value_parser = checked(boolean))]
-    #[arg(default_value = "false", default_missing_value = "true")]
-    #[arg(num_args = 0..=1, require_equals = true)]
+    #[arg(long, env = "QOVERY_BACKUPS_NO_REST")]
+    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) no_rest: bool,
 
     /// A name under which callers reach the ports, repeatable: any port unless it names one
+    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_HOST")]
     #[arg(
-        long,
-        env = "QOVERY_BACKUPS_ALLOWED_HOST",
         value_name = "HOST",
-        value_delimiter = ','
+        value_delimiter = ',',
+        default_value = "localhost,127.0.0.1,[::1]"
     )]
-    #[arg(default_value = "localhost,127.0.0.1,[::1]", value_parser = checked(AllowedHost::from_str))]
+    #[arg(value_parser = checked(AllowedHost::from_str))]
     pub(super) allowed_host: Vec<AllowedHost>,
 
     /// A web origin whose pages may call the ports, repeatable: scheme, host and port, which may be *
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_ALLOWED_ORIGIN",
-        value_name = "ORIGIN",
-        value_delimiter = ','
-    )]
-    #[arg(default_value = "none", value_parser = checked(unless_none(AllowedOrigin::from_str)))]
+    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_ORIGIN")]
+    #[arg(value_name = "ORIGIN", value_delimiter = ',', default_value = "none")]
+    #[arg(value_parser = checked(unless_none(AllowedOrigin::from_str)))]
     pub(super) allowed_origin: Vec<Option<AllowedOrigin>>,
 
     /// Where callers reach the ports behind a proxy: what the log and the page at / print
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_PUBLIC_URL",
-        value_name = "URL",
-        default_value = "none"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL")]
+    #[arg(value_name = "URL", default_value = "none")]
     #[arg(value_parser = checked(unless_none(public_url)))]
     pub(super) public_url: Optional<String>,
 }
@@ -233,14 +201,45 @@ pub fn command() -> clap::Command {
         .mut_subcommands(|command| command.after_help(AFTER_HELP))
 }
 
-/// Parses the command line, with the variables of `file` as default values. Also returns each setting
-/// with its source.
-pub(super) fn parse(file: Option<&EnvFile>) -> Result<(Cli, Vec<SettingValue>), Error> {
-    let command_line = command().mut_args(|argument| {
+/// Each setting with its source. Values are not parsed yet.
+pub(super) fn settings(file: Option<&EnvFile>) -> Result<Vec<SettingValue>, Error> {
+    let unparsed = with_file(file).mut_args(|argument| {
+        if argument.get_action().takes_values() {
+            argument.value_parser(ValueParser::os_string())
+        } else {
+            argument
+        }
+    });
+    let matches = unparsed.try_get_matches().map_err(reworded)?;
+    let value = |argument: &Arg| setting_value(argument, &matches, file);
+    Ok(command().get_arguments().filter_map(value).collect())
+}
+
+/// Parses the values of `settings`.
+pub(super) fn parse(file: Option<&EnvFile>, settings: &[SettingValue]) -> Result<Cli, Error> {
+    let matches = with_file(file).try_get_matches();
+    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
+    cli.map_err(|error| {
+        let flag = flag(&error);
+        let is_it = |setting: &&SettingValue| flag.strip_prefix("--") == setting.flag.as_deref();
+        match (settings.iter().find(is_it), error.source()) {
+            (Some(setting), Some(problem)) => setting.invalid(problem),
+            (None, Some(problem)) => invalid(&flag, &problem.to_string()),
+            _ => reworded(error),
+        }
+    })
+}
+
+/// The command line with the variables of `file` as default values.
+fn with_file(file: Option<&EnvFile>) -> clap::Command {
+    command().mut_args(|argument| {
         let Some(variable) = variable(&argument) else {
             return argument;
         };
-        let argument = if is_unset(&variable) {
+        // Hosts and templates leave a variable empty where it is not set.
+        let value = env::var_os(&variable);
+        let is_empty = value.is_some_and(|value| trim(&value.to_string_lossy()).is_empty());
+        let argument = if is_empty {
             argument.env(None::<&str>)
         } else {
             argument
@@ -249,16 +248,7 @@ pub(super) fn parse(file: Option<&EnvFile>) -> Result<(Cli, Vec<SettingValue>), 
             Some(value) => argument.default_value(value.to_owned()),
             None => argument,
         }
-    });
-    let matches = command_line
-        .try_get_matches()
-        .map_err(|error| reworded(error, file))?;
-    let cli = Cli::from_arg_matches(&matches)?;
-    let settings = command()
-        .get_arguments()
-        .filter_map(|argument| setting_value(argument, &matches, file))
-        .collect();
-    Ok((cli, settings))
+    })
 }
 
 /// The variable of an argument.
@@ -288,66 +278,45 @@ fn setting_value(
     })
 }
 
-/// Names the flag or the variable that is wrong, where clap would name the flag alone and repeat the
-/// value, which may be a misplaced secret.
-fn reworded(error: clap::Error, file: Option<&EnvFile>) -> Error {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    // Such as `--keep-latest <N>` or `--sandbox[=<BOOL>]`.
-    let argument = context(ContextKind::InvalidArg).unwrap_or_default();
-    let flag = argument.split([' ', '=', '[']).next().unwrap_or_default();
-    match error.kind() {
-        ErrorKind::ValueValidation => Error::Invalid {
-            setting: invalid_setting(flag, file),
-            problem: error.source().map_or_else(String::new, ToString::to_string),
-        },
-        ErrorKind::UnknownArgument if flag.starts_with('-') => Error::Invalid {
-            setting: flag.to_owned(),
-            problem: match context(ContextKind::SuggestedArg) {
-                Some(meant) => format!("is not an option here; {meant} is"),
-                None => "is not an option here: see --help".to_owned(),
-            },
-        },
-        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::TooManyValues => {
-            Error::Invalid {
-                setting: "An argument".to_owned(),
-                problem: "is neither a command nor an option: see --help".to_owned(),
-            }
+/// Replaces errors in which clap repeats what was given: it may be a misplaced secret.
+fn reworded(error: clap::Error) -> Error {
+    let flag = flag(&error);
+    match (error.kind(), error.get(ContextKind::SuggestedArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(meant))) => {
+            invalid(&flag, &format!("is not an option here; {meant} is"))
         }
-        ErrorKind::InvalidUtf8 => Error::Invalid {
-            setting: "A flag or a variable".to_owned(),
-            problem: "is not UTF-8: paste it again".to_owned(),
-        },
-        // These repeat no value.
+        (ErrorKind::UnknownArgument, _) if flag.starts_with('-') => {
+            invalid(&flag, "is not an option here: see --help")
+        }
+        (
+            ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::TooManyValues,
+            _,
+        ) => invalid(
+            "An argument",
+            "is neither a command nor an option: see --help",
+        ),
+        (ErrorKind::InvalidUtf8, _) => {
+            invalid("A flag or a variable", "is not UTF-8: paste it again")
+        }
         _ => Error::Usage(error),
     }
 }
 
-/// The setting of this flag, with the source of the value that was parsed, which clap does not say.
-fn invalid_setting(flag: &str, file: Option<&EnvFile>) -> String {
-    let command = command();
-    let long = flag.trim_start_matches('-');
-    let mut arguments = command.get_arguments();
-    let argument = arguments.find(|argument| argument.get_long() == Some(long));
-    let is_flag = |given: OsString| {
-        let rest = given.to_str().and_then(|given| given.strip_prefix(flag));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+/// The flag that an error is about.
+fn flag(error: &clap::Error) -> String {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return String::new();
     };
-    let variable = argument.and_then(variable);
-    match (variable.filter(|_| !env::args_os().any(is_flag)), file) {
-        (None, _) => flag.to_owned(),
-        (Some(variable), Some(file)) if is_unset(&variable) => {
-            format!("{variable} ({})", file.source)
-        }
-        (Some(variable), _) => format!("{variable} ({})", Source::Environment),
-    }
+    // Such as `--keep-latest <N>` or `--sandbox[=<BOOL>]`.
+    let flag = argument.split([' ', '=', '[']).next();
+    flag.unwrap_or_default().to_owned()
 }
 
-/// Hosts and templates leave a variable empty where it is not set.
-fn is_unset(variable: &str) -> bool {
-    env::var_os(variable).is_none_or(|value| trim(&value.to_string_lossy()).is_empty())
+fn invalid(setting: &str, problem: &str) -> Error {
+    Error::Invalid {
+        setting: setting.to_owned(),
+        problem: problem.to_owned(),
+    }
 }
 
 /// Wraps a parser of values: takes off what surrounds a value, and refuses what a template left.
@@ -379,24 +348,25 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// A file that can be appended to, or that can come to be. It is not created yet: a host may start
-/// the program only to look at it.
+/// A file that can be appended to, or created. It is not created yet: a host may start the program only
+/// to look at it.
 fn audit_log(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let problem = match fs::metadata(&path) {
-        Ok(metadata) if !metadata.is_file() => "it is no file".to_owned(),
-        Ok(_) => match OpenOptions::new().append(true).open(&path) {
+    // The parent of a bare name is empty.
+    let folder = Path::new(".").join(&path).parent().map(Path::to_owned);
+    let problem = if path.exists() && !path.is_file() {
+        "it is no file".to_owned()
+    } else {
+        match OpenOptions::new().append(true).open(&path) {
             Ok(_) => return Ok(path),
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && folder.is_some_and(|folder| folder.is_dir()) =>
+            {
+                return Ok(path);
+            }
             Err(error) => error.to_string(),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound && folder.is_dir() => {
-            return Ok(path);
         }
-        Err(error) => error.to_string(),
     };
     Err(format!(
         "names a file that cannot be appended to ({problem}): {text}"
@@ -408,31 +378,27 @@ fn whole_number<T: FromStr>(text: &str) -> Result<T, &'static str> {
         .map_err(|_| "must be a whole number, such as 1")
 }
 
-/// Levels, and levels by target. A word that is neither would silence everything.
+/// Levels, and levels by target. `Targets` would take a misspelt level for a target.
 fn log_filter(text: &str) -> Result<Targets, &'static str> {
-    const PROBLEM: &str = "must be a level (off, error, warn, info, debug or trace), or a list of \
-                           levels by target, such as info,rmcp=debug";
-    let level = |text: &str| match text.trim() {
-        "" => Err(PROBLEM),
-        name if name.eq_ignore_ascii_case("warning") => Ok(LevelFilter::WARN),
-        name => name.parse().map_err(|_| PROBLEM),
-    };
+    let text = text.to_ascii_lowercase().replace("warning", "warn");
+    let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
     // A target is a path of Rust modules.
     let is_target = |text: &str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
-        !text.is_empty() && text.bytes().all(fits) && level(text).is_err()
+        !text.is_empty() && text.bytes().all(fits) && !is_level(text)
     };
-    let mut filter = Targets::new();
-    for directive in text.split(',').map(str::trim) {
-        filter = match directive.split_once('=') {
-            None => filter.with_default(level(directive)?),
-            Some((target, name)) if is_target(target.trim()) => {
-                filter.with_target(target.trim(), level(name)?)
-            }
-            Some(_) => return Err(PROBLEM),
-        };
-    }
-    Ok(filter)
+    let directives: Vec<_> = text.split(',').map(str::trim).collect();
+    let fits = directives
+        .iter()
+        .all(|directive| match directive.split_once('=') {
+            Some((target, level)) => is_target(target) && is_level(level),
+            None => is_level(directive),
+        });
+    let filter = directives.join(",").parse().ok().filter(|_| fits);
+    filter.ok_or(
+        "must be a level (off, error, warn, info, debug or trace), or a list of levels by target, such \
+         as info,rmcp=debug",
+    )
 }
 
 fn log_format(text: &str) -> Result<LogFormat, &'static str> {
