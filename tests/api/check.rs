@@ -36,7 +36,7 @@ async fn the_sandbox_is_not_called_qovery() {
         (
             &["check", "--sandbox", "--database", UNKNOWN],
             1,
-            "FAILED: The sandbox knows no database",
+            "FAILED: Qovery knows no such database",
         ),
     ] {
         let end = app.run(arguments).await;

@@ -232,21 +232,3 @@ async fn a_proxy_that_is_not_there_is_named() {
         "{text}"
     );
 }
-
-#[tokio::test]
-async fn a_proxy_that_cannot_be_used_is_refused_at_the_start() {
-    let proxy = "http://user:pa55word@";
-    for arguments in [&["check"][..], &[]] {
-        let app = through(&[("HTTPS_PROXY", proxy)]);
-        let text = app.refused(arguments).await;
-        let words = "HTTPS_PROXY (environment) must name the proxy like http://host:port";
-        assert!(text.contains(words), "{text}");
-        assert!(!text.contains("pa55word"), "{text}");
-    }
-    // What stays on this machine needs no proxy.
-    let upstream = Upstream::always(page(&[])).await;
-    let mut app = TestApp::with_upstream(&upstream.url());
-    app.variables.push(("HTTPS_PROXY", proxy.to_owned()));
-    let mut session = app.session(Era::Handshake, &[]).await;
-    session.ok(LIST, orders()).await;
-}
