@@ -13,9 +13,9 @@ use tracing_subscriber::filter::Targets;
 
 use crate::{
     backups::Policy,
-    mcp::{Seal, SealError},
-    qovery::{BaseUrl, Credentials, CredentialsError},
-    serve::http::{self, Tokens, TokensError},
+    mcp::Seal,
+    qovery::{BaseUrl, Credentials},
+    serve::http::{self, Tokens},
     telemetry::LogFormat,
 };
 use cli::HttpOptions;
@@ -132,14 +132,9 @@ pub enum Error {
         /// A variable that other programs take the same key from.
         instead: Option<&'static str>,
     },
-    /// A variable whose name is nearly one of ours.
-    #[error("{name} is not a setting of this program. Did you mean {meant}? Rename or remove it.")]
-    MisspeltVariable {
-        /// The variable.
-        name: String,
-        /// The setting with the nearest name.
-        meant: String,
-    },
+    /// A variable, and the one of ours that it is nearly.
+    #[error("{0} is not a setting of this program. Did you mean {1}? Rename or remove it.")]
+    MisspeltVariable(String, String),
     /// A `.env` that was found in the working directory sets how a key from elsewhere is used.
     #[error(
         "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
@@ -154,27 +149,18 @@ pub enum Error {
     /// Two upstreams at once.
     #[error("--api-url does not go with --sandbox: choose one.")]
     SandboxElsewhere,
-    /// An address that others can reach, without access tokens.
+    /// A setting with an address that others can reach, without access tokens.
     #[error(
-        "{setting} is not a loopback address, so anybody who reaches it could remove backups. Set \
+        "{0} is not a loopback address, so anybody who reaches it could remove backups. Set \
          QOVERY_BACKUPS_ACCESS_TOKEN to a secret that callers must send, or listen on 127.0.0.1."
     )]
-    UnauthenticatedBind {
-        /// The setting, with its source.
-        setting: String,
-    },
-    /// A line of a `.env` file that sets a variable of ours and cannot be read.
+    UnauthenticatedBind(String),
+    /// The number of a line of a `.env` file that sets a variable of ours and cannot be read.
     #[error(
-        "Line {line} of {} is not NAME=VALUE, with quotes around a value that has blanks or backslashes. \
-         Correct it, or name another file with --env-file.",
-        .path.display()
+        "Line {0} of {1} is not NAME=VALUE, with quotes around a value that has blanks or backslashes. \
+         Correct it, or name another file with --env-file."
     )]
-    EnvLine {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, without a word of its text.
-        line: usize,
-    },
+    EnvLine(usize, String),
 }
 
 /// The prefix of our own variables.
@@ -219,14 +205,11 @@ impl Config {
         }
 
         let upstream = if !cli.sandbox {
-            let key = key.as_mut().ok_or_else(no_key)?;
+            let credentials = |text: &SecretString| Credentials::parse(text.expose_secret());
             Upstream::Qovery {
-                base_url: cli.api_url.clone(),
-                credentials: key.parse(|key| {
-                    let credentials = Credentials::parse(key.expose_secret())?;
-                    let masked = credentials.masked();
-                    Ok::<_, CredentialsError>((credentials, masked))
-                })?,
+                base_url: cli.api_url,
+                credentials: parse_secret(&mut key, credentials, Credentials::masked)?
+                    .ok_or_else(no_key)?,
             }
         } else if source(&settings, "QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(Error::SandboxElsewhere);
@@ -234,14 +217,9 @@ impl Config {
             key = None;
             Upstream::Sandbox
         };
-        let access_tokens = parse_secret(&mut tokens, |text| {
-            let tokens = Tokens::parse(text)?;
-            let names = tokens.names().collect::<Vec<_>>().join(", ");
-            Ok::<_, TokensError>((tokens, names))
-        })?;
-        let seal = parse_secret(&mut state_key, |keys| {
-            Ok::<_, SealError>((Seal::parse(keys)?, "a secret".to_owned()))
-        })?;
+        let names = |tokens: &Tokens| tokens.names().collect::<Vec<_>>().join(", ");
+        let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?;
+        let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;
         let path = |secret: &Option<Secret>| secret.as_ref()?.path.clone();
         let secret_files = SecretFiles {
             api_key: path(&key),
@@ -366,8 +344,7 @@ fn check_unknown_variables(
             .any(|scheme| value.starts_with(scheme));
         match known.iter().find(|known| is_misspelt(&name, known)) {
             Some(meant) if !is_service => {
-                let meant = meant.clone();
-                return Err(Error::MisspeltVariable { name, meant });
+                return Err(Error::MisspeltVariable(name, meant.clone()));
             }
             _ => warnings.push(format!("{name} is not a setting of this program")),
         }
@@ -413,14 +390,18 @@ fn no_key() -> Error {
     }
 }
 
+/// Reads and parses a secret, if there is one. `shown` is what `check` may show of it.
 fn parse_secret<T, E: fmt::Display>(
     secret: &mut Option<Secret>,
-    parse: impl FnOnce(&SecretString) -> Result<(T, String), E>,
+    parse: impl FnOnce(&SecretString) -> Result<T, E>,
+    shown: impl FnOnce(&T) -> String,
 ) -> Result<Option<T>, Error> {
-    secret
-        .as_mut()
-        .map(|secret| secret.parse(parse))
-        .transpose()
+    let Some(secret) = secret else {
+        return Ok(None);
+    };
+    let value = parse(&secret.read()?).map_err(|problem| secret.setting.invalid(problem))?;
+    secret.setting.value = shown(&value);
+    Ok(Some(value))
 }
 
 fn http_settings(
@@ -429,16 +410,11 @@ fn http_settings(
     settings: &[SettingValue],
 ) -> Result<http::Settings, Error> {
     let rest = (!options.no_rest).then_some(options.rest_addr);
-    let addresses = [
-        (cli::MCP_ADDR, Some(options.mcp_addr)),
-        (cli::REST_ADDR, rest),
-    ];
-    for (variable, address) in addresses {
+    let mcp = (cli::MCP_ADDR, Some(options.mcp_addr));
+    for (variable, address) in [mcp, (cli::REST_ADDR, rest)] {
         if tokens.is_empty() && address.is_some_and(|address| !address.ip().is_loopback()) {
-            let setting = find(settings, variable);
-            return Err(Error::UnauthenticatedBind {
-                setting: setting.map_or_else(String::new, ToString::to_string),
-            });
+            let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
+            return Err(Error::UnauthenticatedBind(setting));
         }
     }
     Ok(http::Settings {

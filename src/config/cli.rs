@@ -281,23 +281,23 @@ fn setting_value(
 /// Replaces errors in which clap repeats what was given: it may be a misplaced secret.
 fn reworded(error: clap::Error) -> Error {
     let flag = flag(&error);
+    let setting = if flag.starts_with('-') {
+        &flag
+    } else {
+        "An argument"
+    };
     match (error.kind(), error.get(ContextKind::SuggestedArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(meant))) => {
-            invalid(&flag, &format!("is not an option here; {meant} is"))
+            invalid(setting, &format!("is not an option here; {meant} is"))
         }
-        (ErrorKind::UnknownArgument, _) if flag.starts_with('-') => {
-            invalid(&flag, "is not an option here: see --help")
-        }
+        (ErrorKind::InvalidUtf8, _) => invalid("An argument or a variable", "is not UTF-8"),
         (
             ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::TooManyValues,
             _,
         ) => invalid(
-            "An argument",
-            "is neither a command nor an option: see --help",
+            setting,
+            "is neither a command nor an option here: see --help",
         ),
-        (ErrorKind::InvalidUtf8, _) => {
-            invalid("A flag or a variable", "is not UTF-8: paste it again")
-        }
         _ => Error::Usage(error),
     }
 }

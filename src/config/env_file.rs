@@ -44,7 +44,7 @@ impl EnvFile {
                 source: Source::File { path, found },
                 variables,
             })),
-            Err(line) => Err(Error::EnvLine { path, line }),
+            Err(line) => Err(Error::EnvLine(line, path.display().to_string())),
         }
     }
 

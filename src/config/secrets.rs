@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    fmt::Display,
     fs::{self, File, FileType},
     io::{self, Read},
     path::{Path, PathBuf},
@@ -26,7 +25,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// A secret that is set, and not read yet.
 pub(super) struct Secret {
-    /// Its value is what may be shown of the secret, once it is read.
+    /// Without a value: what may be shown of the secret is known when it is parsed.
     pub(super) setting: SettingValue,
     /// The file that holds it, if any.
     pub(super) path: Option<PathBuf>,
@@ -84,26 +83,24 @@ impl Secret {
         self.text.expose_secret().is_empty()
     }
 
-    /// Reads the secret. `parse` also returns what may be shown of it.
-    pub(super) fn parse<T, E: Display>(
-        &mut self,
-        parse: impl FnOnce(&SecretString) -> Result<(T, String), E>,
-    ) -> Result<T, Error> {
-        let setting = &mut self.setting;
-        if let Some(path) = &self.path {
-            let bytes = read_file(path).map_err(|problem| setting.unreadable(&problem))?;
-            self.text = SecretString::from(trim(&String::from_utf8_lossy(&bytes)));
+    /// Reads the secret.
+    pub(super) fn read(&self) -> Result<SecretString, Error> {
+        let text = match &self.path {
+            Some(path) => {
+                let bytes = read_file(path);
+                let bytes = bytes.map_err(|problem| self.setting.unreadable(&problem))?;
+                SecretString::from(trim(&String::from_utf8_lossy(&bytes)))
+            }
+            None => self.text.clone(),
+        };
+        let lines = text.expose_secret();
+        if lines.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(self.setting.invalid("is not UTF-8: paste it again"));
         }
-        let text = self.text.expose_secret();
-        if text.contains(char::REPLACEMENT_CHARACTER) {
-            return Err(setting.invalid("is not UTF-8: paste it again"));
+        if lines.lines().any(has_placeholder) {
+            return Err(self.setting.invalid(PLACEHOLDER));
         }
-        if text.lines().any(has_placeholder) {
-            return Err(setting.invalid(PLACEHOLDER));
-        }
-        let (secret, shown) = parse(&self.text).map_err(|problem| setting.invalid(problem))?;
-        setting.value = shown;
-        Ok(secret)
+        Ok(text)
     }
 }
 
