@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::{
-    Arg, ArgMatches, CommandFactory, FromArgMatches,
+    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches,
     builder::ValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
@@ -59,13 +59,13 @@ pub(super) struct Cli {
 
     /// Use an in-memory Qovery with sample databases: no account, no key, nothing is real
     #[arg(long, env = "QOVERY_BACKUPS_SANDBOX")]
-    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) sandbox: bool,
 
     /// List only: refuse to add or remove backups
     #[arg(long, env = "QOVERY_BACKUPS_READ_ONLY")]
-    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) read_only: bool,
 
@@ -141,7 +141,7 @@ pub(super) struct HttpOptions {
 
     /// Serve MCP only
     #[arg(long, env = "QOVERY_BACKUPS_NO_REST")]
-    #[arg(value_name = "BOOL", num_args = 0..=1, require_equals = true)]
+    #[arg(value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) no_rest: bool,
 
@@ -224,7 +224,6 @@ pub(super) fn parse(file: Option<&EnvFile>, settings: &[SettingValue]) -> Result
         let is_it = |setting: &&SettingValue| flag.strip_prefix("--") == setting.flag.as_deref();
         match (settings.iter().find(is_it), error.source()) {
             (Some(setting), Some(problem)) => setting.invalid(problem),
-            (None, Some(problem)) => invalid(&flag, &problem.to_string()),
             _ => reworded(error),
         }
     })
@@ -280,25 +279,23 @@ fn setting_value(
 
 /// Replaces errors in which clap repeats what was given: it may be a misplaced secret.
 fn reworded(error: clap::Error) -> Error {
+    const UNKNOWN: &str = "is neither a command nor an option here: see --help";
     let flag = flag(&error);
-    let setting = if flag.starts_with('-') {
-        &flag
-    } else {
-        "An argument"
+    let is_flag = flag.starts_with('-');
+    let setting = if is_flag { &flag } else { "An argument" };
+    let problem = match error.kind() {
+        ErrorKind::ValueValidation => error.source().map_or_else(String::new, ToString::to_string),
+        ErrorKind::UnknownArgument => match error.get(ContextKind::SuggestedArg) {
+            Some(ContextValue::String(meant)) => format!("is not an option here; {meant} is"),
+            _ => UNKNOWN.to_owned(),
+        },
+        ErrorKind::InvalidSubcommand | ErrorKind::TooManyValues => UNKNOWN.to_owned(),
+        ErrorKind::InvalidUtf8 => "or a variable is not UTF-8: paste it again".to_owned(),
+        _ => return Error::Usage(error),
     };
-    match (error.kind(), error.get(ContextKind::SuggestedArg)) {
-        (ErrorKind::UnknownArgument, Some(ContextValue::String(meant))) => {
-            invalid(setting, &format!("is not an option here; {meant} is"))
-        }
-        (ErrorKind::InvalidUtf8, _) => invalid("An argument or a variable", "is not UTF-8"),
-        (
-            ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::TooManyValues,
-            _,
-        ) => invalid(
-            setting,
-            "is neither a command nor an option here: see --help",
-        ),
-        _ => Error::Usage(error),
+    Error::Invalid {
+        setting: setting.to_owned(),
+        problem,
     }
 }
 
@@ -310,13 +307,6 @@ fn flag(error: &clap::Error) -> String {
     // Such as `--keep-latest <N>` or `--sandbox[=<BOOL>]`.
     let flag = argument.split([' ', '=', '[']).next();
     flag.unwrap_or_default().to_owned()
-}
-
-fn invalid(setting: &str, problem: &str) -> Error {
-    Error::Invalid {
-        setting: setting.to_owned(),
-        problem: problem.to_owned(),
-    }
 }
 
 /// Wraps a parser of values: takes off what surrounds a value, and refuses what a template left.

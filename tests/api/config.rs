@@ -560,7 +560,7 @@ async fn the_help_of_a_command_names_each_variable_and_no_value() {
 }
 
 #[tokio::test]
-async fn quotes_around_a_value_are_removed() {
+async fn quotes_around_a_value_are_removed_and_a_switch_can_be_off() {
     let app = TestApp::new(&[
         KEY,
         ("QOVERY_API_URL", " \"http://127.0.0.1:1\""),
@@ -568,4 +568,7 @@ async fn quotes_around_a_value_are_removed() {
     ]);
     let read_only = setting(&app, &[], "QOVERY_BACKUPS_READ_ONLY").await;
     assert_eq!(read_only, "true (environment)");
+    let flag = ["--read-only=off"];
+    let read_only = setting(&app, &flag, "QOVERY_BACKUPS_READ_ONLY").await;
+    assert_eq!(read_only, "off (flag)");
 }
