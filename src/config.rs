@@ -192,7 +192,8 @@ impl Config {
         let mut key = Secret::find(API_KEY, file)?;
         let mut tokens = Secret::find(ACCESS_TOKEN, file)?;
         let mut state_key = Secret::find(STATE_KEY, file)?;
-        let sandbox = source(&settings, "QOVERY_BACKUPS_SANDBOX");
+        let source = |variable| find(&settings, variable).map(|setting| &setting.source);
+        let sandbox = source("QOVERY_BACKUPS_SANDBOX");
         // Where the operator asks for the sandbox, the key is not used.
         let uses_key = !cli.sandbox || sandbox.is_some_and(Source::is_found);
         if let Some(key) = &key
@@ -211,7 +212,7 @@ impl Config {
                 credentials: parse_secret(&mut key, credentials, Credentials::masked)?
                     .ok_or_else(no_key)?,
             }
-        } else if source(&settings, "QOVERY_API_URL") == Some(&Source::Flag) {
+        } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(Error::SandboxElsewhere);
         } else {
             key = None;
@@ -430,8 +431,4 @@ fn http_settings(
 
 fn find<'a>(settings: &'a [SettingValue], variable: &str) -> Option<&'a SettingValue> {
     settings.iter().find(|setting| setting.variable == variable)
-}
-
-fn source<'a>(settings: &'a [SettingValue], variable: &str) -> Option<&'a Source> {
-    find(settings, variable).map(|setting| &setting.source)
 }

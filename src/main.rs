@@ -160,11 +160,7 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
 }
 
 fn exit_code(success: bool) -> ExitCode {
-    if success {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    ExitCode::from(u8::from(!success))
 }
 
 /// Logs how it serves: what an operator wants to see at once.
