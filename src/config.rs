@@ -2,33 +2,27 @@
 //!
 //! This is the only module that reads the environment.
 
+mod cli;
 mod env_file;
-mod proxy;
-mod settings;
-mod sources;
+mod secrets;
 
-use std::{
-    fs::{self, OpenOptions},
-    io::ErrorKind,
-    net::SocketAddr,
-    num::NonZeroU32,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{env, ffi::OsString, fmt, num::NonZeroU32, path::PathBuf};
 
-use reqwest::Url;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::filter::Targets;
 
 use crate::{
-    backups::{Confirm, Policy},
-    mcp::{Seal, SealError},
-    qovery::{BaseUrl, Credentials, DatabaseId},
-    serve::http::{self, AllowedHost, AllowedOrigin, Tokens, TokensError},
+    backups::Policy,
+    mcp::Seal,
+    qovery::{BaseUrl, Credentials},
+    serve::http::{self, Tokens},
     telemetry::LogFormat,
 };
-pub use settings::{Kind, SETTINGS, Setting, command_line};
-use sources::Sources;
-pub use sources::{Given, Source};
+use cli::HttpOptions;
+pub use cli::{Command, command};
+use env_file::EnvFile;
+pub use secrets::SECRETS;
+use secrets::{ACCESS_TOKEN, API_KEY, STATE_KEY, Secret};
 
 /// Everything that the program needs to know before it starts.
 #[derive(Debug)]
@@ -43,29 +37,19 @@ pub struct Config {
     pub policy: Policy,
     /// What questions to a person are sealed with, where replicas share it.
     pub seal: Option<Seal>,
-    /// What to log to standard error, and how.
-    pub log: Log,
+    /// The files that secrets were read from.
+    pub secret_files: SecretFiles,
+    /// Levels of the log by target.
+    pub log_filter: Targets,
+    /// How a line of the log is formatted.
+    pub log_format: LogFormat,
     /// Every setting, for `check` to show.
-    pub settings: Vec<Given>,
-    /// What was skipped on the way here, for the log.
-    pub warning: Option<String>,
+    pub settings: Vec<SettingValue>,
+    /// What is odd and does not prevent the start, for the log.
+    pub warnings: Vec<String>,
     /// Whether a test shortens the limits.
     #[cfg(debug_assertions)]
     pub short_limits: bool,
-}
-
-/// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Serve MCP on standard input and output: what a host launches.
-    Stdio,
-    /// Serve MCP over streamable HTTP, and the same operations as a REST API.
-    Http,
-    /// Say whether this configuration would work.
-    Check {
-        /// The database whose backups are asked for, instead of the organizations.
-        database: Option<DatabaseId>,
-    },
 }
 
 /// Which Qovery to talk to.
@@ -82,13 +66,46 @@ pub enum Upstream {
     },
 }
 
-/// What to log, and how.
-#[derive(Debug)]
-pub struct Log {
-    /// Levels by target.
-    pub filter: Targets,
-    /// How a line looks.
-    pub format: LogFormat,
+/// The paths of the `_FILE` settings that are in use.
+#[derive(Clone, Debug, Default)]
+pub struct SecretFiles {
+    /// Of the API key.
+    pub api_key: Option<PathBuf>,
+    /// Of the access tokens.
+    pub access_tokens: Option<PathBuf>,
+    /// Of the state key.
+    pub state_key: Option<PathBuf>,
+}
+
+/// A setting with its value. Its `Display` form is the flag, or the variable with its source.
+#[derive(Clone, Debug)]
+pub struct SettingValue {
+    /// Its variable.
+    pub variable: String,
+    /// Its flag, without the dashes.
+    pub flag: Option<String>,
+    /// Its value, or what may be shown of a secret.
+    pub value: String,
+    /// Where the value comes from.
+    pub source: Source,
+}
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The command line.
+    Flag,
+    /// The process's environment.
+    Environment,
+    /// A `.env` file.
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Whether it was found in the working directory, so that anyone may have written it.
+        found: bool,
+    },
+    /// It is not set.
+    Default,
 }
 
 /// Why the program does not start: one message that names the setting and the remedy.
@@ -115,52 +132,47 @@ pub enum Error {
         /// A variable that other programs take the same key from.
         instead: Option<&'static str>,
     },
-    /// A variable that begins like ours and is none of ours.
-    #[error("{name} is not a setting of this program. {}", did_you_mean(*.meant))]
-    UnknownVariable {
-        /// The variable.
-        name: String,
-        /// The setting with the nearest name.
-        meant: Option<&'static str>,
-    },
-    /// A `.env` that happened to be there says how a key from elsewhere may be used.
+    /// A variable, and the one of ours that it is nearly.
+    #[error("{0} is not a setting of this program. Did you mean {1}? Rename or remove it.")]
+    MisspeltVariable(String, String),
+    /// A `.env` that was found in the working directory sets how a key from elsewhere is used.
     #[error(
-        "{path} sets {variable} but not QOVERY_API_KEY: it would change how a key from elsewhere \
-         may be used. If that is what you want, name the file: --env-file {path}."
+        "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
+         how a key from elsewhere may be used. If that is what you want, name the file: --env-file {path}."
     )]
-    LentKey {
+    UntrustedEnvFile {
         /// The file.
         path: String,
         /// What it sets.
-        variable: &'static str,
+        variable: String,
     },
     /// Two upstreams at once.
     #[error("--api-url does not go with --sandbox: choose one.")]
     SandboxElsewhere,
-    /// An address that others can reach, and nothing that tells callers apart.
+    /// A setting with an address that others can reach, without access tokens.
     #[error(
-        "{setting} is not a loopback address, so anybody who reaches it could remove backups. Set \
+        "{0} is not a loopback address, so anybody who reaches it could remove backups. Set \
          QOVERY_BACKUPS_ACCESS_TOKEN to a secret that callers must send, or listen on 127.0.0.1."
     )]
-    OpenDoor {
-        /// The setting, with its source.
-        setting: String,
-    },
-    /// No thread for the log.
-    #[error("The log cannot be written: {0}.")]
-    Log(std::io::Error),
-    /// A line of a `.env` file that cannot be read.
+    UnauthenticatedBind(String),
+    /// The number of a line of a `.env` file that sets a variable of ours and cannot be read.
     #[error(
-        "Line {line} of {path} is not NAME=VALUE, with quotes around a value that has blanks. \
+        "Line {0} of {1} is not NAME=VALUE, with quotes around a value that has blanks or backslashes. \
          Correct it, or name another file with --env-file."
     )]
-    EnvLine {
-        /// The file.
-        path: String,
-        /// The line's number, without a word of its text.
-        line: usize,
-    },
+    EnvLine(usize, String),
 }
+
+/// The prefix of our own variables.
+const PREFIX: &str = "QOVERY_BACKUPS_";
+/// What other programs call the key.
+const OTHER_KEYS: [&str; 3] = [
+    "QOVERY_API_TOKEN",
+    "QOVERY_CLI_ACCESS_TOKEN",
+    "Q_CLI_ACCESS_TOKEN",
+];
+/// What a `.env` file may always set.
+const HARMLESS: [&str; 2] = ["QOVERY_BACKUPS_LOG", "QOVERY_BACKUPS_LOG_FORMAT"];
 
 impl Config {
     /// Reads the command line, the environment and `.env`.
@@ -169,215 +181,254 @@ impl Config {
     ///
     /// Any [`Error`]: a configuration that is wrong anywhere is not used in part.
     pub fn load() -> Result<Self, Error> {
-        let matches = command_line().try_get_matches()?;
-        let command = match matches.subcommand() {
-            Some(("check", options)) => Command::Check {
-                database: options.get_one("database").copied(),
-            },
-            Some(("http", _)) => Command::Http,
-            _ => Command::Stdio,
-        };
-        let mut sources = Sources::read(&matches)?;
-        let sandbox = sources.parse("QOVERY_BACKUPS_SANDBOX", boolean)?;
-        // Whoever asks for the sandbox has no key to guard; a file that was found may not ask.
-        if !sandbox || sources.get("QOVERY_BACKUPS_SANDBOX")?.source.is_found() {
-            sources.refuse_lent_key()?;
+        let known = known_variables();
+        let mut warnings = Vec::new();
+        let file = read_env_file(&cli::settings(None)?, &known, &mut warnings)?;
+        let file = file.as_ref();
+        check_unknown_variables(file, &known, &mut warnings)?;
+        let settings = cli::settings(file)?;
+        let cli = cli::parse(file, &settings)?;
+
+        let mut key = Secret::find(API_KEY, file)?;
+        let mut tokens = Secret::find(ACCESS_TOKEN, file)?;
+        let mut state_key = Secret::find(STATE_KEY, file)?;
+        let source = |variable| find(&settings, variable).map(|setting| &setting.source);
+        let sandbox = source("QOVERY_BACKUPS_SANDBOX");
+        // Where the operator asks for the sandbox, the key is not used.
+        let uses_key = !cli.sandbox || sandbox.is_some_and(Source::is_found);
+        if let Some(key) = &key
+            && uses_key
+        {
+            let secrets = [Some(key), tokens.as_ref(), state_key.as_ref()];
+            let secrets = secrets.into_iter().flatten();
+            let in_use = secrets.map(|secret| &secret.setting).chain(&settings);
+            check_trust(&key.setting, in_use)?;
         }
-        let policy = Policy {
-            read_only: sources.parse("QOVERY_BACKUPS_READ_ONLY", boolean)?,
-            keep_latest: sources.parse("QOVERY_BACKUPS_KEEP_LATEST", whole_number)?,
-            confirm: sources.parse("QOVERY_BACKUPS_CONFIRM", Confirm::from_str)?,
-            changes_per_hour: NonZeroU32::new(
-                sources.parse("QOVERY_BACKUPS_CHANGES_PER_HOUR", whole_number)?,
-            ),
-            audit_log: sources.parse("QOVERY_BACKUPS_AUDIT_LOG", |text| {
-                unless_none(text, audit_log)
-            })?,
-        };
-        let log = Log {
-            filter: sources.parse("QOVERY_BACKUPS_LOG", log_filter)?,
-            format: sources.parse("QOVERY_BACKUPS_LOG_FORMAT", log_format)?,
-        };
-        let base_url = sources.parse("QOVERY_API_URL", BaseUrl::from_str)?;
-        let upstream = if !sandbox {
-            let credentials = sources.credentials()?;
-            proxy::check(&base_url)?;
+
+        let upstream = if !cli.sandbox {
+            let credentials = |text: &SecretString| Credentials::parse(text.expose_secret());
             Upstream::Qovery {
-                base_url,
-                credentials,
+                base_url: cli.api_url,
+                credentials: parse_secret(&mut key, credentials, Credentials::masked)?
+                    .ok_or_else(no_key)?,
             }
-        } else if sources.get("QOVERY_API_URL")?.source == Source::Flag {
+        } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(Error::SandboxElsewhere);
         } else {
+            key = None;
             Upstream::Sandbox
         };
-        let http = http_settings(&mut sources)?;
-        let seal = sources.secret("QOVERY_BACKUPS_STATE_KEY", |keys| {
-            Ok::<_, SealError>((Seal::parse(keys)?, "a secret".to_owned()))
-        })?;
+        let names = |tokens: &Tokens| tokens.names().collect::<Vec<_>>().join(", ");
+        let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?;
+        let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;
+        let path = |secret: &Option<Secret>| secret.as_ref()?.path.clone();
+        let secret_files = SecretFiles {
+            api_key: path(&key),
+            access_tokens: path(&tokens),
+            state_key: path(&state_key),
+        };
+        let http = http_settings(cli.http, access_tokens.unwrap_or_default(), &settings)?;
+        let secrets = [key, tokens, state_key].into_iter().flatten();
         Ok(Self {
-            command,
+            command: cli.command.unwrap_or(Command::Stdio),
             http,
             upstream,
-            policy,
+            policy: Policy {
+                read_only: cli.read_only,
+                keep_latest: cli.keep_latest,
+                confirm: cli.confirm,
+                changes_per_hour: NonZeroU32::new(cli.changes_per_hour),
+                audit_log: cli.audit_log,
+            },
             seal,
-            log,
-            warning: sources.warning.take(),
+            secret_files,
+            log_filter: cli.log,
+            log_format: cli.log_format,
+            settings: secrets
+                .map(|secret| secret.setting)
+                .chain(settings)
+                .collect(),
+            warnings,
             #[cfg(debug_assertions)]
-            short_limits: matches.get_flag("short-limits"),
-            settings: sources.into_settings(),
+            short_limits: cli.short_limits,
         })
     }
 }
 
-fn http_settings(sources: &mut Sources) -> Result<http::Settings, Error> {
-    let tokens = sources.secret("QOVERY_BACKUPS_ACCESS_TOKEN", |text| {
-        let tokens = Tokens::parse(text)?;
-        let names = tokens.names().collect::<Vec<_>>().join(", ");
-        Ok::<_, TokensError>((tokens, names))
-    })?;
-    let tokens = tokens.unwrap_or_default();
-    let address = |variable| {
-        let address: SocketAddr = sources.parse(variable, address)?;
-        if tokens.is_empty() && !address.ip().is_loopback() {
-            return Err(Error::OpenDoor {
-                setting: sources.get(variable)?.to_string(),
-            });
+impl SettingValue {
+    fn invalid(&self, problem: impl fmt::Display) -> Error {
+        Error::Invalid {
+            setting: self.to_string(),
+            problem: problem.to_string(),
         }
-        Ok(address)
+    }
+
+    /// For a setting that names a file. Its value may be the secret itself, and is not repeated.
+    fn unreadable(&self, problem: &str) -> Error {
+        self.invalid(format!(
+            "names a file that could not be read ({problem}): give it the path of one"
+        ))
+    }
+}
+
+impl Source {
+    fn is_found(&self) -> bool {
+        matches!(self, Self::File { found: true, .. })
+    }
+}
+
+impl fmt::Display for SettingValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.source, &self.flag) {
+            (Source::Flag, Some(flag)) => write!(f, "--{flag}"),
+            (source, _) => write!(f, "{} ({source})", self.variable),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Environment => f.write_str("environment"),
+            Self::File { path, .. } => path.display().fmt(f),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Every variable that is a setting.
+fn known_variables() -> Vec<String> {
+    let secrets = SECRETS
+        .iter()
+        .flat_map(|name| [(*name).to_owned(), format!("{name}_FILE")]);
+    let command = command();
+    let arguments = command.get_arguments().filter_map(cli::variable);
+    secrets.chain(arguments).collect()
+}
+
+fn read_env_file(
+    settings: &[SettingValue],
+    known: &[String],
+    warnings: &mut Vec<String>,
+) -> Result<Option<EnvFile>, Error> {
+    let Some(setting) = find(settings, cli::ENV_FILE) else {
+        return Ok(None);
     };
-    let mcp = address("QOVERY_BACKUPS_MCP_ADDR")?;
-    let rest = if sources.parse("QOVERY_BACKUPS_NO_REST", boolean)? {
-        None
-    } else {
-        Some(address("QOVERY_BACKUPS_REST_ADDR")?)
-    };
-    Ok(http::Settings {
-        mcp,
-        rest,
-        allowed_hosts: sources.parse("QOVERY_BACKUPS_ALLOWED_HOST", list::<AllowedHost>)?,
-        allowed_origins: sources.parse("QOVERY_BACKUPS_ALLOWED_ORIGIN", |text| {
-            unless_none(text, list::<AllowedOrigin>).map(Option::unwrap_or_default)
-        })?,
-        public_url: sources.parse("QOVERY_BACKUPS_PUBLIC_URL", |text| {
-            unless_none(text, public_url)
-        })?,
-        tokens,
-        sessions: sources.parse("QOVERY_BACKUPS_SESSIONS", boolean)?,
+    let is_ours = |name: &str| name.starts_with(PREFIX) || known.iter().any(|known| known == name);
+    let file = EnvFile::read(setting, is_ours, warnings)?;
+    match &file {
+        Some(file) if file.get(cli::ENV_FILE).is_some() => Err(Error::Invalid {
+            setting: format!("{} ({})", cli::ENV_FILE, file.source),
+            problem: "is in such a file: only the flag or the environment names one".to_owned(),
+        }),
+        _ => Ok(file),
+    }
+}
+
+/// Refuses a misspelt variable, which might be one that restricts what the program does. Warns of others
+/// with our prefix: Kubernetes and Docker make some for a service that is called `qovery-backups`.
+fn check_unknown_variables(
+    file: Option<&EnvFile>,
+    known: &[String],
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    let lossy = |text: OsString| text.to_string_lossy().into_owned();
+    let in_environment = env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+    let in_file = file.into_iter().flat_map(|file| file.variables.clone());
+    for (name, value) in in_environment.chain(in_file) {
+        if !name.starts_with(PREFIX) || known.contains(&name) {
+            continue;
+        }
+        let is_service = ["tcp://", "udp://"]
+            .iter()
+            .any(|scheme| value.starts_with(scheme));
+        match known.iter().find(|known| is_misspelt(&name, known)) {
+            Some(meant) if !is_service => {
+                return Err(Error::MisspeltVariable(name, meant.clone()));
+            }
+            _ => warnings.push(format!("{name} is not a setting of this program")),
+        }
+    }
+    Ok(())
+}
+
+fn is_misspelt(name: &str, known: &str) -> bool {
+    // A share of equal characters that `READONLY` and `KEEP_LAST` have, and `MCP_PORT` does not.
+    const THRESHOLD: f64 = 0.55;
+    let names = name.strip_prefix(PREFIX).zip(known.strip_prefix(PREFIX));
+    names.is_some_and(|(name, known)| {
+        strsim::normalized_damerau_levenshtein(name, known) > THRESHOLD
     })
 }
 
-/// The word for a setting that is not used.
-fn unless_none<T, E>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<Option<T>, E> {
-    if text == "none" {
+/// Refuses what a found file sets, unless the key in use is its own. It must not send the key or a caller
+/// to another address, open the ports, weaken a rule, or replace Qovery by the sandbox. A key file that a
+/// found file names may hold any key.
+fn check_trust<'a>(
+    key: &SettingValue,
+    mut in_use: impl Iterator<Item = &'a SettingValue>,
+) -> Result<(), Error> {
+    if key.source.is_found() && key.variable == API_KEY {
+        return Ok(());
+    }
+    let is_untrusted = |setting: &&SettingValue| {
+        setting.source.is_found() && !HARMLESS.contains(&setting.variable.as_str())
+    };
+    match in_use.find(is_untrusted) {
+        Some(setting) => Err(Error::UntrustedEnvFile {
+            path: setting.source.to_string(),
+            variable: setting.variable.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn no_key() -> Error {
+    let mut others = OTHER_KEYS.into_iter();
+    Error::NoKey {
+        instead: others.find(|name| env::var_os(name).is_some()),
+    }
+}
+
+/// Reads and parses a secret, if there is one. `shown` is what `check` may show of it.
+fn parse_secret<T, E: fmt::Display>(
+    secret: &mut Option<Secret>,
+    parse: impl FnOnce(&SecretString) -> Result<T, E>,
+    shown: impl FnOnce(&T) -> String,
+) -> Result<Option<T>, Error> {
+    let Some(secret) = secret else {
         return Ok(None);
-    }
-    parse(text).map(Some)
-}
-
-/// Without the slash at its end: paths are added to it.
-fn public_url(text: &str) -> Result<String, &'static str> {
-    let url = Url::parse(text).ok().filter(|url| {
-        ["http", "https"].contains(&url.scheme())
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    });
-    match url {
-        Some(url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
-        None => Err(
-            "must be a URL such as https://backups.example.com, without a user, a query (?) or a \
-             fragment (#)",
-        ),
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse()
-        .map_err(|_| "must be an IP address and a port, such as 127.0.0.1:9090")
-}
-
-/// Values with commas between them.
-fn list<T: FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
-    text.split(',').map(|value| value.trim().parse()).collect()
-}
-
-fn boolean(text: &str) -> Result<bool, &'static str> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" => Ok(true),
-        "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err("must be true or false"),
-    }
-}
-
-/// A file that can be appended to, or that can come to be. It is not created yet: a host may start
-/// the program only to look at it.
-fn audit_log(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
     };
-    let problem = match fs::metadata(&path) {
-        Ok(metadata) if !metadata.is_file() => "it is no file".to_owned(),
-        Ok(_) => match OpenOptions::new().append(true).open(&path) {
-            Ok(_) => return Ok(path),
-            Err(error) => error.to_string(),
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound && folder.is_dir() => {
-            return Ok(path);
+    let value = parse(&secret.read()?).map_err(|problem| secret.setting.invalid(problem))?;
+    secret.setting.value = shown(&value);
+    Ok(Some(value))
+}
+
+fn http_settings(
+    options: HttpOptions,
+    tokens: Tokens,
+    settings: &[SettingValue],
+) -> Result<http::Settings, Error> {
+    let rest = (!options.no_rest).then_some(options.rest_addr);
+    let mcp = (cli::MCP_ADDR, Some(options.mcp_addr));
+    for (variable, address) in [mcp, (cli::REST_ADDR, rest)] {
+        if tokens.is_empty() && address.is_some_and(|address| !address.ip().is_loopback()) {
+            let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
+            return Err(Error::UnauthenticatedBind(setting));
         }
-        Err(error) => error.to_string(),
-    };
-    Err(format!(
-        "names a file that cannot be appended to ({problem}): {text}"
-    ))
-}
-
-fn whole_number<T: FromStr>(text: &str) -> Result<T, &'static str> {
-    text.parse()
-        .map_err(|_| "must be a whole number, such as 1")
-}
-
-/// Levels, and levels by target. A word that is neither would silence everything.
-fn log_filter(text: &str) -> Result<Targets, &'static str> {
-    const PROBLEM: &str = "must be a level (off, error, warn, info, debug or trace), or a list of \
-                           levels by target, such as info,rmcp=debug";
-    let level = |text: &str| match text.trim() {
-        "" => Err(PROBLEM),
-        name if name.eq_ignore_ascii_case("warning") => Ok(LevelFilter::WARN),
-        name => name.parse().map_err(|_| PROBLEM),
-    };
-    // A target is a path of Rust modules.
-    let is_target = |text: &str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
-        !text.is_empty() && text.bytes().all(fits) && level(text).is_err()
-    };
-    let mut filter = Targets::new();
-    for directive in text.split(',').map(str::trim) {
-        filter = match directive.split_once('=') {
-            None => filter.with_default(level(directive)?),
-            Some((target, name)) if is_target(target.trim()) => {
-                filter.with_target(target.trim(), level(name)?)
-            }
-            Some(_) => return Err(PROBLEM),
-        };
     }
-    Ok(filter)
+    Ok(http::Settings {
+        mcp: options.mcp_addr,
+        rest,
+        allowed_hosts: options.allowed_host,
+        allowed_origins: options.allowed_origin.into_iter().flatten().collect(),
+        public_url: options.public_url,
+        tokens,
+        sessions: false,
+    })
 }
 
-fn log_format(text: &str) -> Result<LogFormat, &'static str> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("must be text or json"),
-    }
-}
-
-fn did_you_mean(meant: Option<&str>) -> String {
-    match meant {
-        Some(name) => format!("Did you mean {name}? Rename or remove it."),
-        None => "Remove it; --help lists the settings.".to_owned(),
-    }
+fn find<'a>(settings: &'a [SettingValue], variable: &str) -> Option<&'a SettingValue> {
+    settings.iter().find(|setting| setting.variable == variable)
 }

@@ -1,14 +1,224 @@
-//! The program. Everything else is in the library.
+//! The program: loads the configuration, logs to standard error, serves, and ends with an exit code: 0 for
+//! success, 1 for a failure, 2 for a configuration that does not fit.
 
-use std::process::ExitCode;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    num::NonZeroU32,
+    process::ExitCode,
+    sync::Arc,
+};
 
-use qovery_backups_mcp::program;
+use anyhow::Context;
+use qovery_backups_mcp::{
+    backups::{Backups, Policy},
+    check::check,
+    config::{Command, Config, Error, Upstream},
+    limits::Limits,
+    mcp::{self, Seal},
+    qovery::{Client, Credentials},
+    rest::Rest,
+    sandbox::Sandbox,
+    serve::{self, Process, http::Listeners},
+    shutdown::Shutdown,
+    telemetry,
+};
+use tokio::runtime;
 
-/// Gives back what a load took, of which glibc's keeps tens of megabytes, and takes a sixth off a call's
-/// processor time.
+/// Returns the memory of a load to the system, of which glibc's keeps tens of megabytes, and takes a sixth
+/// off a call's processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    program::run()
+    let config = match Config::load() {
+        Ok(config) => config,
+        // A call for `--help` or `--version` goes to standard output.
+        Err(Error::Usage(usage)) => {
+            return match usage.print() {
+                Ok(()) if !usage.use_stderr() => ExitCode::SUCCESS,
+                _ => ExitCode::from(2),
+            };
+        }
+        Err(error) => return refuse(&error),
+    };
+    let _flush_on_exit = match telemetry::init_log(config.log_filter.clone(), config.log_format) {
+        Ok(flush) => flush,
+        Err(error) => return refuse(&format!("The log cannot be written: {error}.")),
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(config) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says why the program does not start.
+fn refuse(error: &dyn Display) -> ExitCode {
+    // Without standard error, the exit code has to do.
+    let _ = writeln!(io::stderr(), "error: {error}");
+    ExitCode::from(2)
+}
+
+fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let limits = Limits::default();
+    #[cfg(debug_assertions)]
+    let limits = if config.short_limits {
+        Limits::short()
+    } else {
+        limits
+    };
+    // One thread serves one host.
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime could not be started")?;
+    let process = Process {
+        limits: Arc::new(limits),
+        shutdown: Shutdown::default(),
+    };
+    let result = runtime.block_on(async {
+        // Signals are caught before the log says that it serves.
+        catch_signals(&process.shutdown)?;
+        let (limits, shutdown) = (process.limits.clone(), process.shutdown.clone());
+        tokio::spawn(async move { shutdown.enforce_deadline(&limits).await });
+        start(config, process).await
+    });
+    // Where standard input is no pipe, a blocked thread may still read it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
+    let Process { limits, shutdown } = process.clone();
+    let (sandbox, base_url, credentials) = match config.upstream {
+        Upstream::Qovery {
+            base_url,
+            credentials,
+        } => (None, base_url, credentials),
+        Upstream::Sandbox => {
+            let sandbox = Sandbox::start()
+                .await
+                .context("the sandbox could not be started")?;
+            let base_url = sandbox.base_url().parse()?;
+            (Some(sandbox), base_url, Credentials::parse(Sandbox::KEY)?)
+        }
+    };
+    let sandboxed = sandbox.is_some();
+    let qovery = Client::new(
+        base_url,
+        credentials.clone(),
+        limits.clone(),
+        shutdown.clone(),
+    );
+    if let Command::Check { database } = config.command {
+        let key = (!sandboxed).then_some(&credentials);
+        let report = tokio::select! {
+            report = check(&config.settings, key, &qovery, &limits, database) => report,
+            () = shutdown.draining.cancelled() => return Ok(ExitCode::FAILURE),
+        };
+        io::stdout().write_all(report.text.as_bytes())?;
+        return Ok(exit_code(report.works));
+    }
+    let seal = match config.seal {
+        Some(seal) => seal,
+        None => Seal::random().context("the system gave no random key")?,
+    };
+    let policy = config.policy;
+    let backups = Backups::new(qovery, policy.clone(), limits.clone(), shutdown.clone());
+    let server = mcp::Server::new(backups.clone(), seal, limits, shutdown.clone(), sandboxed);
+    if config.command == Command::Http {
+        let http = config.http;
+        let listeners = Listeners::bind(&http)?;
+        let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
+        let mcp_url = format!("{}/mcp", http.reachable(mcp));
+        tracing::info!("MCP is listening on http://{mcp}/mcp");
+        if let Some(rest) = rest {
+            tracing::info!("REST is listening on http://{rest}");
+        }
+        let authenticated = !http.tokens.is_empty();
+        log_mode(sandboxed, Some(authenticated), &policy);
+        let header = if authenticated {
+            " --header \"Authorization: Bearer $ACCESS_TOKEN\""
+        } else {
+            ""
+        };
+        tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
+        let rest = Rest::new(backups.clone(), &mcp_url);
+        listeners.serve(http, server, rest, process).await;
+    } else {
+        log_mode(sandboxed, None, &policy);
+        Box::pin(serve::stdio(server, process)).await?;
+    }
+    let settled = backups.end().await;
+    Ok(exit_code(settled && !shutdown.was_forced()))
+}
+
+fn exit_code(success: bool) -> ExitCode {
+    ExitCode::from(u8::from(!success))
+}
+
+/// Logs how it serves: what an operator wants to see at once.
+fn log_mode(sandboxed: bool, authenticated: Option<bool>, policy: &Policy) {
+    let audit_log = policy.audit_log.as_ref();
+    tracing::info!(
+        upstream = if sandboxed { "sandbox" } else { "Qovery" },
+        authenticated,
+        read_only = policy.read_only,
+        confirm = policy.confirm.name(),
+        keep_latest = policy.keep_latest,
+        changes_per_hour = policy.changes_per_hour.map(NonZeroU32::get),
+        audit_log = audit_log.map(|path| path.display().to_string()),
+        "serving"
+    );
+}
+
+/// Requests the shutdown at each signal that asks for it.
+#[cfg(unix)]
+fn catch_signals(shutdown: &Shutdown) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut kinds = vec![SignalKind::terminate(), SignalKind::interrupt()];
+    // A closed terminal, or the habit of a log rotation.
+    if !is_hangup_ignored() {
+        kinds.push(SignalKind::hangup());
+    }
+    for kind in kinds {
+        let (mut signal, shutdown) = (signal(kind)?, shutdown.clone());
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() {
+                shutdown.request();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Whether `nohup` or the like started the process, which a handler would undo. Where the system does not
+/// say, the signal is left as it is.
+#[cfg(unix)]
+fn is_hangup_ignored() -> bool {
+    const SIGHUP: u64 = 1;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_none_or(|mask| mask & SIGHUP != 0)
+}
+
+/// Requests the shutdown at Ctrl-C.
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
+fn catch_signals(shutdown: &Shutdown) -> io::Result<()> {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            shutdown.request();
+        }
+    });
+    Ok(())
 }

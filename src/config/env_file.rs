@@ -1,213 +1,154 @@
-//! A file of `NAME=VALUE` lines, as far as it can be read.
-//!
-//! A value is plain and has no blanks, or stands in quotes, where it may span lines. `export` may
-//! stand before a name, and a comment behind a value. Nothing is expanded: `$` is a dollar sign, so
-//! that no file can carry a secret of the environment into an address or a path.
+//! A `.env` file: the lines that set variables of this program. It never becomes part of the process's
+//! environment.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    Error, Given, Source,
-    settings::{PREFIX, SETTINGS},
-    sources::read_file,
+    Error, SettingValue, Source,
+    secrets::{read_file, trim},
 };
 
-/// It never becomes part of the process's environment, where the HTTP client would take a proxy
-/// from it.
+/// Stands for `$` while dotenvy parses a line: it expands variables, and a file must not carry a secret
+/// of the environment into an address or a path. The character is for private use.
+const MASKED_DOLLAR: &str = "\u{e000}";
+
+/// What a file sets.
 pub(super) struct EnvFile {
-    /// Where what it sets comes from.
     pub(super) source: Source,
     pub(super) variables: BTreeMap<String, String>,
-    /// The numbers of the lines that cannot be read, each with what may be the name of its variable.
-    unreadable: Vec<(usize, String)>,
 }
 
 impl EnvFile {
-    /// Reads a file that the operator named: the whole of it or nothing.
-    pub(super) fn named(path: &Path, setting: &Given) -> Result<Self, Error> {
-        let file = Self::read(path, false).map_err(|problem| setting.unreadable(&problem))?;
-        file.refuse(|_| true)?;
-        Ok(file)
-    }
-
-    /// Reads a file that merely lies there, and gives a warning of what was skipped in it: it may be
-    /// anybody's. What it has to say to this program is never skipped.
-    pub(super) fn found(path: &Path) -> Result<(Option<Self>, Option<String>), Error> {
-        let name = path.display();
-        let file = match Self::read(path, true) {
-            Ok(file) => file,
-            Err(problem) => return Ok((None, Some(format!("{name} is not used: {problem}")))),
-        };
-        file.refuse(|name| {
-            name.starts_with(PREFIX) || SETTINGS.iter().any(|setting| setting.variable == name)
-        })?;
-        let warning = file.unreadable.first().map(|(line, _)| {
-            let count = file.unreadable.len();
-            format!(
-                "{name}: {count} line(s) were skipped as not NAME=VALUE, the first is line {line}"
-            )
-        });
-        Ok((Some(file), warning))
-    }
-
-    fn read(path: &Path, found: bool) -> Result<Self, String> {
-        let bytes = read_file(path)?;
-        let (variables, unreadable) = parse(&String::from_utf8_lossy(&bytes));
-        let path = path.to_owned();
-        Ok(Self {
-            source: Source::File { path, found },
-            variables,
-            unreadable,
-        })
-    }
-
-    /// Fails at the first line that cannot be read and has such a name, without a word of its value.
-    fn refuse(&self, has_name: impl Fn(&str) -> bool) -> Result<(), Error> {
-        match self.unreadable.iter().find(|(_, name)| has_name(name)) {
-            None => Ok(()),
-            Some((line, _)) => Err(Error::EnvLine {
-                path: self.source.to_string(),
-                line: *line,
-            }),
+    /// Reads the file that `setting` names, or the one that is found in the working directory. Other
+    /// programs use files of that name: a found one that cannot be read is skipped with a warning.
+    pub(super) fn read(
+        setting: &SettingValue,
+        is_ours: impl Fn(&str) -> bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Self>, Error> {
+        let path = PathBuf::from(&setting.value);
+        let found = setting.source == Source::Default;
+        if found && !path.is_file() {
+            return Ok(None);
         }
+        let bytes = match read_file(&path) {
+            Ok(bytes) => bytes,
+            Err(problem) if found => {
+                warnings.push(format!("{} is not used: {problem}", path.display()));
+                return Ok(None);
+            }
+            Err(problem) => return Err(setting.unreadable(&problem)),
+        };
+        match parse(&String::from_utf8_lossy(&bytes), is_ours) {
+            Ok(variables) => Ok(Some(Self {
+                source: Source::File { path, found },
+                variables,
+            })),
+            Err(line) => Err(Error::EnvLine(line, path.display().to_string())),
+        }
+    }
+
+    /// The value of a variable. An empty one is unset.
+    pub(super) fn get(&self, variable: &str) -> Option<&str> {
+        let value = self.variables.get(variable)?;
+        Some(value.as_str()).filter(|value| !value.is_empty())
     }
 }
 
-type Parsed = (BTreeMap<String, String>, Vec<(usize, String)>);
-
-fn parse(text: &str) -> Parsed {
-    let text = text.replace("\r\n", "\n");
-    let mut rest = text.trim_start_matches('\u{feff}');
-    let (mut variables, mut unreadable, mut line) = (BTreeMap::new(), Vec::new(), 1);
-    while !rest.is_empty() {
-        let statement = rest.trim_start_matches([' ', '\t']);
-        let statement = match statement.strip_prefix("export") {
-            Some(name) if name.starts_with([' ', '\t']) => name.trim_start_matches([' ', '\t']),
-            _ => statement,
+/// The variables that `is_ours` knows, or the number of the first line of these that cannot be read. What
+/// other lines hold does not matter: dotenvy gets one line at a time, because an apostrophe in a file
+/// opens a quote that swallows all that follows.
+fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>, usize> {
+    let mut variables = BTreeMap::new();
+    for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
+        let line = line.trim();
+        let statement = match line.strip_prefix("export") {
+            Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
+            _ => line,
         };
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-        let (name, value) =
-            statement.split_at(statement.find(|c| !is_part(c)).unwrap_or(statement.len()));
-        let after = if name.is_empty() {
-            end_of_line(statement)
-        } else {
-            assigned(value).map(|(value, after)| {
-                variables.insert(name.to_owned(), value);
-                after
-            })
+        let end = statement.find(|c| !is_part(c)).unwrap_or(statement.len());
+        let name = &statement[..end];
+        if !is_ours(name) {
+            continue;
+        }
+        let masked = statement.replace('$', MASKED_DOLLAR);
+        // dotenvy's error repeats the line, and is dropped.
+        let Some(Ok((_, value))) = dotenvy::from_read_iter(masked.as_bytes()).next() else {
+            return Err(number);
         };
-        let after = after.unwrap_or_else(|| {
-            unreadable.push((line, name.to_owned()));
-            rest.split_once('\n').map_or("", |(_, below)| below)
-        });
-        line += rest[..rest.len() - after.len()].matches('\n').count();
-        rest = after;
-    }
-    (variables, unreadable)
-}
-
-/// The value behind a name, and what follows its line.
-fn assigned(text: &str) -> Option<(String, &str)> {
-    let text = text.trim_start_matches([' ', '\t']).strip_prefix('=')?;
-    // A comment may stand in place of a value.
-    let blank = text.starts_with([' ', '\t']);
-    let text = text.trim_start_matches([' ', '\t']);
-    let (value, rest) = match text.chars().next() {
-        Some('#') if blank => (String::new(), text),
-        Some('\'') => {
-            let (value, rest) = text[1..].split_once('\'')?;
-            (value.to_owned(), rest)
+        // `C:\new` without quotes gets a line break. What was not UTF-8 is not what was meant.
+        if value.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+            return Err(number);
         }
-        Some('"') => double_quoted(&text[1..])?,
-        _ => {
-            let end = text.find([' ', '\t', '\n']).unwrap_or(text.len());
-            (text[..end].to_owned(), &text[end..])
-        }
-    };
-    // What was not UTF-8 can't be what was meant.
-    if value.contains(char::REPLACEMENT_CHARACTER) {
-        return None;
+        let value = value.replace(MASKED_DOLLAR, "$");
+        variables.insert(name.to_owned(), trim(&value).to_owned());
     }
-    Some((value, end_of_line(rest)?))
-}
-
-fn double_quoted(text: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut characters = text.chars();
-    loop {
-        match characters.next()? {
-            '"' => return Some((value, characters.as_str())),
-            '\\' => match characters.next()? {
-                'n' => value.push('\n'),
-                c @ ('"' | '\\' | '$') => value.push(c),
-                c => value.extend(['\\', c]),
-            },
-            c => value.push(c),
-        }
-    }
-}
-
-/// What follows this line, if nothing but blanks and a comment is left of it.
-fn end_of_line(text: &str) -> Option<&str> {
-    let (line, below) = text.split_once('\n').unwrap_or((text, ""));
-    let line = line.trim();
-    (line.is_empty() || line.starts_with('#')).then_some(below)
+    Ok(variables)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse_ours(text: &str) -> Result<BTreeMap<String, String>, usize> {
+        parse(text, |name| name.starts_with("OUR_"))
+    }
+
     #[test]
     fn what_shells_and_other_programs_write_is_read() {
         for (text, value) in [
-            ("A=b", "b"),
-            ("A=b\r\nB=c\r\n", "b"),
-            ("\u{feff}A=b\n", "b"),
-            (" export A = b # c\n", "b"),
-            ("A=b#c", "b#c"),
-            ("A=", ""),
-            ("A= # c", ""),
-            ("A='b # c' # d", "b # c"),
-            ("A=\"b \\\"c\\\" \\n \\d\"", "b \"c\" \n \\d"),
-            (
-                "A=\"-----BEGIN\r\nMIIB\r\n-----END\"\nB=c",
-                "-----BEGIN\nMIIB\n-----END",
-            ),
-            ("A='b\nA=c\n'", "b\nA=c\n"),
-            ("A=b\nA=c", "c"),
-            ("A=${HOME}$HOME`id`", "${HOME}$HOME`id`"),
-            ("A=C:\\new", "C:\\new"),
-            ("# A=c\nA=it's", "it's"),
+            ("OUR_A=b", "b"),
+            ("OUR_A=b\r\nB=c\r\n", "b"),
+            ("\u{feff}OUR_A=b\n", "b"),
+            (" export OUR_A = b # c\n", "b"),
+            ("export\tOUR_A=b\t", "b"),
+            ("OUR_A=b#c", "b#c"),
+            ("OUR_A=", ""),
+            ("OUR_A= # c", ""),
+            ("OUR_A='b # c' # d", "b # c"),
+            ("OUR_A=\"b \\\"c\\\"\"", "b \"c\""),
+            ("OUR_A='C:\\new'", "C:\\new"),
+            ("OUR_A=b\nOUR_A=c", "c"),
+            ("OUR_A=${HOME}$HOME`id`", "${HOME}$HOME`id`"),
+            ("OUR_A=\"$HOME\"", "$HOME"),
         ] {
-            let (variables, unreadable) = parse(text);
-            assert_eq!(variables["A"], value, "{text:?}");
-            assert_eq!(unreadable, [], "{text:?}");
+            assert_eq!(parse_ours(text).unwrap()["OUR_A"], value, "{text:?}");
         }
     }
 
     #[test]
-    fn what_cannot_be_read_hides_nothing_below_it() {
-        for text in [
+    fn lines_of_others_do_not_matter_and_lines_of_ours_are_never_skipped() {
+        for other in [
+            "# OUR_A=c",
+            "NAME=it's",
             "NAME=My Shop",
-            "CRON=0 2 * * *",
-            "FOO",
             "export FOO",
             "name: value",
-            "- name: value",
-            "=x",
             "{\"a\": 1}",
-            "A=\"open",
-            "A='open",
-            "A='closed' twice",
-            "A=\"x\\",
+            "NAME=\"open",
             "NAME=\u{fffd}",
+            "export=x",
         ] {
-            let (variables, unreadable) = parse(&format!("X=1\n\n{text}\nB=\"2\"\n"));
-            assert_eq!(variables["X"], "1", "{text}");
-            assert_eq!(variables["B"], "2", "{text}");
-            let lines: Vec<_> = unreadable.iter().map(|(line, _)| *line).collect();
-            assert_eq!(lines, [3], "{text}");
+            let variables = parse_ours(&format!("{other}\nOUR_A=b\n{other}"));
+            let expected = BTreeMap::from([("OUR_A".to_owned(), "b".to_owned())]);
+            assert_eq!(variables, Ok(expected), "{other}");
+        }
+        for ours in [
+            "OUR_A",
+            "OUR_A: b",
+            "export OUR_A \"b\"",
+            "OUR_A=\"open",
+            "OUR_A=it's",
+            "OUR_A='closed' twice",
+            "OUR_A=info, rmcp=warn",
+            "OUR_A=C:\\new",
+            "OUR_A=C:\\temp",
+            "OUR_A=\"b\\nc\"",
+            "OUR_A=\u{fffd}",
+        ] {
+            let variables = parse_ours(&format!("OUR_B=b\n\n{ours}\nOUR_C=c"));
+            assert_eq!(variables, Err(3), "{ours}");
         }
     }
 }

