@@ -21,9 +21,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::{
     backups::{Confirm, Policy},
+    http::{self, AllowedHost, AllowedOrigin, Tokens, TokensError},
     mcp::{Seal, SealError},
     qovery::{BaseUrl, Credentials, DatabaseId},
-    serve::http::{self, AllowedHost, AllowedOrigin, Tokens, TokensError},
     telemetry::LogFormat,
 };
 pub use settings::{Kind, SETTINGS, Setting, command_line};
@@ -263,7 +263,6 @@ fn http_settings(sources: &mut Sources) -> Result<http::Settings, Error> {
             unless_none(text, public_url)
         })?,
         tokens,
-        sessions: sources.parse("QOVERY_BACKUPS_SESSIONS", boolean)?,
     })
 }
 

@@ -33,8 +33,8 @@
 //! | [`qovery`] | the upstream on one page: client, types, credentials, failures |
 //! | [`backups`] | the rules that hold on both interfaces: what must stay, who must agree, what is on record |
 //! | [`mcp`] | the MCP interface: tools, their words, the question to a person, both protocol eras |
-//! | [`problem`] | failures over HTTP, as problem details |
-//! | [`rest`] | the REST interface: three operations, and their OpenAPI document |
+//! | [`rest`] | the REST interface: three operations, their OpenAPI document, failures as problem details |
+//! | [`http`] | both ports: connections, middleware, authorization, the MCP endpoint |
 //! | [`serve`] | how the server is reached, over stdio and HTTP; how messages are read; what guards it; how it drains |
 //! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
@@ -71,9 +71,10 @@ pub mod backups;
 pub mod check;
 pub mod config;
 pub mod context;
+pub mod http;
 pub mod limits;
 pub mod mcp;
-pub mod problem;
+mod normalize;
 pub mod program;
 pub mod qovery;
 pub mod rest;

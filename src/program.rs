@@ -10,12 +10,13 @@ use crate::{
     backups::{Backups, Policy},
     check::check,
     config::{Command, Config, Error, Upstream},
+    http::Listeners,
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
-    serve::{self, Process, http::Listeners},
+    serve::{self, Process},
     shutdown::Shutdown,
     telemetry,
 };
@@ -167,7 +168,8 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         let rest_url = rest.map(|rest| http.reachable(rest));
         say_what_to_paste(sandboxed, authenticated, &mcp_url, rest_url.as_deref());
         let rest = Rest::new(backups.clone(), &mcp_url);
-        listeners.serve(http, server, rest, process.clone()).await;
+        let (limits, shutdown) = (Arc::clone(&process.limits), process.shutdown.clone());
+        listeners.serve(http, server, rest, limits, shutdown).await;
     } else {
         say_mode(sandboxed, None, &policy);
         Box::pin(serve::stdio(server, process.clone())).await?;

@@ -3,7 +3,6 @@
 //! What must never live here: what a request means. That is for the interfaces.
 
 mod calls;
-pub mod http;
 mod json;
 mod message;
 mod stdio;

@@ -1,16 +1,37 @@
-//! Who may call: by which name, from which web page, with which token.
+//! Authorization: the host that a request names, the origin of the web page that sends it, its access token.
 
 use std::{collections::BTreeSet, str::FromStr};
 
-use axum::http::uri::Authority;
+use axum::{
+    extract::Request,
+    http::{
+        HeaderMap, HeaderName, HeaderValue,
+        header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
+        uri::Authority,
+    },
+};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-/// A name under which callers reach a port, as the `Host` header gives it.
+use super::{
+    Settings,
+    middleware::{is_read, reads},
+};
+use crate::{
+    context::{Caller, Context},
+    rest::Problem,
+};
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// These need no token, and any page may link to them.
+const PUBLIC: [&str; 2] = ["/", "/openapi.json"];
+
+/// A host name that a request may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedHost {
     host: String,
-    /// None for any port.
+    /// Any port, if `None`.
     port: Option<u16>,
 }
 
@@ -22,8 +43,8 @@ impl AllowedHost {
                 .is_none_or(|port| authority.port_u16() == Some(port))
     }
 
-    /// As part of a URL, where it has no port of its own.
-    pub(super) fn at(&self, port: u16) -> String {
+    /// The authority of a URL. `port` is for a host without one.
+    pub(super) fn with_port(&self, port: u16) -> String {
         format!("{}:{}", self.host, self.port.unwrap_or(port))
     }
 }
@@ -47,13 +68,13 @@ impl FromStr for AllowedHost {
 /// A web origin (RFC 6454), whose port may be `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedOrigin {
-    /// Without a port, if any will do.
+    /// Without a port, if any is allowed.
     origin: String,
     any_port: bool,
 }
 
 impl AllowedOrigin {
-    pub(super) fn allows(&self, origin: &str) -> bool {
+    fn allows(&self, origin: &str) -> bool {
         let Some(rest) = origin.strip_prefix(&self.origin) else {
             return false;
         };
@@ -80,37 +101,38 @@ impl FromStr for AllowedOrigin {
     }
 }
 
-/// The access tokens, each with the name of the caller that holds it.
+/// The access tokens, each with the name of its caller.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens(Vec<(String, SecretString)>);
 
-/// Access tokens that cannot be used. None of them is repeated.
+/// Access tokens that cannot be used. The message repeats none of them.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TokensError {
-    /// Not one.
+    /// There is none.
     #[error("holds no token: give it one, or one a line as name:token")]
     None,
-    /// A line whose name would not be fit for a log.
+    /// A name that is not safe to log.
     #[error(
         "has a name in line {0} that is not 1 to 64 letters, digits, dots, hyphens or underscores"
     )]
     Name(usize),
-    /// A line whose token no header could carry.
+    /// A token that is no value of a header.
     #[error("has a token in line {0} that is empty, or has other than visible ASCII characters")]
     Token(usize),
-    /// A line whose token could be guessed.
+    /// A token that could be guessed.
     #[error("has a token in line {0} of fewer than 16 characters: make a longer one")]
     Short(usize),
-    /// Two lines with one name or one token.
+    /// A name or a token that another line has, too.
     #[error("repeats a name or a token in line {0}: callers could not be told apart")]
     Repeated(usize),
 }
 
 impl Tokens {
-    /// Characters of a token: with fewer, whoever reaches a port could try them all.
-    const SHORTEST: usize = 16;
+    /// A shorter token could be found by trial.
+    const MIN_CHARACTERS: usize = 16;
 
-    /// Reads tokens, one a line, each after its name and a colon. A line without a name gets one.
+    /// Parses tokens, one a line, each after its name and a colon. A line without a name gets
+    /// `caller-` and its number.
     ///
     /// # Errors
     ///
@@ -133,10 +155,10 @@ impl Tokens {
             if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(TokensError::Token(number));
             }
-            if token.len() < Self::SHORTEST {
+            if token.len() < Self::MIN_CHARACTERS {
                 return Err(TokensError::Short(number));
             }
-            // A name never has a colon, so it cannot be taken for a token here.
+            // No name has a colon, so a name never equals a token here.
             if !seen.insert(name.to_owned()) || !seen.insert(format!(":{token}")) {
                 return Err(TokensError::Repeated(number));
             }
@@ -148,7 +170,7 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Whether nobody is asked for a token.
+    /// Whether every caller is authorized.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -159,8 +181,7 @@ impl Tokens {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The name of the caller that holds this token. It takes as long for a token that is nearly
-    /// right as for one that is all wrong.
+    /// The name of the caller with this token, compared in constant time.
     pub(super) fn caller(&self, presented: &str) -> Option<&str> {
         let mut caller = None;
         for (name, token) in &self.0 {
@@ -173,12 +194,89 @@ impl Tokens {
     }
 }
 
+impl Settings {
+    /// Whether a request's page is of an allowed origin.
+    pub(super) fn allows_origin(&self, headers: &HeaderMap) -> bool {
+        let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+        origin.is_some_and(|origin| self.allowed_origins.iter().any(|own| own.allows(origin)))
+    }
+
+    /// Refuses hosts that are not allowed: a web page could otherwise reach this machine by a name of its
+    /// own (DNS rebinding). Prometheus scrapes a pod by its address.
+    pub(super) fn check_host(&self, request: &Request) -> Result<(), Problem> {
+        if reads(request, &["/metrics"]) {
+            return Ok(());
+        }
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let (Some(host), None) = (hosts.next().and_then(parse_host), hosts.next()) else {
+            return Err(Problem::malformed_host());
+        };
+        let allowed = |name: &Authority| self.allowed_hosts.iter().any(|own| own.allows(name));
+        if !allowed(&host) || !request.uri().authority().is_none_or(allowed) {
+            return Err(Problem::forbidden_host());
+        }
+        Ok(())
+    }
+
+    /// Refuses web pages of other origins. A browser sends the origin of a page, except for images and
+    /// the like: of these it sends only whether they are of another site.
+    pub(super) fn check_origin(&self, request: &Request) -> Result<(), Problem> {
+        let headers = request.headers();
+        let is_foreign = match headers.get(FETCH_SITE) {
+            _ if headers.contains_key(ORIGIN) => !self.allows_origin(headers),
+            Some(site) => site == "cross-site" && !reads(request, &PUBLIC),
+            None => false,
+        };
+        if is_foreign {
+            return Err(Problem::forbidden_origin());
+        }
+        Ok(())
+    }
+
+    /// Refuses callers without a token, if there are tokens. Removes it from the request: nothing further
+    /// in needs it.
+    pub(super) fn check_token(
+        &self,
+        context: &Context,
+        request: &mut Request,
+    ) -> Result<(), Problem> {
+        // A client that looks for an authorization server (RFC 9728) must get 404, not 401: there is none.
+        let is_public = reads(request, &PUBLIC)
+            || (is_read(request) && request.uri().path().contains("/.well-known/"));
+        let is_authorized = matches!(context.caller, Caller::Token(_)) || self.tokens.is_empty();
+        if !is_public && !is_authorized {
+            // RFC 6750, section 3: an error is named only if a token was sent.
+            let challenge = HeaderValue::from_static(match bearer(request.headers()) {
+                Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
+                None => r#"Bearer realm="qovery-backups-mcp""#,
+            });
+            return Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge));
+        }
+        request.headers_mut().remove(AUTHORIZATION);
+        Ok(())
+    }
+}
+
+/// The bearer token of a request.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Parses the value of a `Host` header (RFC 9110, section 7.2): no user, and a port that is a number.
+fn parse_host(value: &HeaderValue) -> Option<Authority> {
+    let authority = Authority::try_from(value.as_bytes()).ok()?;
+    let port = authority.as_str().strip_prefix(authority.host())?;
+    let is_number = |port: &str| port.parse::<u16>().is_ok();
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_number)).then_some(authority)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_allowed_by_name_and_maybe_port() {
+    fn a_host_is_compared_by_name_and_by_port_if_it_has_one() {
         let allows = |allowed: &str, host: &str| {
             let allowed: AllowedHost = allowed.parse().unwrap();
             allowed.allows(&host.parse().unwrap())
@@ -195,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_allowed_to_the_letter() {
+    fn an_origin_is_compared_exactly() {
         let allows = |allowed: &str, origin: &str| {
             let allowed: AllowedOrigin = allowed.parse().unwrap();
             allowed.allows(origin)
@@ -223,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_tell_callers_apart() {
+    fn a_token_identifies_its_caller() {
         let parse = |text: &str| Tokens::parse(&SecretString::from(text));
         let text = "ci: one-one-one-one-\n\nops:two:with-a-colon\nthree-three-three\n";
         let tokens = parse(text).unwrap();
