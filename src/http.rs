@@ -10,10 +10,10 @@ mod auth;
 mod endpoint;
 mod middleware;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{body::Body, extract::Request, response::Response, routing::get};
-use hyper::{body::Incoming, server::conn::http1};
+use axum::{Router, routing::get};
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -25,7 +25,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_io_timeout::TimeoutWriter;
-use tower::{Service, ServiceExt};
+use tower_http::normalize_path::NormalizePath;
 
 use crate::{
     context::Interface,
@@ -36,7 +36,7 @@ use crate::{
     telemetry,
 };
 pub use auth::{AllowedHost, AllowedOrigin, Tokens, TokensError};
-use middleware::Middleware;
+use middleware::{Calls, Middleware, cors_layer};
 
 /// How to serve over HTTP.
 #[derive(Clone, Debug)]
@@ -116,33 +116,34 @@ impl Listeners {
         if self.rest.is_none() {
             mcp = mcp.route("/metrics", get(rest::metrics));
         }
-        let middleware = Middleware::new(settings, Arc::clone(&limits), shutdown.clone());
-        let rest_middleware = middleware.clone().with_interface(Interface::Rest);
-        let calls = middleware.calls();
+        let middleware = Arc::new(Middleware {
+            settings,
+            calls: Calls::new(&limits),
+            limits: Arc::clone(&limits),
+            shutdown: shutdown.clone(),
+            cors: cors_layer(),
+        });
+        let mcp = middleware.layer(Interface::Mcp, mcp);
+        let rest = middleware.layer(Interface::Rest, rest.into_router());
         let connections = Connections {
             open: Arc::new(Semaphore::new(limits.connections)),
             graceful: GracefulShutdown::new(),
             limits,
             shutdown,
         };
-        let rest = async {
+        let accept_rest = async {
             if let Some(listener) = self.rest {
-                let service = rest_middleware.layer(rest.into_router());
-                connections.accept(listener, service).await;
+                connections.accept(listener, rest).await;
             }
         };
-        tokio::join!(connections.accept(self.mcp, middleware.layer(mcp)), rest);
+        tokio::join!(connections.accept(self.mcp, mcp), accept_rest);
 
         tracing::info!("draining: no new connections, calls in flight are answered");
-        let Connections {
-            graceful, shutdown, ..
-        } = connections;
         tokio::select! {
             biased;
-            () = graceful.shutdown() => {}
-            // An unfinished header or body keeps its connection, too.
-            () = shutdown.deadline.cancelled() => if calls.in_flight() > 0 {
-                tracing::warn!("calls were still in flight when the time to end was over");
+            () = connections.graceful.shutdown() => {}
+            () = connections.shutdown.deadline.cancelled() => {
+                tracing::warn!("connections were still open when the time to end was over");
             }
         }
     }
@@ -177,11 +178,7 @@ struct Connections {
 
 impl Connections {
     /// Accepts and serves connections until the shutdown drains.
-    async fn accept<S>(&self, listener: TcpListener, service: S)
-    where
-        S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-        S::Future: Send,
-    {
+    async fn accept(&self, listener: TcpListener, service: NormalizePath<Router>) {
         /// After a failure to accept: most often no file descriptor is left, and one is closed soon.
         const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -211,17 +208,17 @@ impl Connections {
     }
 
     /// Serves one connection in a task of its own.
-    fn serve<S>(&self, stream: TcpStream, permit: OwnedSemaphorePermit, service: S)
-    where
-        S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-        S::Future: Send,
-    {
+    fn serve(
+        &self,
+        stream: TcpStream,
+        permit: OwnedSemaphorePermit,
+        service: NormalizePath<Router>,
+    ) {
         /// Of a header and of an answer.
         const MAX_BUFFERED_BYTES: usize = 64 << 10;
 
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.limits.write_stall));
-        let service = service.map_request(|request: Request<Incoming>| request.map(Body::new));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read)
@@ -253,4 +250,38 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, PortEr
             flag,
             problem,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_reach_a_port_by_a_url_that_they_may_use() {
+        for (public_url, host, expected) in [
+            (None, "127.0.0.1", "http://127.0.0.1:9090"),
+            (None, "a.example", "http://a.example:9090"),
+            (None, "a.example:80", "http://a.example:80"),
+            (Some("https://a.example/"), "b.example", "https://a.example"),
+        ] {
+            let address = ([127, 0, 0, 1], 9090).into();
+            let settings = Settings {
+                public_url: public_url.map(str::to_owned),
+                ..settings(host)
+            };
+            assert_eq!(settings.reachable(address), expected);
+        }
+    }
+
+    /// Settings of a server with one allowed host.
+    pub(super) fn settings(host: &str) -> Settings {
+        Settings {
+            mcp: ([127, 0, 0, 1], 0).into(),
+            rest: None,
+            allowed_hosts: vec![host.parse().unwrap()],
+            allowed_origins: Vec::new(),
+            public_url: None,
+            tokens: Tokens::default(),
+        }
+    }
 }

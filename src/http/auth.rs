@@ -1,11 +1,11 @@
 //! Authorization: the host that a request names, the origin of the web page that sends it, its access token.
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
     extract::Request,
     http::{
-        HeaderMap, HeaderName, HeaderValue,
+        HeaderMap, HeaderValue,
         header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
         uri::Authority,
     },
@@ -22,30 +22,23 @@ use crate::{
     rest::Problem,
 };
 
-const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
 /// These need no token, and any page may link to them.
 const PUBLIC: [&str; 2] = ["/", "/openapi.json"];
 
-/// A host name that a request may have.
+/// A host name that a request may have, with any port if it has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllowedHost {
-    host: String,
-    /// Any port, if `None`.
-    port: Option<u16>,
-}
+pub struct AllowedHost(Authority);
 
 impl AllowedHost {
     pub(super) fn allows(&self, authority: &Authority) -> bool {
-        self.host.eq_ignore_ascii_case(authority.host())
-            && self
-                .port
-                .is_none_or(|port| authority.port_u16() == Some(port))
+        let port = self.0.port_u16();
+        self.0.host().eq_ignore_ascii_case(authority.host())
+            && (port.is_none() || port == authority.port_u16())
     }
 
     /// The authority of a URL. `port` is for a host without one.
     pub(super) fn with_port(&self, port: u16) -> String {
-        format!("{}:{}", self.host, self.port.unwrap_or(port))
+        format!("{}:{}", self.0.host(), self.0.port_u16().unwrap_or(port))
     }
 }
 
@@ -54,14 +47,10 @@ impl FromStr for AllowedHost {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const PROBLEM: &str = "must be host names, such as backups.example.com or localhost:9090";
-        let authority: Authority = text.parse().map_err(|_| PROBLEM)?;
-        if text.contains(['@', '*']) {
-            return Err(PROBLEM);
+        match text.parse() {
+            Ok(authority) if !text.contains(['@', '*']) => Ok(Self(authority)),
+            _ => Err(PROBLEM),
         }
-        Ok(Self {
-            host: authority.host().to_owned(),
-            port: authority.port_u16(),
-        })
     }
 }
 
@@ -103,7 +92,7 @@ impl FromStr for AllowedOrigin {
 
 /// The access tokens, each with the name of its caller.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(Vec<(String, SecretString)>);
+pub struct Tokens(Vec<(Arc<str>, SecretString)>);
 
 /// Access tokens that cannot be used. The message repeats none of them.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -162,7 +151,7 @@ impl Tokens {
             if !seen.insert(name.to_owned()) || !seen.insert(format!(":{token}")) {
                 return Err(TokensError::Repeated(number));
             }
-            tokens.push((name.to_owned(), SecretString::from(token)));
+            tokens.push((name.into(), SecretString::from(token)));
         }
         if tokens.is_empty() {
             return Err(TokensError::None);
@@ -178,19 +167,18 @@ impl Tokens {
 
     /// The callers' names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| name.as_str())
+        self.0.iter().map(|(name, _)| &**name)
     }
 
     /// The name of the caller with this token, compared in constant time.
-    pub(super) fn caller(&self, presented: &str) -> Option<&str> {
-        let mut caller = None;
-        for (name, token) in &self.0 {
-            let same = token.expose_secret().as_bytes().ct_eq(presented.as_bytes());
-            if same.into() {
-                caller = Some(name.as_str());
-            }
-        }
-        caller
+    pub(super) fn caller(&self, presented: &str) -> Option<Arc<str>> {
+        let is_it = |token: &SecretString| {
+            let token = token.expose_secret().as_bytes();
+            bool::from(token.ct_eq(presented.as_bytes()))
+        };
+        // All are compared, whichever matches.
+        let callers = self.0.iter().filter(|(_, token)| is_it(token));
+        callers.fold(None, |_, (name, _)| Some(Arc::clone(name)))
     }
 }
 
@@ -212,25 +200,25 @@ impl Settings {
             return Err(Problem::malformed_host());
         };
         let allowed = |name: &Authority| self.allowed_hosts.iter().any(|own| own.allows(name));
-        if !allowed(&host) || !request.uri().authority().is_none_or(allowed) {
-            return Err(Problem::forbidden_host());
-        }
-        Ok(())
+        let is_allowed = allowed(&host) && request.uri().authority().is_none_or(allowed);
+        is_allowed.then_some(()).ok_or_else(Problem::forbidden_host)
     }
 
     /// Refuses web pages of other origins. A browser sends the origin of a page, except for images and
     /// the like: of these it sends only whether they are of another site.
     pub(super) fn check_origin(&self, request: &Request) -> Result<(), Problem> {
         let headers = request.headers();
-        let is_foreign = match headers.get(FETCH_SITE) {
-            _ if headers.contains_key(ORIGIN) => !self.allows_origin(headers),
-            Some(site) => site == "cross-site" && !reads(request, &PUBLIC),
-            None => false,
+        let is_cross_site = headers
+            .get("sec-fetch-site")
+            .is_some_and(|it| it == "cross-site");
+        let is_allowed = if headers.contains_key(ORIGIN) {
+            self.allows_origin(headers)
+        } else {
+            !is_cross_site || reads(request, &PUBLIC)
         };
-        if is_foreign {
-            return Err(Problem::forbidden_origin());
-        }
-        Ok(())
+        is_allowed
+            .then_some(())
+            .ok_or_else(Problem::forbidden_origin)
     }
 
     /// Refuses callers without a token, if there are tokens. Removes it from the request: nothing further
@@ -246,10 +234,11 @@ impl Settings {
         let is_authorized = matches!(context.caller, Caller::Token(_)) || self.tokens.is_empty();
         if !is_public && !is_authorized {
             // RFC 6750, section 3: an error is named only if a token was sent.
-            let challenge = HeaderValue::from_static(match bearer(request.headers()) {
+            let challenge = match bearer(request.headers()) {
                 Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
                 None => r#"Bearer realm="qovery-backups-mcp""#,
-            });
+            };
+            let challenge = HeaderValue::from_static(challenge);
             return Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge));
         }
         request.headers_mut().remove(AUTHORIZATION);
@@ -329,9 +318,10 @@ mod tests {
             tokens.names().collect::<Vec<_>>(),
             ["ci", "ops", "caller-4"]
         );
-        assert_eq!(tokens.caller("one-one-one-one-"), Some("ci"));
-        assert_eq!(tokens.caller("two:with-a-colon"), Some("ops"));
-        assert_eq!(tokens.caller("three-three-three"), Some("caller-4"));
+        let caller = |token: &str| tokens.caller(token);
+        assert_eq!(caller("one-one-one-one-").as_deref(), Some("ci"));
+        assert_eq!(caller("two:with-a-colon").as_deref(), Some("ops"));
+        assert_eq!(caller("three-three-three").as_deref(), Some("caller-4"));
         for wrong in [
             "",
             "one-one-one-one",
@@ -339,7 +329,7 @@ mod tests {
             "ONE-ONE-ONE-ONE-",
             "ci: one-one-one-one-",
         ] {
-            assert_eq!(tokens.caller(wrong), None, "{wrong}");
+            assert_eq!(caller(wrong), None, "{wrong}");
         }
         let long = "0123456789abcdef";
         for (text, error) in [

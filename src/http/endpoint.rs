@@ -7,7 +7,7 @@ use axum::{
     body::{Body, to_bytes},
     extract::{Request, State},
     http::{
-        HeaderName, HeaderValue, StatusCode,
+        HeaderValue, StatusCode,
         header::{ACCEPT, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
@@ -25,8 +25,6 @@ use crate::{
 };
 
 type Service = StreamableHttpService<mcp::Server, NeverSessionManager>;
-
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// Marks the response to a message that was refused before it became a call.
 #[derive(Clone)]
@@ -54,6 +52,9 @@ async fn answer(
     request: Request,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
+    if !is_json(&parts.headers) {
+        return Err(Problem::unsupported_media_type());
+    }
     // rmcp requires both, and answers in JSON unless there is progress to report first.
     if !context.accepts_events && !accepts(&parts.headers, "application", "json") {
         return Err(Problem::not_acceptable());
@@ -63,22 +64,24 @@ async fn answer(
     // The middleware has read it.
     let body = to_bytes(body, usize::MAX).await;
     let mut body = body.map_err(|_| Problem::body_broken())?;
-    if is_json(&parts.headers) {
-        let normalized = match normalize(&body) {
-            Ok(normalized) => normalized,
-            Err(invalid) => {
-                let json = [(CONTENT_TYPE, "application/json")];
-                let response = (StatusCode::BAD_REQUEST, json, invalid.to_json());
-                return Ok((Extension(Refused), response).into_response());
-            }
-        };
-        if normalized.is_initialize {
-            // Some clients send the version of their last connection; the one that they ask for is in the
-            // body.
-            parts.headers.remove(VERSION);
+    let normalized = match normalize(&body) {
+        Ok(normalized) => normalized,
+        Err(invalid) => {
+            let json = [(CONTENT_TYPE, "application/json")];
+            let response = (StatusCode::BAD_REQUEST, json, invalid.to_json());
+            return Ok((Extension(Refused), response).into_response());
         }
-        body = normalized.rewritten.map_or(body, Into::into);
+    };
+    if normalized.is_initialize {
+        // Some clients send the version of their last connection; the body has the one that they ask for.
+        parts.headers.remove("mcp-protocol-version");
     }
+    body = normalized.rewritten.map_or(body, Into::into);
     let request = Request::from_parts(parts, Body::from(body));
-    Ok(service.handle(request).await.map(Body::new))
+    let response = service.handle(request).await.map(Body::new);
+    match response.status() {
+        // So rmcp answers JSON that it cannot read, for instance with a member twice.
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Err(Problem::invalid("This is no JSON-RPC message")),
+        _ => Ok(response),
+    }
 }

@@ -7,10 +7,10 @@ use axum::{
     extract::path::ErrorKind,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        HeaderName, HeaderValue, StatusCode,
         header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
     },
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
@@ -26,13 +26,14 @@ use crate::{
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Problem {
     /// The kind of problem, the same for every request that fails so.
-    r#type: String,
+    #[serde(rename = "type", serialize_with = "serialize_type")]
+    #[schemars(with = "String")]
+    kind: &'static str,
     /// The kind, for people.
     title: String,
     /// The HTTP status.
-    #[serde(serialize_with = "serialize_status")]
     #[schemars(with = "i32", range(min = 400, max = 599))]
-    status: StatusCode,
+    status: u16,
     /// What happened, whether anything was changed, and what to do next.
     detail: Cow<'static, str>,
     /// The request's id, as in `X-Request-Id` and in the server's log.
@@ -42,9 +43,7 @@ pub struct Problem {
     /// Whether the same request may succeed later, and is safe to repeat.
     retryable: bool,
     #[serde(skip)]
-    kind: &'static str,
-    #[serde(skip)]
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// The problems that no error of `backups` is: the kind, the status and the detail of each.
@@ -90,15 +89,14 @@ impl Problem {
             first.make_ascii_uppercase();
         }
         Self {
-            r#type: format!("urn:qovery-backups-mcp:problem:{}", kind.replace('_', "-")),
+            kind,
             title,
-            status,
+            status: status.as_u16(),
             detail: detail.into(),
             instance: String::new(),
             outcome: Outcome::NotApplied,
             retryable: false,
-            kind,
-            headers: HeaderMap::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -145,16 +143,17 @@ impl Problem {
         if let Some(own) = response.extensions_mut().remove() {
             return Some(own);
         }
-        match status {
-            _ if is_json(response.headers()) => None,
-            StatusCode::NOT_FOUND => Some(Self::no_such_path()),
-            StatusCode::METHOD_NOT_ALLOWED => Some(Self::method_not_allowed()),
-            StatusCode::NOT_ACCEPTABLE => Some(Self::not_acceptable()),
-            StatusCode::PAYLOAD_TOO_LARGE => Some(Self::body_too_large()),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Some(Self::unsupported_media_type()),
-            status if status.is_client_error() => Some(Self::invalid("The request is malformed")),
-            _ => Some(Self::internal()),
-        }
+        let problem = match status {
+            _ if is_json(response.headers()) => return None,
+            StatusCode::NOT_FOUND => Self::no_such_path(),
+            StatusCode::METHOD_NOT_ALLOWED => Self::method_not_allowed(),
+            _ if status.is_client_error() => Self::invalid("The request is malformed"),
+            _ => Self::internal(),
+        };
+        Some(Self {
+            status: status.as_u16(),
+            ..problem
+        })
     }
 
     /// The kind, as in logs and metrics.
@@ -166,14 +165,13 @@ impl Problem {
     /// The same, with one more header in its response.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
     /// Writes the body of its response.
     pub(crate) fn write(mut self, id: &RequestId, response: &mut Response) {
         id.as_str().clone_into(&mut self.instance);
-        *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -189,8 +187,9 @@ impl Problem {
 impl IntoResponse for Problem {
     /// A response that carries the problem, for the outermost middleware to write with the request's id.
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
-        response.headers_mut().extend(self.headers.clone());
+        let status = StatusCode::from_u16(self.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, AppendHeaders(self.headers.clone())).into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -234,7 +233,7 @@ impl From<Error> for Problem {
             retryable: error.retryable(),
             ..Self::new(error.kind(), status(&error), error.to_string())
         };
-        let is_temporary = matches!(problem.status.as_u16(), 409 | 429 | 503);
+        let is_temporary = matches!(problem.status, 409 | 429 | 503);
         let seconds = match error.retry_after() {
             Some(pause) => pause.as_secs().max(1),
             None if problem.retryable && is_temporary => DEFAULT_RETRY_AFTER,
@@ -243,8 +242,9 @@ impl From<Error> for Problem {
         problem.with_header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 }
-fn serialize_status<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_u16(status.as_u16())
+fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
+    let kind = kind.replace('_', "-");
+    to.collect_str(&format_args!("urn:qovery-backups-mcp:problem:{kind}"))
 }
 
 /// That Qovery refuses our key is not the caller's 401, and an answer that makes no sense is not the
@@ -320,7 +320,7 @@ mod tests {
                 message: None,
             };
             let problem = Problem::from(Error::from(qovery::Error::harmless(failure)));
-            assert_eq!(problem.status.as_u16(), status, "{answered}");
+            assert_eq!(problem.status, status, "{answered}");
             // It says when to try again if it says that trying again may help.
             let retry_after = problem.headers.iter().any(|(name, _)| *name == RETRY_AFTER);
             assert_eq!(retry_after, problem.retryable, "{answered}");
