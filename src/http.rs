@@ -22,6 +22,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::yield_now,
     time::sleep,
 };
 use tokio_io_timeout::TimeoutWriter;
@@ -139,6 +140,9 @@ impl Listeners {
         tokio::join!(connections.accept(self.mcp, mcp), accept_rest);
 
         tracing::info!("draining: no new connections, calls in flight are answered");
+        // A connection without a byte read is closed at once. Two turns of the runtime read what was sent.
+        yield_now().await;
+        yield_now().await;
         tokio::select! {
             biased;
             () = connections.graceful.shutdown() => {}

@@ -15,11 +15,7 @@ use axum::{
         FromRequestParts, Path, Query, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{
-        HeaderValue, Method, StatusCode,
-        header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION},
-        request::Parts,
-    },
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{Html, IntoResponse, Response},
     routing::{MethodRouter, delete, get},
 };
@@ -157,7 +153,7 @@ async fn add(
     let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
     let mut response = json(StatusCode::CREATED, added.answered.json);
     if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(LOCATION, location);
+        response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
 }
@@ -187,7 +183,7 @@ pub(crate) async fn metrics() -> Result<Response, Problem> {
         Problem::internal()
     })?;
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(([(CONTENT_TYPE, content_type)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }
 
 async fn document(_: AcceptsJson) -> Response {
@@ -196,11 +192,11 @@ async fn document(_: AcceptsJson) -> Response {
 
 fn show(page: Bytes) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    ([(CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
 }
 
 fn json(status: StatusCode, body: Bytes) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn read_only(methods: MethodRouter<Backups>) -> MethodRouter<Backups> {
@@ -209,7 +205,7 @@ fn read_only(methods: MethodRouter<Backups>) -> MethodRouter<Backups> {
 
 /// Answers `OPTIONS`, for which the router has no answer of its own.
 fn allow(methods: &'static str) -> impl IntoResponse {
-    (StatusCode::NO_CONTENT, [(ALLOW, methods)])
+    (StatusCode::NO_CONTENT, [(header::ALLOW, methods)])
 }
 
 #[cfg(test)]

@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
     extract::Request,
-    http::{
-        HeaderMap, HeaderValue,
-        header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
-        uri::Authority,
-    },
+    http::{HeaderMap, HeaderValue, header, uri::Authority},
 };
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -185,7 +181,8 @@ impl Tokens {
 impl Settings {
     /// Whether a request's page is of an allowed origin.
     pub(super) fn allows_origin(&self, headers: &HeaderMap) -> bool {
-        let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
+        let origin = headers.get(header::ORIGIN);
+        let origin = origin.and_then(|origin| origin.to_str().ok());
         origin.is_some_and(|origin| self.allowed_origins.iter().any(|own| own.allows(origin)))
     }
 
@@ -195,7 +192,7 @@ impl Settings {
         if reads(request, &["/metrics"]) {
             return Ok(());
         }
-        let mut hosts = request.headers().get_all(HOST).iter();
+        let mut hosts = request.headers().get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next().and_then(parse_host), hosts.next()) else {
             return Err(Problem::malformed_host());
         };
@@ -211,7 +208,7 @@ impl Settings {
         let is_cross_site = headers
             .get("sec-fetch-site")
             .is_some_and(|it| it == "cross-site");
-        let is_allowed = if headers.contains_key(ORIGIN) {
+        let is_allowed = if headers.contains_key(header::ORIGIN) {
             self.allows_origin(headers)
         } else {
             !is_cross_site || reads(request, &PUBLIC)
@@ -239,16 +236,17 @@ impl Settings {
                 None => r#"Bearer realm="qovery-backups-mcp""#,
             };
             let challenge = HeaderValue::from_static(challenge);
-            return Err(Problem::unauthenticated().with_header(WWW_AUTHENTICATE, challenge));
+            return Err(Problem::unauthenticated().with_header(header::WWW_AUTHENTICATE, challenge));
         }
-        request.headers_mut().remove(AUTHORIZATION);
+        request.headers_mut().remove(header::AUTHORIZATION);
         Ok(())
     }
 }
 
 /// The bearer token of a request.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 

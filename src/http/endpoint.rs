@@ -6,10 +6,7 @@ use axum::{
     Extension, Router,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{
-        HeaderValue, StatusCode,
-        header::{ACCEPT, CONTENT_TYPE},
-    },
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -60,14 +57,14 @@ async fn answer(
         return Err(Problem::not_acceptable());
     }
     let both = HeaderValue::from_static("application/json, text/event-stream");
-    parts.headers.insert(ACCEPT, both);
+    parts.headers.insert(header::ACCEPT, both);
     // The middleware has read it.
     let body = to_bytes(body, usize::MAX).await;
     let mut body = body.map_err(|_| Problem::body_broken())?;
     let normalized = match normalize(&body) {
         Ok(normalized) => normalized,
         Err(invalid) => {
-            let json = [(CONTENT_TYPE, "application/json")];
+            let json = [(header::CONTENT_TYPE, "application/json")];
             let response = (StatusCode::BAD_REQUEST, json, invalid.to_json());
             return Ok((Extension(Refused), response).into_response());
         }

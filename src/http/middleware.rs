@@ -7,13 +7,7 @@ use axum::{
     Extension, Router,
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
-    http::{
-        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-        header::{
-            ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, LOCATION, ORIGIN, RETRY_AFTER,
-            USER_AGENT, WWW_AUTHENTICATE,
-        },
-    },
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
 };
@@ -93,14 +87,14 @@ impl Middleware {
         } else {
             (StatusCode::OK, "ready\n")
         };
-        Some((status, [(CACHE_CONTROL, "no-store")], text).into_response())
+        Some((status, [(header::CACHE_CONTROL, "no-store")], text).into_response())
     }
 
     /// The context of a call, from its header.
     fn context(&self, interface: Interface, headers: &HeaderMap) -> Context {
         let token = auth::bearer(headers).and_then(|token| self.settings.tokens.caller(token));
         let agent = || {
-            let agent = String::from_utf8_lossy(headers.get(USER_AGENT)?.as_bytes());
+            let agent = String::from_utf8_lossy(headers.get(header::USER_AGENT)?.as_bytes());
             Some(text::excerpt(&agent)).filter(|agent| !agent.is_empty())
         };
         let caller = match token {
@@ -126,7 +120,7 @@ impl Middleware {
     async fn cors(&self, request: Request, next: Next) -> Response {
         let headers = request.headers();
         let is_plain_options = request.method() == Method::OPTIONS
-            && !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+            && !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         if is_plain_options || !self.settings.allows_origin(headers) {
             return next.run(request).await;
         }
@@ -260,14 +254,20 @@ async fn read_body(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
 
 /// What a browser lets the pages of an allowed origin do.
 pub(super) fn cors_layer() -> CorsLayer {
-    let version = HeaderName::from_static("mcp-protocol-version");
+    let exposed = [
+        header::LOCATION,
+        header::RETRY_AFTER,
+        header::WWW_AUTHENTICATE,
+        HeaderName::from_static("mcp-protocol-version"),
+        REQUEST_ID,
+    ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
         .allow_methods([Method::DELETE, Method::GET, Method::POST])
-        .expose_headers([LOCATION, version, RETRY_AFTER, WWW_AUTHENTICATE, REQUEST_ID])
+        .expose_headers(exposed)
         .max_age(Duration::from_secs(600))
-        .vary([ORIGIN])
+        .vary([header::ORIGIN])
 }
 
 /// Whether a request reads one of these paths.
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(stream.status(), 200);
         let refused = respond(&service, "/").await;
         assert_eq!(refused.status(), 503);
-        assert_eq!(refused.headers()[RETRY_AFTER], "1");
+        assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
         let body = to_bytes(stream.into_body(), usize::MAX).await.unwrap();
         assert_eq!(body, "ab");
         assert_eq!(respond(&service, "/").await.status(), 200);

@@ -1,16 +1,13 @@
 //! Content negotiation.
 
-use axum::http::{
-    HeaderMap,
-    header::{ACCEPT, CONTENT_TYPE},
-};
+use axum::http::{HeaderMap, header};
 
 /// Whether the `Accept` header admits a media type (RFC 9110, section 12.5.1): the most specific range that
 /// matches decides. Without the header, all are admitted.
 pub(crate) fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
     let is = |name: &str, other: &str| name.eq_ignore_ascii_case(other);
     let (mut specificity, mut admitted) = (0, true);
-    let values = headers.get_all(ACCEPT).iter();
+    let values = headers.get_all(header::ACCEPT).iter();
     let ranges = values.filter_map(|value| value.to_str().ok());
     let ranges = ranges.flat_map(|value| value.split(','));
     for range in ranges.filter(|range| !range.trim().is_empty()) {
@@ -34,7 +31,7 @@ pub(crate) fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
 /// Whether the `Content-Type` is JSON.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     headers
-        .get(CONTENT_TYPE)
+        .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok()?.split(';').next())
         .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
@@ -49,7 +46,7 @@ mod tests {
     fn the_most_specific_range_decides() {
         let accepts = |accept: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+            headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
             let events = accepts(&headers, "text", "event-stream");
             (accepts(&headers, "application", "json"), events)
         };

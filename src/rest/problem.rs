@@ -6,10 +6,7 @@ use axum::{
     body::Body,
     extract::path::ErrorKind,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
-    http::{
-        HeaderName, HeaderValue, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
-    },
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{AppendHeaders, IntoResponse, Response},
 };
 use schemars::JsonSchema;
@@ -130,7 +127,7 @@ impl Problem {
             retryable: true,
             ..Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, detail)
         };
-        problem.with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+        problem.with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     /// The problem of a response: its own, or that of its status where the router or rmcp answered in plain
@@ -174,10 +171,10 @@ impl Problem {
         id.as_str().clone_into(&mut self.instance);
         let headers = response.headers_mut();
         headers.insert(
-            CONTENT_TYPE,
+            header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        headers.remove(CONTENT_LENGTH);
+        headers.remove(header::CONTENT_LENGTH);
         // It consists of texts and numbers, which always serialize.
         let body = serde_json::to_vec(&self).unwrap_or_default();
         *response.body_mut() = Body::from(body);
@@ -239,7 +236,7 @@ impl From<Error> for Problem {
             None if problem.retryable && is_temporary => DEFAULT_RETRY_AFTER,
             None => return problem,
         };
-        problem.with_header(RETRY_AFTER, HeaderValue::from(seconds))
+        problem.with_header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 }
 fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
@@ -251,6 +248,7 @@ fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
 /// caller's fault. What Qovery cannot do just now (409, 423, 425) is a conflict, whatever it calls it.
 fn status(error: &Error) -> StatusCode {
     let failure = match error {
+        Error::Qovery(error) => &error.failure,
         Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => {
             return StatusCode::FORBIDDEN;
         }
@@ -265,15 +263,13 @@ fn status(error: &Error) -> StatusCode {
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
         Error::LimitReached { .. } | Error::TooMany { .. } => return StatusCode::TOO_MANY_REQUESTS,
         Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
-        Error::Qovery(error) => &error.failure,
     };
     match failure {
         Failure::Forbidden { .. } | Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
         Failure::NotFound { .. } => StatusCode::NOT_FOUND,
-        Failure::Rejected {
-            status: 409 | 423 | 425,
-            ..
-        } => StatusCode::CONFLICT,
+        Failure::Rejected { status, .. } if [409, 423, 425].contains(status) => {
+            StatusCode::CONFLICT
+        }
         Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
         Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
@@ -283,14 +279,7 @@ fn status(error: &Error) -> StatusCode {
             ..
         } => StatusCode::GATEWAY_TIMEOUT,
         Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Failure::Unauthorized(_)
-        | Failure::Unavailable { .. }
-        | Failure::Redirected { .. }
-        | Failure::Unexpected { .. }
-        | Failure::Unreadable(_)
-        | Failure::TooLarge
-        | Failure::Interrupted(_)
-        | Failure::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -322,7 +311,10 @@ mod tests {
             let problem = Problem::from(Error::from(qovery::Error::harmless(failure)));
             assert_eq!(problem.status, status, "{answered}");
             // It says when to try again if it says that trying again may help.
-            let retry_after = problem.headers.iter().any(|(name, _)| *name == RETRY_AFTER);
+            let retry_after = problem
+                .headers
+                .iter()
+                .any(|(name, _)| *name == header::RETRY_AFTER);
             assert_eq!(retry_after, problem.retryable, "{answered}");
         }
     }
