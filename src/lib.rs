@@ -4,8 +4,8 @@
 //! # The way of a call
 //!
 //! ```text
-//! host ── serve ── mcp | rest ── backups ── qovery ── Qovery
-//!          who, from where        rules      HTTP
+//! host ── stdio | http ── mcp | rest ── backups ── qovery ── Qovery
+//!               who, from where            rules      HTTP
 //! ```
 //!
 //! **Context down, outcome up.** A [`context::Context`] goes down with a call and never changes on the
@@ -34,8 +34,9 @@
 //! | [`backups`] | the rules that hold on both interfaces: what must stay, who must agree, what is on record |
 //! | [`mcp`] | the MCP interface: tools, their words, the question to a person, both protocol eras |
 //! | [`rest`] | the REST interface: three operations, their OpenAPI document, failures as problem details |
+//! | `normalize` | messages of clients, corrected and checked before rmcp reads them |
+//! | [`stdio`] | MCP over standard input and output |
 //! | [`http`] | both ports: connections, middleware, authorization, the MCP endpoint |
-//! | [`serve`] | how the server is reached, over stdio and HTTP; how messages are read; what guards it; how it drains |
 //! | [`config`] | every setting in one table; flags, environment and `.env`, checked once |
 //! | [`check`] | the `check` command |
 //! | [`program`] | what `main` runs: the wiring, the log, the signals, the exit code |
@@ -45,7 +46,7 @@
 //! - `qovery` and `backups` know neither rmcp nor axum. (Deriving `JsonSchema` is the one concession.)
 //! - No room imports one that stands below it in this list; `mcp` and `rest` never import each other.
 //! - Only `config` reads the environment, but for the HTTP client's own proxy variables.
-//! - While it serves, only `serve` writes to standard output. Logs go to standard error.
+//! - While it serves, only `stdio` writes to standard output. Logs go to standard error.
 //! - No trait stands in front of the upstream: the client is concrete, the sandbox is a real server,
 //!   and the seam between them is the base URL. The sandbox never uses the types of `qovery`.
 //! - Ids are parsed once, at the edge, and written again in their hyphenated form. Nothing else ever
@@ -79,8 +80,8 @@ pub mod program;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;
-pub mod serve;
 pub mod shares;
 pub mod shutdown;
+pub mod stdio;
 pub mod telemetry;
 mod text;

@@ -16,10 +16,16 @@ use crate::{
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
-    serve::{self, Process},
     shutdown::Shutdown,
-    telemetry,
+    stdio, telemetry,
 };
+
+/// What all that serves shares.
+#[derive(Clone)]
+struct Process {
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+}
 
 /// Runs the program as the command line and the environment say.
 #[must_use]
@@ -168,11 +174,12 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         let rest_url = rest.map(|rest| http.reachable(rest));
         say_what_to_paste(sandboxed, authenticated, &mcp_url, rest_url.as_deref());
         let rest = Rest::new(backups.clone(), &mcp_url);
-        let (limits, shutdown) = (Arc::clone(&process.limits), process.shutdown.clone());
+        let Process { limits, shutdown } = process.clone();
         listeners.serve(http, server, rest, limits, shutdown).await;
     } else {
         say_mode(sandboxed, None, &policy);
-        Box::pin(serve::stdio(server, process.clone())).await?;
+        let Process { limits, shutdown } = process.clone();
+        Box::pin(stdio::serve(server, limits, shutdown)).await?;
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !process.shutdown.was_forced()))

@@ -93,7 +93,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     assert_eq!(session.child.wait().await.unwrap().code(), Some(1));
 }
 
-/// As Java's `Process.destroy` does it. Nothing was under way, so nothing was cut short.
+/// As Java's `Process.destroy` does it. No call is in flight, so none is cut short.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_signal_together_with_the_end_of_input_is_an_end_like_any_other() {
@@ -140,7 +140,7 @@ async fn starting_asks_nothing_of_the_upstream() {
 
 /// A host may never read standard error. All calls are sent and answered while its pipe is full.
 #[tokio::test]
-async fn nobody_has_to_read_the_log() {
+async fn an_unread_log_stops_no_call() {
     // Each writes about a dozen lines, 4 kB: far more than the pipe and the queue before it hold.
     const CALLS: u32 = 500;
     let app = TestApp::new(&[]);

@@ -1,5 +1,5 @@
-//! What hosts, SDKs and converters are known to get wrong, or to read strictly: it works all the same,
-//! over standard input and HTTP alike, or is answered so that its sender can mend it.
+//! Known faults and strict readings of hosts, SDKs and converters, over standard input and HTTP: they are
+//! corrected, or answered with what is wrong.
 
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     helpers::{ERAS, Era, Session, TestApp, Upstream, backup, backup_id, page, sandbox_session},
-    helpers_http::{Answer, Client, Connection, Request, backups_of, serve_sandbox},
+    helpers_http::{Client, Connection, Request, backups_of, serve_sandbox},
 };
 
 const LIST: &str = "list-database-backups";
@@ -128,7 +128,7 @@ async fn ids_are_trimmed_and_a_body_may_be_text() {
 }
 
 #[tokio::test]
-async fn a_list_ignores_what_hosts_add_and_a_change_refuses_what_nobody_is_known_to() {
+async fn a_list_ignores_added_arguments_and_a_change_refuses_unknown_ones() {
     for rest in [
         r#""task_progress":"- [x] a""#,
         r#""toolCallId":"call_1","sessionId":"s","action":"sendMessage","chatInput":"x""#,
@@ -180,36 +180,41 @@ async fn a_list_ignores_what_hosts_add_and_a_change_refuses_what_nobody_is_known
 }
 
 #[tokio::test]
-async fn what_still_does_not_read_is_answered_with_its_id_and_names_the_field() {
+async fn an_invalid_request_is_answered_with_its_id() {
     let call = |params: &str| {
         format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{params}}}"#)
     };
     for (message, code, id, words) in [
-        (call(r#"{"name":5{meta}}"#), -32602, "7", "params.name"),
+        (
+            call(r#"{"name":5{meta}}"#),
+            -32602,
+            "7",
+            "tools/call are malformed",
+        ),
         (
             call(r#"{"arguments":{}{meta}}"#),
             -32602,
             "7",
-            "missing field `name`",
+            "tools/call are malformed",
         ),
         (
             call(&format!(r#"{{"name":"{LIST}","arguments":[1]{{meta}}}}"#)),
             -32602,
             "7",
-            "params.arguments",
+            "tools/call are malformed",
         ),
-        (call("3"), -32602, "7", "params"),
+        (call("3"), -32602, "7", "tools/call are malformed"),
         (
             r#"{"jsonrpc":"2.0","id":"a","method":"tools/list","params":"x"}"#.to_owned(),
             -32602,
             "\"a\"",
-            "tools/list",
+            "tools/list are malformed",
         ),
         (
             r#"{"jsonrpc":"2.0","id":5,"method":"tools/list","params":{"cursor":5}}"#.to_owned(),
             -32602,
             "5",
-            "params.cursor",
+            "tools/list are malformed",
         ),
         (
             r#"{"jsonrpc":"2.0","id":6,"method":"ping","result":{}}"#.to_owned(),
@@ -247,24 +252,6 @@ async fn what_still_does_not_read_is_answered_with_its_id_and_names_the_field() 
             "4",
             "not one JSON-RPC message",
         ),
-        (
-            r#"{"jsonrpc":"2.0","method":"ping","params":{"a":NaN},"id":"x\"y"}"#.to_owned(),
-            -32700,
-            r#""x\"y""#,
-            "read as JSON",
-        ),
-        (
-            r#"{"jsonrpc":"2.0","id":8,"method":"ping","params":{"a":"\ud800"}}"#.to_owned(),
-            -32700,
-            "8",
-            "read as JSON",
-        ),
-        (
-            r#"{"a":{"id":1},"b":[{"id":2}],"id":9,"c":tru}"#.to_owned(),
-            -32700,
-            "9",
-            "read as JSON",
-        ),
     ] {
         for answer in answers(&message).await {
             assert_eq!(
@@ -277,6 +264,35 @@ async fn what_still_does_not_read_is_answered_with_its_id_and_names_the_field() 
             assert!(text.contains(words), "{message}: {text}");
         }
     }
+    let server = serve_sandbox(&[]).await;
+    let client = Client::new(&server, Era::Handshake, None);
+    let answer = client
+        .raw(r#"{"id":9,"method":tru}"#)
+        .send(server.mcp)
+        .await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    let error = answer.json();
+    assert_eq!(
+        (&error["id"], &error["error"]["code"]),
+        (&Value::Null, &json!(-32700))
+    );
+}
+
+#[tokio::test]
+async fn an_answer_in_the_style_of_json_rpc_1_is_read() {
+    let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
+    session.capabilities = json!({ "elicitation": {} });
+    session.open().await;
+    let remove = json!({ "databaseId": ID, "backupId": ONE });
+    let call = session.post_call(REMOVE, remove).await;
+    let question = session.receive().await;
+    assert_eq!(question["method"], "elicitation/create", "{question}");
+    let result = json!({ "action": "decline" });
+    let answer = json!({ "id": question["id"], "result": result, "error": null });
+    session.send(answer.to_string().as_bytes()).await;
+    let answer = session.answer(call).await;
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("The host answered no"), "{answer}");
 }
 
 #[tokio::test]
@@ -319,16 +335,6 @@ async fn lists_and_nulls_of_php_are_nothing() {
     }
     let odd = r#"{"jsonrpc":"1.0","method":"notifications/x"}"#;
     assert_eq!(client.raw(odd).send(server.mcp).await.status, 400);
-    // Of a member that is there twice, the last one counts, on either way.
-    let twice = r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"ping","method":"tools/list"}"#;
-    session.send(twice.as_bytes()).await;
-    for answer in [
-        session.receive().await,
-        client.raw(twice).send(server.mcp).await.message(),
-    ] {
-        assert_eq!(answer["id"], 2, "{answer}");
-        assert!(answer["result"]["tools"].is_array(), "{answer}");
-    }
     let silent = r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":[]}"#;
     let answer = client.raw(silent).send(server.mcp).await;
     assert_eq!((answer.status, answer.body.len()), (202, 0));
@@ -348,7 +354,7 @@ async fn the_last_line_needs_no_end() {
 }
 
 #[tokio::test]
-async fn a_request_before_the_beginning_is_told_how_to_begin() {
+async fn a_request_before_the_handshake_is_refused_with_how_to_begin() {
     let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
     let error = session.request("tools/list", json!({})).await["error"].clone();
     assert_eq!(error["code"], -32600, "{error}");
@@ -414,51 +420,47 @@ async fn a_handshake_needs_no_more_of_a_client_than_this_server_does() {
         let list = session.request("tools/list", json!({})).await;
         assert!(list["result"]["tools"].is_array(), "{fields}: {list}");
     }
-    for sessions in ["--sessions=false", "--sessions"] {
-        let server = serve_sandbox(&[sessions]).await;
-        for params in [
-            initialize(&capabilities(json!({ "roots": true }))),
-            json!([]),
-            json!(null),
-        ] {
-            let mut client = Client::new(&server, Era::Handshake, None);
-            let answer = client.post("initialize", params).await;
-            assert_eq!(answer.status, 200, "{answer:?}");
-            assert!(answer.message()["result"]["instructions"].is_string());
-        }
-        // The body decides what is spoken, not what the client spoke last.
+    let server = serve_sandbox(&[]).await;
+    for params in [
+        initialize(&capabilities(json!({ "roots": true }))),
+        json!([]),
+        json!(null),
+    ] {
         let mut client = Client::new(&server, Era::Handshake, None);
-        let request = client.message("initialize", initialize(&json!({})));
-        for version in ["2025-11-25", "2026-07-28", "1.0"] {
-            let answer = request.clone().header("MCP-Protocol-Version", version);
-            let answer = answer.send(server.mcp).await.message();
-            assert_eq!(
-                answer["result"]["protocolVersion"], "2025-06-18",
-                "{version}: {answer}"
-            );
-        }
-        let answer = client.post("initialize", json!("x")).await;
-        let error = answer.message()["error"].clone();
-        assert!(
-            error["message"].as_str().unwrap().contains("initialize"),
-            "{error}"
+        let answer = client.post("initialize", params).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.message()["result"]["instructions"].is_string());
+    }
+    // The body decides what is spoken, not what the client spoke last.
+    let mut client = Client::new(&server, Era::Handshake, None);
+    let request = client.message("initialize", initialize(&json!({})));
+    for version in ["2025-11-25", "2026-07-28", "1.0"] {
+        let answer = request.clone().header("MCP-Protocol-Version", version);
+        let answer = answer.send(server.mcp).await.message();
+        assert_eq!(
+            answer["result"]["protocolVersion"], "2025-06-18",
+            "{version}: {answer}"
         );
     }
+    let answer = client.post("initialize", json!("x")).await;
+    let error = answer.message()["error"].clone();
+    assert!(
+        error["message"].as_str().unwrap().contains("initialize"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
-async fn what_is_gone_from_a_revision_is_not_mended_into_it() {
-    for sessions in ["--sessions=false", "--sessions"] {
-        let server = serve_sandbox(&[sessions]).await;
-        let mut client = Client::new(&server, Era::Stateless, None);
-        let answer = client.post("initialize", json!({})).await;
-        assert_eq!(answer.status, 404, "{answer:?}");
-        assert_eq!(answer.json()["error"]["code"], -32601, "{answer:?}");
-    }
+async fn a_stateless_initialize_is_an_unknown_method() {
+    let server = serve_sandbox(&[]).await;
+    let mut client = Client::new(&server, Era::Stateless, None);
+    let answer = client.post("initialize", json!({})).await;
+    assert_eq!(answer.status, 404, "{answer:?}");
+    assert_eq!(answer.json()["error"]["code"], -32601, "{answer:?}");
 }
 
 #[tokio::test]
-async fn odd_capabilities_of_a_request_count_as_far_as_they_read() {
+async fn elicitation_counts_in_malformed_capabilities() {
     let remove = json!({ "name": REMOVE, "arguments": { "databaseId": ID, "backupId": ONE } });
     for says in [json!(true), json!([]), json!("form"), json!({ "form": [] })] {
         let mut session = TestApp::new(&[]).spawn(Era::Stateless, &["--sandbox"]);
@@ -479,7 +481,7 @@ async fn odd_capabilities_of_a_request_count_as_far_as_they_read() {
 }
 
 #[tokio::test]
-async fn revisions_are_told_no_more_of_the_server_than_they_know() {
+async fn a_revision_gets_only_the_server_info_that_it_defines() {
     for (version, members) in [
         ("2024-11-05", &["name", "version"][..]),
         ("2025-03-26", &["name", "version"]),
@@ -491,17 +493,15 @@ async fn revisions_are_told_no_more_of_the_server_than_they_know() {
     ] {
         let params = initialize(&json!({ "protocolVersion": version }));
         let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
-        let mut all = vec![session.request("initialize", params.clone()).await];
-        for sessions in ["--sessions=false", "--sessions"] {
-            let server = serve_sandbox(&[sessions]).await;
-            let mut client = Client::new(&server, Era::Handshake, None);
-            let request = client.message("initialize", params.clone());
-            all.push(request.send(server.mcp).await.message());
-        }
-        for answer in all {
-            let server = answer["result"]["serverInfo"].as_object().unwrap();
-            let told: Vec<&String> = server.keys().collect();
-            assert_eq!(told, members, "{version}");
+        let server = serve_sandbox(&[]).await;
+        let mut client = Client::new(&server, Era::Handshake, None);
+        for answer in [
+            session.request("initialize", params.clone()).await,
+            client.post("initialize", params).await.message(),
+        ] {
+            let info = answer["result"]["serverInfo"].as_object().unwrap();
+            let names: Vec<&String> = info.keys().collect();
+            assert_eq!(names, members, "{version}");
         }
     }
 }
@@ -576,7 +576,7 @@ async fn dates_pass_as_qovery_writes_them() {
 }
 
 #[tokio::test]
-async fn whoever_takes_json_gets_it_and_whoever_takes_none_hears_so() {
+async fn an_accept_header_that_admits_json_or_events_is_served() {
     let server = serve_sandbox(&[]).await;
     for era in ERAS {
         let mut client = Client::new(&server, era, None);
@@ -610,7 +610,7 @@ async fn whoever_takes_json_gets_it_and_whoever_takes_none_hears_so() {
                 .await
                 .problem(406, "not_acceptable");
         }
-        // One that takes no events is told nothing before its answer.
+        // A client that accepts no events gets no progress.
         let mut call = json!({ "name": LIST, "arguments": { "databaseId": ID, "backupId": ONE } });
         call["_meta"] = json!({ "progressToken": 1 });
         let request = client
@@ -624,47 +624,28 @@ async fn whoever_takes_json_gets_it_and_whoever_takes_none_hears_so() {
         &json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }),
     );
     assert_eq!(bare.send(server.mcp).await.status, 200);
-
-    let server = serve_sandbox(&["--sessions"]).await;
-    let mut client = Client::new(&server, Era::Handshake, None);
-    client.open().await;
-    for accept in ["*/*", "text/*", "text/event-stream"] {
-        let listed = client
-            .message("tools/list", json!({}))
-            .header("Accept", accept);
-        assert_eq!(listed.send(server.mcp).await.status, 200, "{accept}");
-        let mut connection = Connection::open(server.mcp).await;
-        let stream = client.stream().header("Accept", accept).bytes(server.mcp);
-        connection.write(&stream).await;
-        assert_eq!(connection.head().await.status, 200, "{accept}");
-    }
-    let request = client
-        .message("tools/list", json!({}))
-        .header("Accept", "application/json");
-    request
-        .send(server.mcp)
-        .await
-        .problem(406, "not_acceptable");
 }
 
+/// mcp-go 0.31 fails on an event without data.
 #[tokio::test]
-async fn the_first_event_is_the_answer() {
-    let server = serve_sandbox(&["--sessions"]).await;
-    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
-        let mut client = Client::new(&server, Era::Handshake, None);
-        let params = initialize(&json!({ "protocolVersion": version }));
-        let first = |answer: &Answer| {
-            let text = answer.text();
-            let event = text.split("\n\n").next().unwrap().to_owned();
-            assert!(
-                event.contains("\"result\"") && !text.contains("retry:"),
-                "{text}"
-            );
-        };
-        let answer = client.post("initialize", params).await;
-        first(&answer);
-        client.session = answer.header("mcp-session-id").map(str::to_owned);
-        first(&client.post("tools/list", json!({})).await);
+async fn every_event_has_data() {
+    let server = serve_sandbox(&[]).await;
+    for (era, removable) in [
+        (Era::Handshake, [backup_id(1), backup_id(2)]),
+        (Era::Stateless, [backup_id(3), backup_id(4)]),
+    ] {
+        let mut client = Client::new(&server, era, None);
+        let remove = json!({ "databaseId": ID, "backupIds": removable });
+        let mut call = json!({ "name": REMOVE, "arguments": remove });
+        call["_meta"] = json!({ "progressToken": 1 });
+        let answer = client.post("tools/call", call).await;
+        let content_type = answer.header("content-type").unwrap_or_default();
+        assert!(content_type.starts_with("text/event-stream"), "{answer:?}");
+        let events = answer.text();
+        for event in events.split("\n\n").filter(|event| !event.is_empty()) {
+            let data = event.lines().find_map(|line| line.strip_prefix("data:"));
+            assert!(data.is_some_and(|data| !data.trim().is_empty()), "{event}");
+        }
     }
 }
 

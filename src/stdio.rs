@@ -1,0 +1,200 @@
+//! MCP over standard input and output.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use rmcp::{
+    RoleServer, ServiceExt,
+    model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion},
+    service::{RxJsonRpcMessage, ServerInitializeError, TxJsonRpcMessage},
+    transport::{StdioReader, StdioWriter, Transport, stdio_pipes},
+};
+use serde_json::json;
+use tokio::{
+    io::{self, AsyncWriteExt},
+    sync::Mutex,
+    task::JoinSet,
+};
+use tokio_util::{
+    bytes::Bytes,
+    codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead},
+};
+
+use crate::{
+    context::{Context, Interface},
+    limits::Limits,
+    mcp,
+    normalize::{InvalidMessage, normalize},
+    shutdown::Shutdown,
+    telemetry::Call,
+};
+
+/// Serves until standard input is closed or the shutdown begins, and until the calls in flight are
+/// answered: rmcp gives them 5 s.
+///
+/// # Errors
+///
+/// When the session cannot begin. A client that closes standard input before is no error.
+pub async fn serve(
+    server: mcp::Server,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+) -> Result<(), Box<ServerInitializeError>> {
+    let (input, output) = stdio_pipes();
+    let newline = b"\n".to_vec();
+    let codec = AnyDelimiterCodec::new_with_max_length(newline.clone(), newline, limits.line_bytes);
+    let deadline = shutdown.deadline.clone();
+    let transport = Lines {
+        input: FramedRead::new(input, codec),
+        output: Arc::new(Mutex::new(output)),
+        refusals: JoinSet::new(),
+        is_open: false,
+        limits,
+        shutdown,
+    };
+    let session = async {
+        match server.serve(transport).await {
+            Ok(session) => match session.waiting().await {
+                Ok(reason) => tracing::debug!(?reason, "the session ended"),
+                Err(error) => tracing::error!(%error, "the session failed"),
+            },
+            Err(ServerInitializeError::ConnectionClosed(_)) => {}
+            Err(error) => return Err(Box::new(error)),
+        }
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        ended = session => ended,
+        () = deadline.cancelled() => Ok(()),
+    }
+}
+
+/// A transport over lines. Unlike rmcp's, it normalizes messages, reads a last line without an end, and
+/// drops notifications and responses before the first request, which would end rmcp's handshake.
+struct Lines {
+    input: FramedRead<StdioReader, AnyDelimiterCodec>,
+    output: Arc<Mutex<StdioWriter>>,
+    /// Responses that rmcp does not know of. `receive` may be dropped at any await, so tasks write them.
+    refusals: JoinSet<()>,
+    /// Whether a message was received that begins rmcp's session.
+    is_open: bool,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+}
+
+impl Transport<RoleServer> for Lines {
+    type Error = io::Error;
+
+    fn send(
+        &mut self,
+        message: TxJsonRpcMessage<RoleServer>,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        let line = serde_json::to_vec(&message);
+        let output = Arc::clone(&self.output);
+        async move { write(&output, line?).await }
+    }
+
+    async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
+        let draining = self.shutdown.draining.clone();
+        loop {
+            let line = tokio::select! {
+                biased;
+                () = draining.cancelled() => None,
+                line = self.next_line() => line,
+            };
+            let Some(line) = line else {
+                self.shutdown.no_retries.cancel();
+                return None;
+            };
+            match self.read(&line) {
+                Ok(None) => {}
+                Ok(message) => return message,
+                Err(invalid) if invalid.expects_answer() => self.refuse(&invalid),
+                Err(invalid) => tracing::debug!(%invalid, "dropped a line"),
+            }
+        }
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// The next line, once all refusals are written: a client that reads no answers is not read either.
+    async fn next_line(&mut self) -> Option<Bytes> {
+        while self.refusals.join_next().await.is_some() {}
+        loop {
+            match self.input.next().await? {
+                Ok(line) => return Some(line),
+                Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {
+                    tracing::warn!(
+                        "dropped a line of more than {} bytes",
+                        self.limits.line_bytes
+                    );
+                    // After an error, the stream ends once before it goes on.
+                    self.input.next().await;
+                }
+                Err(AnyDelimiterCodecError::Io(error)) => {
+                    tracing::warn!(%error, "standard input cannot be read");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Returns the message of a line, if there is one for rmcp.
+    fn read(&mut self, line: &[u8]) -> Result<Option<ClientJsonRpcMessage>, InvalidMessage> {
+        if line.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        let message = serde_json::from_value(normalize(line)?.value);
+        // Requests and notifications are checked; a response may still be malformed.
+        let message = message.inspect_err(|error| tracing::debug!(%error, "dropped a response"));
+        if let Ok(JsonRpcMessage::Request(request)) = &message
+            && !self.is_open
+        {
+            self.is_open = opens_session(&request.request)
+                .map_err(|reason| InvalidMessage::request(json!(request.id), reason))?;
+            return Ok(message.ok());
+        }
+        Ok(message.ok().filter(|_| self.is_open))
+    }
+
+    fn refuse(&mut self, invalid: &InvalidMessage) {
+        let context = Context::new(Interface::Mcp, self.limits.call);
+        Call::begin(&context, "other").end("refused", None);
+        let line = invalid.to_json().into_bytes();
+        let output = Arc::clone(&self.output);
+        self.refusals.spawn(async move {
+            if let Err(error) = write(&output, line).await {
+                tracing::debug!(%error, "a refusal could not be written");
+            }
+        });
+    }
+}
+
+/// Whether rmcp begins its session with this request. Fails if the request needs one and cannot begin it.
+fn opens_session(request: &ClientRequest) -> Result<bool, &'static str> {
+    let meta = request.get_meta();
+    match (request, meta.protocol_version()) {
+        (ClientRequest::InitializeRequest(_), _) => Ok(true),
+        (ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_), _) => Ok(false),
+        (_, Some(version)) => {
+            let missing = meta.missing_required_keys(&ProtocolVersion::V_2026_07_28);
+            Ok(missing.is_empty() && ProtocolVersion::KNOWN_VERSIONS.contains(&version))
+        }
+        (_, None) => {
+            Err("begin with initialize, or send the _meta of 2026-07-28 with each request")
+        }
+    }
+}
+
+/// Writes one whole line.
+async fn write(output: &Mutex<StdioWriter>, mut line: Vec<u8>) -> io::Result<()> {
+    line.push(b'\n');
+    let mut output = output.lock().await;
+    output.write_all(&line).await?;
+    output.flush().await
+}
