@@ -13,9 +13,9 @@ use tracing_subscriber::filter::Targets;
 
 use crate::{
     backups::Policy,
+    http::{self, Tokens},
     mcp::Seal,
     qovery::{BaseUrl, Credentials},
-    serve::http::{self, Tokens},
     telemetry::LogFormat,
 };
 use cli::HttpOptions;
@@ -425,7 +425,6 @@ fn http_settings(
         allowed_origins: options.allowed_origin.into_iter().flatten().collect(),
         public_url: options.public_url,
         tokens,
-        sessions: false,
     })
 }
 

@@ -14,13 +14,14 @@ use qovery_backups_mcp::{
     backups::{Backups, Policy},
     check::check,
     config::{Command, Config, Error, Upstream},
+    http::Listeners,
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
-    serve::{self, Process, http::Listeners},
     shutdown::Shutdown,
+    stdio,
     telemetry,
 };
 use tokio::runtime;
@@ -78,24 +79,24 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("the runtime could not be started")?;
-    let process = Process {
-        limits: Arc::new(limits),
-        shutdown: Shutdown::default(),
-    };
+    let (limits, shutdown) = (Arc::new(limits), Shutdown::default());
     let result = runtime.block_on(async {
         // Signals are caught before the log says that it serves.
-        catch_signals(&process.shutdown)?;
-        let (limits, shutdown) = (process.limits.clone(), process.shutdown.clone());
-        tokio::spawn(async move { shutdown.enforce_deadline(&limits).await });
-        start(config, process).await
+        catch_signals(&shutdown)?;
+        let (timed, limit) = (shutdown.clone(), limits.clone());
+        tokio::spawn(async move { timed.enforce_deadline(&limit).await });
+        start(config, limits, shutdown).await
     });
     // Where standard input is no pipe, a blocked thread may still read it.
     runtime.shutdown_background();
     result
 }
 
-async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
-    let Process { limits, shutdown } = process.clone();
+async fn start(
+    config: Config,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+) -> anyhow::Result<ExitCode> {
     let (sandbox, base_url, credentials) = match config.upstream {
         Upstream::Qovery {
             base_url,
@@ -131,7 +132,13 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
     };
     let policy = config.policy;
     let backups = Backups::new(qovery, policy.clone(), limits.clone(), shutdown.clone());
-    let server = mcp::Server::new(backups.clone(), seal, limits, shutdown.clone(), sandboxed);
+    let server = mcp::Server::new(
+        backups.clone(),
+        seal,
+        limits.clone(),
+        shutdown.clone(),
+        sandboxed,
+    );
     if config.command == Command::Http {
         let http = config.http;
         let listeners = Listeners::bind(&http)?;
@@ -150,10 +157,12 @@ async fn start(config: Config, process: Process) -> anyhow::Result<ExitCode> {
         };
         tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
         let rest = Rest::new(backups.clone(), &mcp_url);
-        listeners.serve(http, server, rest, process).await;
+        listeners
+            .serve(http, server, rest, limits, shutdown.clone())
+            .await;
     } else {
         log_mode(sandboxed, None, &policy);
-        Box::pin(serve::stdio(server, process)).await?;
+        Box::pin(stdio::serve(server, limits, shutdown.clone())).await?;
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !shutdown.was_forced()))

@@ -3,36 +3,33 @@
 //! Success is what Qovery answered, to the byte; a failure is a [`Problem`]. What must never live
 //! here: a rule about backups, or a word of MCP.
 
-mod input;
+mod accept;
 #[cfg(test)]
 mod openapi;
+mod problem;
 
 use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        Path, Query, Request, State,
+        FromRequestParts, Path, Query, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{
-        HeaderValue, Method, StatusCode,
-        header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION},
-    },
-    middleware::{self, Next},
+    http::{HeaderValue, Method, StatusCode, header, request::Parts},
     response::{Html, IntoResponse, Response},
     routing::{MethodRouter, delete, get},
 };
-
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::{
     backups::{Backups, RemovalRequest},
     context::Context,
-    problem::Problem,
-    qovery::NewBackup,
+    qovery::{BackupId, DatabaseId, NewBackup},
     telemetry,
 };
-use input::{BackupPath, DatabasePath, ListQuery, accepts_json};
+pub(crate) use accept::{accepts, is_json};
+pub use problem::Problem;
 
 /// The OpenAPI document. A test holds it to the code.
 const DOCUMENT: &str = include_str!("rest/openapi.json");
@@ -56,43 +53,37 @@ impl Rest {
     }
 
     /// The routes.
-    pub fn router(self) -> Router {
-        let mut routes = Router::new();
+    pub fn into_router(self) -> Router {
+        let page = self.page;
+        let mut router = Router::new()
+            .route("/", read_only(get(async move || show(page))))
+            .route("/openapi.json", read_only(get(document)))
+            .route("/metrics", read_only(get(metrics)));
         for (path, methods) in operations() {
-            routes = routes.route(path, methods);
+            router = router.route(path, methods);
         }
-        let page = get(show).with_state(self.page);
-        let routes = routes
-            .route(
-                "/openapi.json",
-                get(async || ([(CONTENT_TYPE, "application/json")], DOCUMENT)),
-            )
-            .route_layer(middleware::from_fn(accept_json))
-            .route("/", page)
-            .route("/metrics", get(metrics))
-            .method_not_allowed_fallback(other_method)
-            .fallback(async || Problem::no_such_path())
-            .with_state(self.backups);
-        // The router adds `Allow` after all of its own layers.
-        Router::new()
-            .fallback_service(routes)
-            .layer(middleware::map_response(allow_options))
+        router.with_state(self.backups)
     }
 }
 
 /// The operations. The document lists the same ones.
 fn operations() -> [(&'static str, MethodRouter<Backups>); 2] {
+    let backups = get(list).post(add);
+    let backup = delete(remove);
     [
-        ("/v1/database/{databaseid}/backup", get(list).post(add)),
+        (
+            "/v1/database/{databaseid}/backup",
+            backups.options(async || allow("GET,HEAD,POST,OPTIONS")),
+        ),
         (
             "/v1/database/{databaseid}/backup/{backupid}",
-            delete(remove),
+            backup.options(async || allow("DELETE,OPTIONS")),
         ),
     ]
 }
 
-/// What a request asks for, as logs and metrics call it. It is known before anything else of the
-/// request is read, so that a refusal is counted where it belongs.
+/// The operation of a request in logs and metrics. It depends on the request line only, so that a refusal
+/// is counted as its operation's.
 #[must_use]
 pub fn operation(method: &Method, path: &str) -> &'static str {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
@@ -106,8 +97,39 @@ pub fn operation(method: &Method, path: &str) -> &'static str {
     }
 }
 
+#[derive(Deserialize)]
+struct DatabasePath {
+    databaseid: DatabaseId,
+}
+
+#[derive(Deserialize)]
+struct BackupPath {
+    databaseid: DatabaseId,
+    backupid: BackupId,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ListQuery {
+    /// The id of the last backup of the page before; none for the first page.
+    start_id: Option<BackupId>,
+}
+
+/// Refuses a client that does not accept JSON.
+struct AcceptsJson;
+
+impl<S: Sync> FromRequestParts<S> for AcceptsJson {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let accepted = accepts(&parts.headers, "application", "json");
+        accepted.then_some(Self).ok_or_else(Problem::not_acceptable)
+    }
+}
+
 /// `listDatabaseBackup`.
 async fn list(
+    _: AcceptsJson,
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
@@ -120,6 +142,7 @@ async fn list(
 
 /// `addBackupDatabase`.
 async fn add(
+    _: AcceptsJson,
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
@@ -130,13 +153,14 @@ async fn add(
     let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
     let mut response = json(StatusCode::CREATED, added.answered.json);
     if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(LOCATION, location);
+        response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
 }
 
 /// `removeDatabaseBackup`.
 async fn remove(
+    _: AcceptsJson,
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<BackupPath>, PathRejection>,
@@ -152,50 +176,36 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn json(status: StatusCode, body: Bytes) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// What answers `/metrics`, on whichever port.
+/// The handler of `/metrics`, on either port.
 pub(crate) async fn metrics() -> Result<Response, Problem> {
     let text = telemetry::encode_metrics().map_err(|error| {
         tracing::error!(%error, "the metrics could not be written");
         Problem::internal()
     })?;
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(([(CONTENT_TYPE, content_type)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }
 
-async fn show(State(page): State<Bytes>) -> Response {
+async fn document(_: AcceptsJson) -> Response {
+    json(StatusCode::OK, Bytes::from_static(DOCUMENT.as_bytes()))
+}
+
+fn show(page: Bytes) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    ([(CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
 }
 
-async fn accept_json(request: Request, next: Next) -> Response {
-    if accepts_json(request.headers()) {
-        next.run(request).await
-    } else {
-        Problem::not_acceptable().into_response()
-    }
+fn json(status: StatusCode, body: Bytes) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// Answers the methods that a path does not have; the router adds those it has, as `Allow`.
-async fn other_method(method: Method) -> Response {
-    if method == Method::OPTIONS {
-        StatusCode::NO_CONTENT.into_response()
-    } else {
-        Problem::method_not_allowed().into_response()
-    }
+fn read_only(methods: MethodRouter<Backups>) -> MethodRouter<Backups> {
+    methods.options(async || allow("GET,HEAD,OPTIONS"))
 }
 
-/// Completes `Allow`: the router knows only the methods that have handlers.
-async fn allow_options(mut response: Response) -> Response {
-    if let Some(Ok(methods)) = response.headers().get(ALLOW).map(HeaderValue::to_str)
-        && let Ok(methods) = HeaderValue::from_str(&format!("{methods},OPTIONS"))
-    {
-        response.headers_mut().insert(ALLOW, methods);
-    }
-    response
+/// Answers `OPTIONS`, for which the router has no answer of its own.
+fn allow(methods: &'static str) -> impl IntoResponse {
+    (StatusCode::NO_CONTENT, [(header::ALLOW, methods)])
 }
 
 #[cfg(test)]

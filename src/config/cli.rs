@@ -28,8 +28,8 @@ use super::{
 };
 use crate::{
     backups::Confirm,
+    http::{AllowedHost, AllowedOrigin},
     qovery::{BaseUrl, DatabaseId},
-    serve::http::{AllowedHost, AllowedOrigin},
     telemetry::LogFormat,
 };
 

@@ -1,57 +1,49 @@
-//! Failures over HTTP, as problem details (RFC 9457), on whichever port.
+//! Failures over HTTP, as problem details (RFC 9457), on either port.
 
 use std::borrow::Cow;
 
 use axum::{
     body::Body,
-    http::{
-        HeaderName, HeaderValue, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
-    },
-    response::{IntoResponse, Response},
+    extract::path::ErrorKind,
+    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::is_json;
 use crate::{
     backups::{Error, Obstacle},
     context::RequestId,
     qovery::{Failure, Outcome, Scheme},
 };
 
-/// Why a request was not carried out.
-#[derive(Clone, Debug)]
-pub struct Problem {
-    kind: &'static str,
-    status: StatusCode,
-    detail: Cow<'static, str>,
-    outcome: Outcome,
-    retryable: bool,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
 /// Why a request was not carried out (RFC 9457).
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Problem")]
-pub(crate) struct Details<'a> {
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Problem {
     /// The kind of problem, the same for every request that fails so.
-    r#type: String,
+    #[serde(rename = "type", serialize_with = "serialize_type")]
+    #[schemars(with = "String")]
+    kind: &'static str,
     /// The kind, for people.
     title: String,
     /// The HTTP status.
     #[schemars(with = "i32", range(min = 400, max = 599))]
     status: u16,
     /// What happened, whether anything was changed, and what to do next.
-    detail: &'a str,
+    detail: Cow<'static, str>,
     /// The request's id, as in `X-Request-Id` and in the server's log.
-    instance: &'a str,
+    instance: String,
     /// Whether the change was made that was asked for.
     outcome: Outcome,
     /// Whether the same request may succeed later, and is safe to repeat.
     retryable: bool,
+    #[serde(skip)]
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The kinds that no layer below knows: each its name, its status and its text.
+/// The problems that no error of `backups` is: the kind, the status and the detail of each.
 macro_rules! problems {
     ($($(#[$doc:meta])* $kind:ident, $status:ident, $detail:literal;)+) => {
         impl Problem {
@@ -65,48 +57,52 @@ macro_rules! problems {
 problems! {
     /// A `Host` that is missing, doubled or no host.
     malformed_host, BAD_REQUEST, "The Host header is missing or malformed. Nothing was changed.";
-    /// A `Host` that is none of ours.
+    /// A `Host` that is not allowed.
     forbidden_host, FORBIDDEN, "This server does not answer to that name. Nothing was changed. The operator allows names with --allowed-host.";
-    /// A web page of somebody else.
+    /// A web page of another origin.
     forbidden_origin, FORBIDDEN, "Pages of that origin may not call this server. Nothing was changed. The operator allows origins with --allowed-origin.";
     /// No token, or a wrong one.
     unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
-    /// A body over 64 KiB, or of far more values than any message has.
+    /// A body over the limits of bytes and of JSON values.
     body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB, or holds more than 2,500 JSON values. Nothing was changed.";
     /// A body that ended early.
     body_broken, BAD_REQUEST, "The body could not be read. Nothing was changed.";
-    /// A body that took more than ten seconds.
+    /// A body over its limit of time.
     body_too_slow, REQUEST_TIMEOUT, "The body was not complete after 10 seconds. Nothing was changed.";
-    /// A path that is none.
+    /// A path without a route.
     no_such_path, NOT_FOUND, "There is nothing at this path. Nothing was changed.";
-    /// A session that is none, or another caller's.
-    no_such_session, NOT_FOUND, "There is no such session. Nothing was changed. Begin a new one with initialize.";
     /// A method that the path does not have.
     method_not_allowed, METHOD_NOT_ALLOWED, "The path does not have this method; Allow names those that it has. Nothing was changed.";
-    /// A caller that takes no JSON.
+    /// A client that does not accept JSON.
     not_acceptable, NOT_ACCEPTABLE, "Answers are JSON, which the Accept header excludes. Nothing was changed.";
-    /// A body that is not JSON by its own account.
+    /// A body whose `Content-Type` is not JSON.
     unsupported_media_type, UNSUPPORTED_MEDIA_TYPE, "The Content-Type must be application/json. Nothing was changed.";
 }
 
 impl Problem {
     fn new(kind: &'static str, status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        let mut title = kind.replace('_', " ");
+        if let Some(first) = title.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
         Self {
             kind,
-            status,
+            title,
+            status: status.as_u16(),
             detail: detail.into(),
+            instance: String::new(),
             outcome: Outcome::NotApplied,
             retryable: false,
             headers: Vec::new(),
         }
     }
 
-    /// Input that does not fit.
+    /// Invalid input.
     #[must_use]
     pub fn invalid(reason: &str) -> Self {
         /// Some reasons repeat the input.
-        const LONGEST: usize = 300;
-        let short: String = reason.chars().take(LONGEST).collect();
+        const MAX_CHARACTERS: usize = 300;
+        let short: String = reason.chars().take(MAX_CHARACTERS).collect();
         let detail = format!("{short}. No request was sent to Qovery, and nothing was changed.");
         Self::new("invalid_request", StatusCode::BAD_REQUEST, detail)
     }
@@ -116,21 +112,48 @@ impl Problem {
     pub fn internal() -> Self {
         let detail = "This server failed on the request. Whether anything was changed is not known: \
                       list the backups before you do anything else.";
-        let mut problem = Self::new("internal_error", StatusCode::INTERNAL_SERVER_ERROR, detail);
-        problem.outcome = Outcome::Unknown;
-        problem
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self {
+            outcome: Outcome::Unknown,
+            ..Self::new("internal_error", status, detail)
+        }
     }
 
-    /// All places for calls are taken.
+    /// As many calls are in flight as the limits allow.
     #[must_use]
     pub fn overloaded() -> Self {
         let detail = "This server is overloaded: try again in a second. Nothing was changed.";
-        let mut problem = Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, detail);
-        problem.retryable = true;
-        problem.with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+        let problem = Self {
+            retryable: true,
+            ..Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, detail)
+        };
+        problem.with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
-    /// The kind, as logs and metrics call it.
+    /// The problem of a response: its own, or that of its status where the router or rmcp answered in plain
+    /// text.
+    pub(crate) fn of(response: &mut Response) -> Option<Self> {
+        let status = response.status();
+        if status.as_u16() < 400 {
+            return None;
+        }
+        if let Some(own) = response.extensions_mut().remove() {
+            return Some(own);
+        }
+        let problem = match status {
+            _ if is_json(response.headers()) => return None,
+            StatusCode::NOT_FOUND => Self::no_such_path(),
+            StatusCode::METHOD_NOT_ALLOWED => Self::method_not_allowed(),
+            _ if status.is_client_error() => Self::invalid("The request is malformed"),
+            _ => Self::internal(),
+        };
+        Some(Self {
+            status: status.as_u16(),
+            ..problem
+        })
+    }
+
+    /// The kind, as in logs and metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         self.kind
@@ -143,72 +166,89 @@ impl Problem {
         self
     }
 
-    /// What is sent of it, once it is known to which request it belongs.
-    pub(crate) fn details<'a>(&'a self, instance: &'a str) -> Details<'a> {
-        let kind = self.kind.replace('_', "-");
-        let mut title = self.kind.replace('_', " ");
-        if let Some(first) = title.get_mut(..1) {
-            first.make_ascii_uppercase();
-        }
-        Details {
-            r#type: format!("urn:qovery-backups-mcp:problem:{kind}"),
-            title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            instance,
-            outcome: self.outcome,
-            retryable: self.retryable,
-        }
-    }
-
-    /// Writes itself as the body of its response.
-    pub(crate) fn write(&self, id: &RequestId, response: &mut Response) {
-        let json = HeaderValue::from_static("application/problem+json");
+    /// Writes the body of its response.
+    pub(crate) fn write(mut self, id: &RequestId, response: &mut Response) {
+        id.as_str().clone_into(&mut self.instance);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, json);
-        headers.remove(CONTENT_LENGTH);
-        // It has text and numbers only, which always can be written.
-        let body = serde_json::to_vec(&self.details(id.as_str())).unwrap_or_default();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.remove(header::CONTENT_LENGTH);
+        // It consists of texts and numbers, which always serialize.
+        let body = serde_json::to_vec(&self).unwrap_or_default();
         *response.body_mut() = Body::from(body);
     }
 }
 
 impl IntoResponse for Problem {
-    /// A response that carries the problem, for the outermost layer to write.
+    /// A response that carries the problem, for the outermost middleware to write with the request's id.
     fn into_response(self) -> Response {
-        let mut response = self.status.into_response();
-        for (name, value) in &self.headers {
-            response.headers_mut().insert(name, value.clone());
-        }
+        let status = StatusCode::from_u16(self.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, AppendHeaders(self.headers.clone())).into_response();
         response.extensions_mut().insert(self);
         response
     }
 }
 
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        let detail = match rejection {
+            PathRejection::FailedToDeserializePathParams(error) => match error.into_kind() {
+                ErrorKind::DeserializeError { key, message, .. } => format!("{key}: {message}"),
+                ErrorKind::InvalidUtf8InPathParam { key } => format!("{key}: must be UTF-8"),
+                kind => kind.to_string(),
+            },
+            rejection => rejection.body_text(),
+        };
+        Self::invalid(&detail)
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid(&rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        match rejection {
+            JsonRejection::MissingJsonContentType(_) => Self::unsupported_media_type(),
+            rejection => Self::invalid(&rejection.body_text()),
+        }
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        let mut problem = Self::new(error.kind(), status(&error), error.to_string());
-        problem.outcome = error.outcome();
-        problem.retryable = error.retryable();
-        let pause = match (error.retry_after(), problem.status) {
-            (Some(pause), _) => pause.as_secs().max(1),
-            // As the detail says.
-            (
-                None,
-                StatusCode::CONFLICT
-                | StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::SERVICE_UNAVAILABLE,
-            ) if problem.retryable => 60,
-            _ => return problem,
+        /// The details say "in a minute".
+        const DEFAULT_RETRY_AFTER: u64 = 60;
+        let problem = Self {
+            outcome: error.outcome(),
+            retryable: error.retryable(),
+            ..Self::new(error.kind(), status(&error), error.to_string())
         };
-        problem.with_header(RETRY_AFTER, HeaderValue::from(pause))
+        let is_temporary = matches!(problem.status, 409 | 429 | 503);
+        let seconds = match error.retry_after() {
+            Some(pause) => pause.as_secs().max(1),
+            None if problem.retryable && is_temporary => DEFAULT_RETRY_AFTER,
+            None => return problem,
+        };
+        problem.with_header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
+}
+fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
+    let kind = kind.replace('_', "-");
+    to.collect_str(&format_args!("urn:qovery-backups-mcp:problem:{kind}"))
 }
 
 /// That Qovery refuses our key is not the caller's 401, and an answer that makes no sense is not the
 /// caller's fault. What Qovery cannot do just now (409, 423, 425) is a conflict, whatever it calls it.
 fn status(error: &Error) -> StatusCode {
     let failure = match error {
+        Error::Qovery(error) => &error.failure,
         Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => {
             return StatusCode::FORBIDDEN;
         }
@@ -223,29 +263,20 @@ fn status(error: &Error) -> StatusCode {
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
         Error::LimitReached { .. } | Error::TooMany { .. } => return StatusCode::TOO_MANY_REQUESTS,
         Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
-        Error::Qovery(error) => &error.failure,
     };
     match failure {
         Failure::Forbidden { .. } | Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
         Failure::NotFound { .. } => StatusCode::NOT_FOUND,
-        Failure::Rejected {
-            status: 409 | 423 | 425,
-            ..
-        } => StatusCode::CONFLICT,
+        Failure::Rejected { status, .. } if [409, 423, 425].contains(status) => {
+            StatusCode::CONFLICT
+        }
         Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
         Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
         Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Failure::Unauthorized(_)
-        | Failure::Unavailable { .. }
-        | Failure::Redirected { .. }
-        | Failure::Unexpected { .. }
-        | Failure::Unreadable(_)
-        | Failure::TooLarge
-        | Failure::Interrupted(_)
-        | Failure::Unreachable { .. } => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -275,9 +306,12 @@ mod tests {
                 message: None,
             };
             let problem = Problem::from(Error::from(qovery::Error::harmless(failure)));
-            assert_eq!(problem.status.as_u16(), status, "{answered}");
+            assert_eq!(problem.status, status, "{answered}");
             // It says when to try again if it says that trying again may help.
-            let retry_after = problem.headers.iter().any(|(name, _)| *name == RETRY_AFTER);
+            let retry_after = problem
+                .headers
+                .iter()
+                .any(|(name, _)| *name == header::RETRY_AFTER);
             assert_eq!(retry_after, problem.retryable, "{answered}");
         }
     }
