@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use qovery_backups_mcp::{
-    backups::{Backups, Policy},
+    backups::{Backups, Confirm, Policy},
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
@@ -43,7 +43,13 @@ async fn main() -> anyhow::Result<()> {
     );
     let backups = Backups::new(
         qovery,
-        Policy::default(),
+        Policy {
+            read_only: false,
+            keep_latest: 1,
+            confirm: Confirm::Auto,
+            changes_per_hour: None,
+            audit_log: None,
+        },
         Arc::clone(&limits),
         shutdown.clone(),
     );

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{DOCUMENT, NewBackup, Problem, operation, operations};
 use crate::{
     backups::{Error, Obstacle, Protection, RemovalPlan},
-    qovery::{self, BackupPage, Failure, Scheme, Unreachable, Unreadable},
+    qovery::{self, BackupPage, Failure, Scheme, Unreadable},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -208,10 +208,6 @@ fn failures() -> Vec<Failure> {
         status,
         message: None,
     };
-    let unreachable = |reason| Failure::Unreachable {
-        reason,
-        source: any_error(),
-    };
     vec![
         rejected(409),
         rejected(400),
@@ -232,8 +228,9 @@ fn failures() -> Vec<Failure> {
         Failure::TooLarge,
         Failure::TimedOut,
         Failure::Interrupted(any_error()),
-        unreachable(Unreachable::Refused),
-        unreachable(Unreachable::TimedOut),
+        Failure::Unreachable {
+            source: any_error(),
+        },
         Failure::Overloaded,
         Failure::Setup(Box::new(any_error())),
     ]
