@@ -140,7 +140,7 @@ impl Limits {
             body_read: milliseconds(1_000),
             header_read: milliseconds(1_000),
             write_stall: milliseconds(1_000),
-            connections: 4,
+            connections: 64,
             drain: milliseconds(2_500),
             ..Self::default()
         }

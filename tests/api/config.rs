@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use qovery_backups_mcp::{config::SETTINGS, sandbox::Sandbox};
 
-use crate::helpers::{Finished, TestApp};
+use crate::app::{Finished, TestApp};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
 const TOKEN: (&str, &str) = (

@@ -11,8 +11,11 @@ use reqwest::Url;
 use serde_json::{Value, json};
 
 use crate::{
-    helpers::{Era, TestApp},
-    helpers_http::{Request, backups_of, serve_sandbox},
+    app::{TestApp, serve_sandbox},
+    clients::{ADD, Era, LIST, REMOVE, orders},
+    connection::{Request, backups_of},
+    expect::contains,
+    upstreams::page,
 };
 
 pub(crate) fn read(name: &str) -> String {
@@ -263,9 +266,7 @@ async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
     let check = TestApp::new(&[]).run(&["check", "--help"]).await.stdout;
     let whole = TestApp::new(&[]).run(&["--help"]).await.stdout;
     for setting in SETTINGS {
-        assert!(whole.contains(setting.variable), "{whole}");
-        let words = setting.help.split_whitespace().next().unwrap();
-        assert!(whole.contains(words), "{whole}");
+        contains(&whole, [setting.variable]);
     }
     let mut flags: BTreeSet<&str> = check
         .split_whitespace()
@@ -295,11 +296,7 @@ async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
             assert!(known || !word.starts_with("QOVERY_"), "{name}: {word}");
         }
     }
-    for tool in [
-        "list-database-backups",
-        "add-backup-database",
-        "remove-database-backup",
-    ] {
+    for tool in [LIST, ADD, REMOVE] {
         let readme = &pages["README.md"];
         assert!(readme.contains(tool), "README.md does not name {tool}");
     }
@@ -361,10 +358,10 @@ async fn the_metrics_and_the_lines_on_record_are_as_the_page_says() {
     let app = TestApp::new(&[]);
     let arguments = ["--sandbox", "--confirm", "never", "--audit-log", "audit"];
     let mut session = app.session(Era::Handshake, &arguments).await;
-    let mut arguments = json!({ "databaseId": Sandbox::ORDERS });
-    let listed = session.ok("list-database-backups", arguments.clone()).await;
+    let mut arguments = orders();
+    let listed = session.ok(LIST, arguments.clone()).await;
     arguments["backupId"] = listed["backups"][5]["id"].clone();
-    session.ok("remove-database-backup", arguments).await;
+    session.ok(REMOVE, arguments).await;
     let audit = std::fs::read_to_string(app.directory.path().join("audit")).unwrap();
     let members = |line: &str| -> Vec<String> {
         let line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
@@ -372,114 +369,4 @@ async fn the_metrics_and_the_lines_on_record_are_as_the_page_says() {
     };
     let documented = fenced(&page, "json").concat();
     assert_eq!(members(&documented), members(audit.lines().next().unwrap()));
-}
-
-/// The rooms of the map in `lib.rs`, from the ground up.
-fn floors() -> Vec<String> {
-    let map = read("src/lib.rs");
-    let rows = map.lines().filter_map(|line| {
-        let (names, _) = line.strip_prefix("//! | ")?.split_once(" | ")?;
-        names.contains('`').then_some(names)
-    });
-    rows.flat_map(|names| names.split(", "))
-        .map(|name| name.trim_matches(['[', ']', '`']).to_owned())
-        .collect()
-}
-
-/// The rooms that a file imports from.
-fn imports(code: &str) -> Vec<String> {
-    let mut imported = Vec::new();
-    for (start, _) in code.match_indices("crate::") {
-        let rest = &code[start + "crate::".len()..];
-        let mut depth = 0;
-        let mut name = String::new();
-        let mut named = false;
-        for c in rest.chars() {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => named = false,
-                c if c.is_alphanumeric() || c == '_' => {
-                    if !named {
-                        name.push(c);
-                    }
-                    continue;
-                }
-                _ => {}
-            }
-            if !name.is_empty() {
-                imported.push(std::mem::take(&mut name));
-                named = true;
-            }
-            if depth <= 0 {
-                break;
-            }
-        }
-    }
-    imported
-}
-
-/// The invariants of the house that can be read off its source.
-#[test]
-fn every_line_is_in_its_room() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![source.clone()];
-    let mut checked = 0;
-    let floors = floors();
-    assert!(floors.len() > 15, "{floors:?}");
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let room = path
-                .strip_prefix(&source)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .replace('\\', "/");
-            let code: String = std::fs::read_to_string(&path)
-                .unwrap()
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("//"))
-                .collect();
-            let is = |name: &str| room.starts_with(name);
-            let has = |words: &[&str]| words.iter().any(|word| code.contains(word));
-            let own = room.split(['/', '.']).next().unwrap();
-            let floor = floors.iter().position(|floor| floor == own);
-            for imported in imports(&code) {
-                let below = floors.iter().position(|floor| *floor == imported);
-                let fits = own == imported || (below.is_some() && below < floor);
-                assert!(fits || ["main", "lib"].contains(&own), "{room}: {imported}");
-            }
-            if is("qovery") || is("backups") {
-                assert!(!has(&["rmcp", "axum"]), "{room}");
-            }
-            if is("sandbox") {
-                assert!(!has(&["crate::"]), "{room}");
-            }
-            if !is("config") {
-                assert!(!has(&["env::var"]), "{room}");
-            }
-            if !is("program") {
-                assert!(!has(&["stdout()"]), "{room}");
-            }
-            if is("rest") {
-                assert!(!has(&["crate::mcp", "    mcp", "rmcp"]), "{room}");
-            }
-            let holds_secrets = [
-                "qovery/credentials",
-                "config/sources",
-                "serve/http/access",
-                "mcp/seal",
-            ];
-            if !holds_secrets.iter().any(|room| is(room)) {
-                assert!(!has(&["expose_secret"]), "{room}");
-            }
-            checked += 1;
-        }
-    }
-    assert!(checked > 20, "only {checked} files were read");
 }

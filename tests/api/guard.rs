@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::{
-    helpers::{Era, TestApp, Upstream, backup_id, page, reply},
-    helpers_http::{Request, backups_of},
-    helpers_ledger::database,
+    clients::{Era, LIST, REMOVE, removal},
+    connection::{Request, backups_of},
+    upstreams::{Upstream, backup, backup_id, backups, ledger::database, page, reply},
 };
 
 /// The removal of a backup: what it is refused with, or nothing.
@@ -153,7 +153,7 @@ async fn odd_dates_never_lay_the_newest_backup_bare() {
         }
     })
     .await;
-    let app = TestApp::with_upstream(&upstream.url());
+    let app = upstream.app();
     let mut session = app
         .session(Era::Handshake, &["--changes-per-hour", "0"])
         .await;
@@ -161,13 +161,13 @@ async fn odd_dates_never_lay_the_newest_backup_bare() {
     for (at, case) in cases.iter().enumerate() {
         let database = database(at);
         let list = json!({ "databaseId": database });
-        let list = session.ok("list-database-backups", list).await;
+        let list = session.ok(LIST, list).await;
         let listed = list["backups"].as_array().unwrap();
         assert_eq!(listed.len(), case.backups.len(), "{}: {list}", case.name);
         for (number, (date, verdict)) in numbers(case).zip(&case.backups) {
             let backup = backup_id(number);
             let arguments = json!({ "databaseId": database, "backupId": backup });
-            let result = session.call("remove-database-backup", arguments).await;
+            let result = session.call(REMOVE, arguments).await;
             let text = result["content"][0]["text"].as_str().unwrap();
             let told = format!("{}, {date}: {text}", case.name);
             if let Some(protection) = verdict {
@@ -211,7 +211,7 @@ async fn over_rest_odd_dates_pass_and_protect() {
         json!({ "id": backup_id(1), "created_at": "2026-03-01 00:00:01" }),
     ];
     let upstream = Upstream::always(page(&backups)).await;
-    let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+    let server = upstream.app().serve(&[]).await;
     let path = backups_of(&database(1));
     let list = server.rest(Request::get(&path)).await;
     assert_eq!(
@@ -241,7 +241,7 @@ async fn a_refusal_names_the_number_only_where_the_number_protects() {
         backup(4, "DEPLOYMENT_ERROR"),
     ];
     let upstream = Upstream::always(page(&backups)).await;
-    let app = TestApp::with_upstream(&upstream.url());
+    let app = upstream.app();
     let mut session = app.session(Era::Handshake, &["--keep-latest", "0"]).await;
     for (number, protection) in [
         (1, "it may be the newest finished one"),
@@ -250,7 +250,7 @@ async fn a_refusal_names_the_number_only_where_the_number_protects() {
     ] {
         let backup = backup_id(number);
         let arguments = json!({ "databaseId": database(1), "backupId": backup });
-        let text = session.refused("remove-database-backup", arguments).await;
+        let text = session.refused(REMOVE, arguments).await;
         let refusal = format!(
             "Backup {backup} is protected: {protection}. Nothing was removed. No argument and no \
              setting changes that; it may go once a newer backup is finished."

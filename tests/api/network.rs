@@ -16,7 +16,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use crate::helpers::{Era, TestApp, Upstream, page, reply};
+use crate::{
+    app::TestApp,
+    clients::Era,
+    upstreams::{Upstream, page, reply},
+};
 
 const LIST: &str = "list-database-backups";
 

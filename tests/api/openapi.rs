@@ -5,8 +5,10 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
-    helpers::{TestApp, backup_id},
-    helpers_http::{Request, Server, serve_sandbox},
+    app::{Server, TestApp, serve_sandbox},
+    connection::Request,
+    expect::contains,
+    upstreams::backup_id,
 };
 
 const COMMITTED: &str = include_str!("../../src/rest/openapi.json");
@@ -141,7 +143,7 @@ async fn each_parameter_is_read_where_the_document_has_it() {
             // It says which ones there are.
             let detail = refusal(&server, operation.request(Some(("other", "x")))).await;
             let expected = format!("expected `{}`", operation.names("query").join("`, `"));
-            assert!(detail.contains(&expected), "{detail}");
+            contains(&detail, [&expected]);
         }
         let required = |found: &&Value| found["required"] == true;
         let required = operation.parameters.iter().filter(required).count();

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::helpers::{ERAS, Era, Session, TestApp, sandbox_session};
+use crate::{
+    app::{TestApp, sandbox_session},
+    clients::{Client, ERAS, Era},
+};
 
 fn strange_lines() -> Vec<Vec<u8>> {
     let deep = format!(
@@ -35,7 +38,7 @@ fn strange_lines() -> Vec<Vec<u8>> {
 }
 
 /// Where the id of a request is legible, it is answered with an error.
-async fn see_its_error(session: &mut Session, line: &[u8]) {
+async fn see_its_error(session: &mut Client, line: &[u8]) {
     for id in ["utf8", "deep", "long"] {
         if line.starts_with(format!(r#"{{"jsonrpc":"2.0","id":"{id}""#).as_bytes()) {
             let answer = session.receive().await;
@@ -45,7 +48,7 @@ async fn see_its_error(session: &mut Session, line: &[u8]) {
     }
 }
 
-async fn lists_the_tools(session: &mut Session) {
+async fn lists_the_tools(session: &mut Client) {
     let answer = session.request("tools/list", json!({})).await;
     assert_eq!(
         answer["result"]["tools"].as_array().unwrap().len(),

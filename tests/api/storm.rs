@@ -16,10 +16,13 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    helpers::{Reply, TestApp, number_of, reply, seed},
-    helpers_http::Server,
-    helpers_ledger::{
-        Caller, Deed, FACES, FAILED, Face, Fate, GOOD, Ledger, QUEUED, Says, Told, database, trace,
+    app::{Server, repetitions, seed},
+    clients::{Caller, INTERFACES, Interface},
+    expect::CallResult,
+    upstreams::{
+        Reply, backup,
+        ledger::{Action, Behavior, FAILED, GOOD, Ledger, QUEUED, Response, database, trace},
+        reply,
     },
 };
 
@@ -32,38 +35,38 @@ const DATABASES: usize = 36;
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// What befalls a request: three of ten fail, in every way and at every moment.
-fn fate() -> Fate {
+fn fate() -> Behavior {
     let seconds = |most: u64| Duration::from_millis(fastrand::u64(0..most * 1_000));
     let anyhow = |late: u64| match fastrand::u8(..3) {
-        0 => Deed::Done,
-        1 => Deed::Undone,
-        _ => Deed::Late(seconds(late)),
+        0 => Action::Apply,
+        1 => Action::Skip,
+        _ => Action::Late(seconds(late)),
     };
-    let done_or_not = || [Deed::Done, Deed::Undone][fastrand::usize(..2)].clone();
+    let done_or_not = || [Action::Apply, Action::Skip][fastrand::usize(..2)].clone();
     let (deed, says) = match fastrand::u8(..100) {
-        0..70 => (Deed::Done, Says::Truth),
+        0..70 => (Action::Apply, Response::True),
         70..78 => {
             let down = reply("503 Service Unavailable", "", "");
-            (done_or_not(), Says::Else(down))
+            (done_or_not(), Response::Other(down))
         }
         78..85 => {
             let pause = format!("Retry-After: {}\r\n", fastrand::u8(..2));
             let busy = reply("429 Too Many Requests", &pause, "");
-            (Deed::Undone, Says::Else(busy))
+            (Action::Skip, Response::Other(busy))
         }
-        85..86 => (anyhow(4), Says::Else(Reply::Hang)),
+        85..86 => (anyhow(4), Response::Other(Reply::Hang)),
         86..90 => {
-            let before = [Deed::Undone, Deed::Late(seconds(1))];
+            let before = [Action::Skip, Action::Late(seconds(1))];
             let before = before[fastrand::usize(..2)].clone();
-            (before, Says::Else(Reply::Reset))
+            (before, Response::Other(Reply::Reset))
         }
-        90..95 => (Deed::Done, Says::Else(Reply::Reset)),
-        _ => (Deed::Done, Says::Half),
+        90..95 => (Action::Apply, Response::Other(Reply::Reset)),
+        _ => (Action::Apply, Response::Half),
     };
-    Fate {
-        pause: Duration::from_micros(fastrand::u64(0..3_000)),
+    Behavior {
+        delay: Duration::from_micros(fastrand::u64(0..3_000)),
         state: [GOOD, GOOD, GOOD, FAILED, QUEUED][fastrand::usize(..5)],
-        ..Fate::new(deed, says)
+        ..Behavior::new(deed, says)
     }
 }
 
@@ -75,7 +78,7 @@ struct Made {
     database: String,
     /// What it removes.
     targets: Vec<String>,
-    told: Told,
+    told: CallResult,
     latency: Duration,
 }
 
@@ -120,9 +123,9 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
         _ => Vec::new(),
     };
     // Over REST, one goes at a time.
-    let targets = match caller.face {
-        Face::Mcp => targets,
-        Face::Rest => targets.into_iter().take(1).collect(),
+    let targets = match caller.interface {
+        Interface::Mcp => targets,
+        Interface::Rest => targets.into_iter().take(1).collect(),
     };
     let id = format!("call-{number}");
     let request = match (operation, targets.as_slice()) {
@@ -135,7 +138,7 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
         .header("X-Request-Id", &id)
         .header("traceparent", &trace(number));
     let since = Instant::now();
-    let told = caller.told(&request).await;
+    let told = caller.send(&request).await;
     Made {
         number,
         operation,
@@ -150,7 +153,7 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
 async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Made> {
     let next = AtomicUsize::new(1);
     let callers = (0..CALLERS).map(async |number| {
-        let mut caller = Caller::of(server, FACES[number % 2]).await;
+        let mut caller = Caller::of(server, INTERFACES[number % 2]).await;
         let mut made = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -268,7 +271,7 @@ fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
     reason = "what became of the calls is for people"
 )]
 async fn a_storm_leaves_nobody_with_a_wrong_answer() {
-    let calls = number_of("STORM_CALLS", 150);
+    let calls = repetitions("STORM_CALLS", 150);
     seed();
     let ledger = Ledger::start(|_| fate()).await;
     for number in 0..DATABASES {
@@ -279,7 +282,7 @@ async fn a_storm_leaves_nobody_with_a_wrong_answer() {
     }
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let app = TestApp::with_upstream(&ledger.url()).hasty();
+    let app = ledger.app().short_limits();
     let file = path.to_str().unwrap();
     let server = app
         .serve(&["--changes-per-hour", "0", "--audit-log", file])
@@ -318,7 +321,7 @@ async fn a_storm_leaves_nobody_with_a_wrong_answer() {
         elapsed.as_secs_f64(),
         summary.join(", "),
         ledger.effects().len(),
-        ledger.asked().len(),
+        ledger.requests().len(),
         longest.as_secs_f64(),
     );
     // A server that only ever refuses, or never knows, would pass until here.

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
-    helpers::{ERAS, Era, Session, TestApp, Upstream, backup, backup_id, page, sandbox_session},
-    helpers_http::{Answer, Client, Connection, Request, backups_of, serve_sandbox},
+    app::{TestApp, sandbox_session, serve_sandbox},
+    clients::{Client, ERAS, Era},
+    connection::{Connection, Request, backups_of},
+    upstreams::{Upstream, backup, backup_id, page},
 };
 
 const LIST: &str = "list-database-backups";
@@ -36,7 +38,7 @@ async fn answers(message: &str) -> Vec<Value> {
         let mut session = sandbox_session(era, &[]).await;
         session.send(message.as_bytes()).await;
         answers.push(session.receive().await);
-        let client = Client::new(&server, era, None);
+        let client = Client::over_http(&server, era, None);
         let request = client.raw(message).header("Mcp-Method", "tools/call");
         let request = request.header("Mcp-Name", LIST);
         answers.push(request.send(server.mcp).await.message());
@@ -285,7 +287,7 @@ async fn lists_and_nulls_of_php_are_nothing() {
         |params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list"{params}}}"#);
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let server = serve_sandbox(&[]).await;
-    let client = Client::new(&server, Era::Handshake, None);
+    let client = Client::over_http(&server, Era::Handshake, None);
     for params in [
         "",
         r#","params":[]"#,
@@ -341,7 +343,7 @@ async fn the_last_line_needs_no_end() {
     let line = br#"{"jsonrpc":"2.0","id":"last","method":"ping"}"#;
     stdin.write_all(line).await.unwrap();
     drop(stdin);
-    let finished = Session::new(child, Era::Handshake).finish().await;
+    let finished = Client::over_stdio(child, Era::Handshake).finish().await;
     let answer: Value = serde_json::from_str(finished.stdout.trim()).unwrap();
     assert_eq!(answer["id"], "last", "{answer}");
     assert!(finished.status.success());
@@ -421,13 +423,13 @@ async fn a_handshake_needs_no_more_of_a_client_than_this_server_does() {
             json!([]),
             json!(null),
         ] {
-            let mut client = Client::new(&server, Era::Handshake, None);
+            let mut client = Client::over_http(&server, Era::Handshake, None);
             let answer = client.post("initialize", params).await;
             assert_eq!(answer.status, 200, "{answer:?}");
             assert!(answer.message()["result"]["instructions"].is_string());
         }
         // The body decides what is spoken, not what the client spoke last.
-        let mut client = Client::new(&server, Era::Handshake, None);
+        let mut client = Client::over_http(&server, Era::Handshake, None);
         let request = client.message("initialize", initialize(&json!({})));
         for version in ["2025-11-25", "2026-07-28", "1.0"] {
             let answer = request.clone().header("MCP-Protocol-Version", version);
@@ -450,7 +452,7 @@ async fn a_handshake_needs_no_more_of_a_client_than_this_server_does() {
 async fn what_is_gone_from_a_revision_is_not_mended_into_it() {
     for sessions in ["--sessions=false", "--sessions"] {
         let server = serve_sandbox(&[sessions]).await;
-        let mut client = Client::new(&server, Era::Stateless, None);
+        let mut client = Client::over_http(&server, Era::Stateless, None);
         let answer = client.post("initialize", json!({})).await;
         assert_eq!(answer.status, 404, "{answer:?}");
         assert_eq!(answer.json()["error"]["code"], -32601, "{answer:?}");
@@ -468,11 +470,11 @@ async fn odd_capabilities_of_a_request_count_as_far_as_they_read() {
         let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
         session.capabilities = json!({ "elicitation": says, "roots": "yes" });
         session.open().await;
-        session.post("tools/call", remove.clone()).await;
+        session.send_request("tools/call", remove.clone()).await;
         assert_eq!(session.receive().await["method"], "elicitation/create");
     }
     let server = serve_sandbox(&[]).await;
-    let mut client = Client::new(&server, Era::Stateless, None);
+    let mut client = Client::over_http(&server, Era::Stateless, None);
     client.capabilities = json!({ "elicitation": true });
     let answer = client.request("tools/call", remove).await;
     assert_eq!(answer["result"]["resultType"], "input_required", "{answer}");
@@ -494,7 +496,7 @@ async fn revisions_are_told_no_more_of_the_server_than_they_know() {
         let mut all = vec![session.request("initialize", params.clone()).await];
         for sessions in ["--sessions=false", "--sessions"] {
             let server = serve_sandbox(&[sessions]).await;
-            let mut client = Client::new(&server, Era::Handshake, None);
+            let mut client = Client::over_http(&server, Era::Handshake, None);
             let request = client.message("initialize", params.clone());
             all.push(request.send(server.mcp).await.message());
         }
@@ -579,7 +581,7 @@ async fn dates_pass_as_qovery_writes_them() {
 async fn whoever_takes_json_gets_it_and_whoever_takes_none_hears_so() {
     let server = serve_sandbox(&[]).await;
     for era in ERAS {
-        let mut client = Client::new(&server, era, None);
+        let mut client = Client::over_http(&server, era, None);
         for accept in [
             "*/*",
             "application/*",
@@ -624,48 +626,6 @@ async fn whoever_takes_json_gets_it_and_whoever_takes_none_hears_so() {
         &json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" }),
     );
     assert_eq!(bare.send(server.mcp).await.status, 200);
-
-    let server = serve_sandbox(&["--sessions"]).await;
-    let mut client = Client::new(&server, Era::Handshake, None);
-    client.open().await;
-    for accept in ["*/*", "text/*", "text/event-stream"] {
-        let listed = client
-            .message("tools/list", json!({}))
-            .header("Accept", accept);
-        assert_eq!(listed.send(server.mcp).await.status, 200, "{accept}");
-        let mut connection = Connection::open(server.mcp).await;
-        let stream = client.stream().header("Accept", accept).bytes(server.mcp);
-        connection.write(&stream).await;
-        assert_eq!(connection.head().await.status, 200, "{accept}");
-    }
-    let request = client
-        .message("tools/list", json!({}))
-        .header("Accept", "application/json");
-    request
-        .send(server.mcp)
-        .await
-        .problem(406, "not_acceptable");
-}
-
-#[tokio::test]
-async fn the_first_event_is_the_answer() {
-    let server = serve_sandbox(&["--sessions"]).await;
-    for version in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
-        let mut client = Client::new(&server, Era::Handshake, None);
-        let params = initialize(&json!({ "protocolVersion": version }));
-        let first = |answer: &Answer| {
-            let text = answer.text();
-            let event = text.split("\n\n").next().unwrap().to_owned();
-            assert!(
-                event.contains("\"result\"") && !text.contains("retry:"),
-                "{text}"
-            );
-        };
-        let answer = client.post("initialize", params).await;
-        first(&answer);
-        client.session = answer.header("mcp-session-id").map(str::to_owned);
-        first(&client.post("tools/list", json!({})).await);
-    }
 }
 
 #[tokio::test]
@@ -675,7 +635,7 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
     app.variables
         .push(("QOVERY_BACKUPS_ACCESS_TOKEN", token.to_owned()));
     let server = app.serve(&["--sandbox"]).await;
-    let mut client = Client::new(&server, Era::Stateless, Some(token));
+    let mut client = Client::over_http(&server, Era::Stateless, Some(token));
     let list = client.message("tools/list", json!({}));
     let body = String::from_utf8(list.bytes(server.mcp))
         .unwrap()
