@@ -221,13 +221,11 @@ async fn the_name_of_an_access_token_precedes_what_a_client_says_of_itself() {
 
 #[tokio::test]
 async fn the_consent_follows_from_the_settings_of_the_operator() {
-    for (confirm, mcp) in [("auto", "host"), ("never", "unattended")] {
-        let arguments = ["--confirm", confirm];
-        let audited = Audited::start(|_| Behavior::default(), None, &arguments).await;
-        for (interface, consent) in [(Interface::Mcp, mcp), (Interface::Rest, "rest")] {
-            let mut caller = Caller::of(&audited.server, interface).await;
-            assert_recorded(&audited, &mut caller, json!({ "consent": consent })).await;
-        }
+    let never = ["--confirm", "never"];
+    let audited = Audited::start(|_| Behavior::default(), None, &never).await;
+    for (interface, consent) in [(Interface::Mcp, "unattended"), (Interface::Rest, "rest")] {
+        let mut caller = Caller::of(&audited.server, interface).await;
+        assert_recorded(&audited, &mut caller, json!({ "consent": consent })).await;
     }
     let always = ["--confirm", "always"];
     let audited = Audited::start(|_| Behavior::default(), None, &always).await;

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
     app::signal,
-    clients::{ASKABLE, Client, ERAS, Era, Mode, REMOVE, STATELESS, can_ask, yes},
+    clients::{ASKABLE, Client, ERAS, Era, Mode, REMOVE, STATELESS, can_ask, orders, yes},
     expect::contains,
     upstreams::{
-        Database, Reply, backup, backup_id, backups,
+        Database, Reply, backup, backup_id,
         ledger::{Action, Behavior, FAILED, GOOD, Ledger, Response, database},
         removes, reply,
     },
@@ -18,7 +19,7 @@ use crate::{
 /// The parameters of a call that removes these backups of the orders.
 fn removal_of(numbers: &[u32]) -> Value {
     let backups: Vec<String> = numbers.iter().copied().map(backup_id).collect();
-    let mut arguments = crate::clients::orders();
+    let mut arguments = orders();
     arguments["backupIds"] = json!(backups);
     json!({ "name": REMOVE, "arguments": arguments })
 }
@@ -44,7 +45,7 @@ async fn several_go_after_one_question() {
         let first = "Remove 3 backups of 2026-06-01 to 2026-06-03? This cannot be undone.";
         assert_eq!((lines[0], lines.len()), (first, 6), "{question:?}");
         assert!(lines[1].starts_with("Of them 1 failed. Remaining: 3, 3 finished, the newest "));
-        contains(lines[2], [qovery_backups_mcp::sandbox::Sandbox::ORDERS]);
+        contains(lines[2], [Sandbox::ORDERS]);
         let title = &question.params["requestedSchema"]["properties"]["remove"]["title"];
         assert_eq!(title, "Remove all 3 for good");
         let report = client.respond(&question, yes()).await.report();
@@ -109,7 +110,8 @@ async fn a_no_covers_all_that_was_asked_about() {
             contains(note, ["Do not ask again about these backups"]);
         }
         let text = client.step(removal_of(&[2, 3])).await.refusal();
-        contains(&text, ["3 times in 10 minutes", &backup_id(2)]);
+        let again = "3 times in 10 minutes. Nothing was removed.";
+        contains(&text, [again, &backup_id(2), " UTC"]);
         client.step(removal_of(&[3, 4])).await.question();
         database.unchanged();
     }

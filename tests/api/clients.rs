@@ -103,7 +103,20 @@ pub(crate) struct Client {
 
 enum Peer {
     Stdio(Box<Pipes>),
-    Http(SocketAddr, Option<Server>),
+    Http {
+        address: SocketAddr,
+        /// The process, if it ends with this client.
+        _server: Option<Server>,
+    },
+}
+
+impl Peer {
+    fn http(address: SocketAddr, server: Option<Server>) -> Self {
+        Self::Http {
+            address,
+            _server: server,
+        }
+    }
 }
 
 struct Pipes {
@@ -145,8 +158,9 @@ impl Client {
     }
 
     pub(crate) fn over_http(server: &Server, era: Era, token: Option<&'static str>) -> Self {
-        let client = Self::new(era, Peer::Http(server.mcp, None));
-        Self { token, ..client }
+        let mut client = Self::new(era, Peer::http(server.mcp, None));
+        client.token = token;
+        client
     }
 
     /// Starts the program, and a client of it with these capabilities.
@@ -160,7 +174,7 @@ impl Client {
             Transport::Stdio => app.spawn(era, arguments),
             Transport::Http => {
                 let server = app.serve(&[&["--no-rest"], arguments].concat()).await;
-                Self::new(era, Peer::Http(server.mcp, Some(server)))
+                Self::new(era, Peer::http(server.mcp, Some(server)))
             }
         };
         client.capabilities = capabilities;
@@ -173,7 +187,7 @@ impl Client {
     fn pipes(&mut self) -> &mut Pipes {
         match &mut self.peer {
             Peer::Stdio(pipes) => pipes,
-            Peer::Http(..) => panic!("there is no pipe"),
+            Peer::Http { .. } => panic!("there is no pipe"),
         }
     }
 
@@ -244,7 +258,7 @@ impl Client {
     /// Sends a request over HTTP.
     pub(crate) async fn post(&mut self, method: &str, params: Value) -> Answer {
         let request = self.message(method, params);
-        let Peer::Http(address, _) = &self.peer else {
+        let Peer::Http { address, .. } = &self.peer else {
             panic!("this client uses pipes");
         };
         let answer = request.send(*address).await;
@@ -262,7 +276,7 @@ impl Client {
         let message = json!({ "jsonrpc": "2.0", "method": method, "params": params }).to_string();
         match &self.peer {
             Peer::Stdio(_) => self.send(message.as_bytes()).await,
-            Peer::Http(address, _) => {
+            Peer::Http { address, .. } => {
                 let accepted = self.raw(message).send(*address).await;
                 assert_eq!(accepted.status, 202, "{accepted:?}");
             }

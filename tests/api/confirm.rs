@@ -37,20 +37,27 @@ async fn removes_after_all(database: &Database, client: &mut Client, question: &
 }
 
 #[tokio::test]
-async fn a_backup_goes_after_a_yes_and_once() {
-    for mode in ASKABLE {
-        let database = three().await;
-        let mut client = client(&database, mode).await;
-        let question = client.ask(1).await;
-        database.unchanged();
-        let report = client.respond(&question, yes()).await.report();
-        let gone = json!({
-            "id": backup_id(1), "name": "backup 1", "created_at": "2026-06-01T00:00:00Z",
-            "outcome": "removed",
-        });
-        let removed = json!({ "outcome": "removed", "backups": [gone], "remaining": 2 });
-        assert_eq!(report, removed, "{mode:?}");
-        assert_eq!(database.changes(), [removes(1)]);
+async fn a_client_that_shows_forms_is_asked_and_a_backup_goes_after_a_yes() {
+    for (confirm, elicitation) in [
+        ("--confirm=auto", json!({})),
+        ("--confirm=auto", json!({ "form": {}, "url": {} })),
+        ("--confirm=always", json!({ "form": {} })),
+    ] {
+        for mode in ASKABLE {
+            let database = three().await;
+            let capabilities = json!({ "elicitation": elicitation });
+            let mut client = Client::start(&database.app(), mode, &[confirm], capabilities).await;
+            let question = client.ask(1).await;
+            database.unchanged();
+            let report = client.respond(&question, yes()).await.report();
+            let gone = json!({
+                "id": backup_id(1), "name": "backup 1", "created_at": "2026-06-01T00:00:00Z",
+                "outcome": "removed",
+            });
+            let removed = json!({ "outcome": "removed", "backups": [gone], "remaining": 2 });
+            assert_eq!(report, removed, "{mode:?}");
+            assert_eq!(database.changes(), [removes(1)]);
+        }
     }
 }
 
@@ -448,23 +455,6 @@ async fn what_changed_meanwhile_is_asked_again() {
     }
 }
 
-#[tokio::test]
-async fn a_client_that_shows_forms_is_asked() {
-    for (confirm, elicitation) in [
-        ("--confirm=auto", json!({})),
-        ("--confirm=auto", json!({ "form": {}, "url": {} })),
-        ("--confirm=always", json!({ "form": {} })),
-    ] {
-        for mode in ASKABLE {
-            let database = three().await;
-            let capabilities = json!({ "elicitation": elicitation });
-            let mut client = Client::start(&database.app(), mode, &[confirm], capabilities).await;
-            let question = client.ask(1).await;
-            removes_after_all(&database, &mut client, &question).await;
-        }
-    }
-}
-
 /// Clients that cannot be asked: their capabilities lack it, or the server cannot send them a request.
 async fn unaskable(confirm: &str) -> Vec<(Mode, Database, Client)> {
     let mut clients = Vec::new();
@@ -683,30 +673,19 @@ async fn text_from_qovery_cannot_change_the_question() {
 }
 
 #[tokio::test]
-async fn one_question_is_open_about_a_backup() {
+async fn one_question_is_open_about_a_backup_and_none_beyond_the_hourly_limit() {
     let database = three().await;
-    let mut client = client(&database, ASKABLE[0]).await;
+    let limit = ["--changes-per-hour=1"];
+    let mut client = Client::start(&database.app(), ASKABLE[0], &limit, can_ask()).await;
     client.ask(1).await;
     let text = client.remove(1).await.refusal();
     contains(&text, [" is open already. Nothing was removed"]);
     // Another backup is another question.
     let question = client.ask(2).await;
     client.respond(&question, yes()).await.outcome("removed");
+    let text = client.remove(2).await.refusal();
+    contains(&text, ["at most 1 change(s) an hour"]);
     assert_eq!(database.changes(), [removes(2)]);
-}
-
-#[tokio::test]
-async fn no_question_is_asked_beyond_the_hourly_limit() {
-    for mode in ASKABLE {
-        let database = three().await;
-        let limit = ["--changes-per-hour=1"];
-        let mut client = Client::start(&database.app(), mode, &limit, can_ask()).await;
-        let question = client.ask(1).await;
-        removes_after_all(&database, &mut client, &question).await;
-        let text = client.remove(2).await.refusal();
-        contains(&text, ["at most 1 change(s) an hour"]);
-        assert_eq!(database.changes(), [removes(1)]);
-    }
 }
 
 #[tokio::test]
@@ -745,28 +724,4 @@ async fn a_yes_that_is_sent_twice_removes_once() {
         assert_eq!(report["backups"][0]["id"], backup_id(1), "{answer}");
     }
     assert_eq!(database.changes(), [removes(1)]);
-}
-
-#[tokio::test]
-async fn a_person_is_asked_about_a_backup_three_times_at_most() {
-    for mode in ASKABLE {
-        let database = three().await;
-        let mut client = client(&database, mode).await;
-        for _ in 0..3 {
-            let question = client.ask(1).await;
-            let decline = json!({ "action": "decline" });
-            client
-                .respond(&question, decline)
-                .await
-                .outcome("not_removed");
-        }
-        let text = client.remove(1).await.refusal();
-        contains(
-            &text,
-            ["3 times in 10 minutes. Nothing was removed.", " UTC"],
-        );
-        // Another backup is another question.
-        client.ask(2).await;
-        database.unchanged();
-    }
 }

@@ -15,7 +15,6 @@ use crate::{
     clients::{ADD, Era, LIST, REMOVE, orders},
     connection::{Request, backups_of},
     expect::contains,
-    upstreams::page,
 };
 
 pub(crate) fn read(name: &str) -> String {
@@ -311,7 +310,7 @@ async fn the_commands_in_the_pages_are_the_programs() {
         let fenced = fenced(page, "sh").concat();
         let prose = prose(page);
         for line in fenced.lines().chain(code(&prose)) {
-            // What a host is told to launch stands at the end of its own command.
+            // What a host launches stands at the end of its own command.
             let command = line
                 .rsplit_once(" -- ")
                 .map_or(line, |(_, command)| command);

@@ -1,9 +1,6 @@
 //! How the ports are opened, and how they are closed.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::io;
 
 use futures_util::future::join_all;
 use qovery_backups_mcp::sandbox::Sandbox;
@@ -14,39 +11,17 @@ use tokio::{
 };
 
 use crate::{
-    app::{Server, TEST_TIMEOUT, TestApp, serve_sandbox, signal},
+    app::{Server, TEST_TIMEOUT, TestApp, serve_sandbox},
     clients::{Client, Era, LIST, orders},
     connection::{Connection, Request, backups_of},
     expect::{contains, lacks},
-    upstreams::{Reply, Upstream, held_page, page},
+    upstreams::{Reply, Upstream, held_page},
 };
 
 const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:access-token-of-ada");
 
 fn list() -> Request {
     Request::get(&backups_of(Sandbox::ORDERS))
-}
-
-#[tokio::test]
-async fn ports_of_the_kernels_choice_are_reported() {
-    let server = serve_sandbox(&[]).await;
-    assert_ne!(server.mcp, server.rest);
-    for address in [server.mcp, server.rest] {
-        assert_ne!(address.port(), 0);
-        let answer = Request::get("/healthz").send(address).await;
-        assert_eq!(answer.status, 200);
-    }
-    let page = server.rest(Request::get("/")).await.text();
-    assert!(page.contains(&format!("http://{}/mcp", server.mcp)));
-}
-
-#[tokio::test]
-async fn callers_are_told_a_name_that_they_may_use() {
-    let server = serve_sandbox(&["--allowed-host", "a.example"]).await;
-    let page = Request::get("/").header("Host", "a.example");
-    let page = server.rest(page).await.text();
-    let url = format!("http://a.example:{}/mcp", server.mcp.port());
-    contains(&page, [&url]);
 }
 
 #[tokio::test]
@@ -59,22 +34,17 @@ async fn a_port_in_use_is_named_with_its_flag() {
         let end = TestApp::new(&[]).run(&arguments).await;
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
         assert_eq!(end.stdout, "");
-        for part in [flag, &taken.0, "ERROR"] {
-            assert!(end.stderr.contains(part), "{part} in {}", end.stderr);
-        }
-        assert!(!end.stderr.contains(other), "{}", end.stderr);
-        assert!(!end.stderr.contains("is listening"), "{}", end.stderr);
+        contains(&end.stderr, [flag, &taken.0, "ERROR"]);
+        lacks(&end.stderr, [other, "is listening"]);
     }
 }
 
 #[tokio::test]
-async fn others_are_let_in_only_with_a_token() {
+async fn other_hosts_are_served_only_with_a_token() {
     for flag in ["--mcp-addr", "--rest-addr"] {
         let arguments = ["--sandbox", "http", flag, "0.0.0.0:0"];
         let text = TestApp::new(&[]).refused(&arguments).await;
-        for part in [flag, "QOVERY_BACKUPS_ACCESS_TOKEN"] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
+        contains(&text, [flag, "QOVERY_BACKUPS_ACCESS_TOKEN"]);
     }
     let all = ["--mcp-addr", "0.0.0.0:0", "--rest-addr", "0.0.0.0:0"];
     let server = TestApp::new(&[TOKEN])
@@ -114,18 +84,15 @@ async fn drain(server: &Server, signal: &str) {
 
 #[tokio::test]
 async fn calls_in_flight_are_answered_after_a_signal() {
-    let checks = ["TERM", "INT"].map(async |signal| {
+    let checks = ["TERM", "INT", "HUP"].map(async |signal| {
         let mut upstream = Upstream::always(held_page()).await;
         let server = upstream.app().serve(&[]).await;
         let ports = [server.mcp, server.rest];
         let mut client = Client::over_http(&server, Era::Stateless, None);
-        let orders = orders();
-        let tool = client.tool(LIST, &orders);
+        let tool = client.tool(LIST, &orders());
         let mut calls = Vec::new();
         for (address, request) in [(server.mcp, tool), (server.rest, list())] {
-            let mut connection = Connection::open(address).await;
-            connection.write(&request.bytes(address)).await;
-            calls.push(connection);
+            calls.push(Connection::with(address, &request).await);
         }
         upstream.received(2).await;
         let probe = Request::get("/readyz");
@@ -158,7 +125,7 @@ async fn calls_in_flight_are_answered_after_a_signal() {
         }
         upstream.release();
         for mut connection in calls {
-            let answer = connection.answer_to(b"", true).await;
+            let answer = connection.answer().await;
             assert_eq!(answer.status, 200, "{answer:?}");
             let whole = answer.text().contains("results") || answer.text().contains("summary");
             assert!(whole, "{answer:?}");
@@ -167,7 +134,7 @@ async fn calls_in_flight_are_answered_after_a_signal() {
         let end = server.wait().await;
         assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
         assert_eq!(end.stdout, "");
-        assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
+        lacks(&end.stderr, ["still in flight"]);
     });
     join_all(checks).await;
 }
@@ -177,8 +144,7 @@ async fn a_request_that_was_on_its_way_is_still_answered() {
     let mut upstream = Upstream::always(held_page()).await;
     let server = upstream.app().serve(&[]).await;
     // It keeps the process until the other one is sent.
-    let mut first = Connection::open(server.rest).await;
-    first.write(&list().bytes(server.rest)).await;
+    let first = Connection::with(server.rest, &list()).await;
     upstream.received(1).await;
     let mut second = Connection::open(server.rest).await;
     let bytes = list().bytes(server.rest);
@@ -188,7 +154,7 @@ async fn a_request_that_was_on_its_way_is_still_answered() {
     upstream.received(2).await;
     upstream.release();
     for mut connection in [first, second] {
-        let answer = connection.answer_to(b"", true).await;
+        let answer = connection.answer().await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert_eq!(server.wait().await.status.code(), Some(0));
@@ -199,8 +165,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     for signals in [["TERM", "TERM"], ["INT", "TERM"]] {
         let mut upstream = Upstream::always(Reply::Hang).await;
         let server = upstream.app().serve(&[]).await;
-        let mut connection = Connection::open(server.rest).await;
-        connection.write(&list().bytes(server.rest)).await;
+        let _connection = Connection::with(server.rest, &list()).await;
         upstream.received(1).await;
         drain(&server, signals[0]).await;
         server.signal(signals[1]).await;

@@ -18,9 +18,7 @@ use crate::{
     connection::Connection,
     expect::{contains, content_of},
     upstreams::{
-        Reply, Upstream, backup, backup_id, backups, held_page, held_reply, json_reply,
-        ledger::{Action, Behavior, GOOD, Ledger, Response, database},
-        page, reply,
+        Reply, Upstream, backup, backup_id, backups, held_page, held_reply, json_reply, page, reply,
     },
 };
 
@@ -389,21 +387,6 @@ async fn a_signal_after_the_end_of_standard_input_shortens_the_wait() {
     }
 }
 
-#[tokio::test]
-async fn a_hangup_drains() {
-    let mut upstream = changes_answered(held_creation()).await;
-    let audit = AuditFile::new();
-    let server = audit.app(&upstream).serve(&[]).await;
-    let mut connection = started(&server, Interface::Rest, ADD).await;
-    upstream.received(1).await;
-    server.signal("HUP").await;
-    server.log.message("draining").await;
-    upstream.release();
-    assert_eq!(connection.answer().await.status, 201);
-    assert_eq!(server.wait().await.status.code(), Some(0));
-    assert_eq!(audit.outcomes(), ["applied"]);
-}
-
 /// As `nohup` starts it.
 #[tokio::test]
 async fn a_hangup_that_is_ignored_at_the_start_stays_ignored() {
@@ -469,27 +452,6 @@ async fn not_found_after_a_failure_is_settled_by_the_list() {
         assert_eq!(outcome(&server).await, expected, "{answer:?}");
         assert_eq!(answer.status == 204, expected == "applied", "{answer:?}");
         assert!(upstream.lines().pop().unwrap().starts_with("GET "));
-    }
-}
-
-/// It must not be taken for the one before it, which has the same name.
-#[tokio::test]
-async fn a_second_addition_is_not_found_in_the_place_of_the_first() {
-    for interface in INTERFACES {
-        let ledger = Ledger::start(|request| match (request.is_change(), request.number) {
-            (true, 0) => Behavior::new(Action::Apply, Response::Half),
-            (true, _) => Behavior::new(Action::Skip, Response::Other(Reply::Reset)),
-            (false, _) => Behavior::default(),
-        })
-        .await;
-        ledger.open(&database(1), &[GOOD]);
-        let server = ledger.app().serve(&[]).await;
-        for outcome in ["applied", "unknown"] {
-            let mut caller = Caller::of(&server, interface).await;
-            let result = caller.added(&database(1), "a", "").await;
-            assert_eq!(result.outcome, outcome, "{result:?}");
-        }
-        assert_eq!(ledger.backups(&database(1)).len(), 2);
     }
 }
 

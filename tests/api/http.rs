@@ -4,43 +4,9 @@ use serde_json::json;
 
 use crate::{
     app::serve_sandbox,
-    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, order, orders},
+    clients::{ADD, Client, ERAS, Era, LIST, orders},
     connection::Request,
-    expect::contains,
 };
-
-#[tokio::test]
-async fn a_backup_is_listed_added_and_removed() {
-    for era in ERAS {
-        let server = serve_sandbox(&[]).await;
-        let mut client = Client::over_http(&server, era, None);
-        let answer = client.open().await;
-        assert!(answer["result"]["instructions"].is_string(), "{answer}");
-        let tools = client.request("tools/list", json!({})).await;
-        assert_eq!(tools["result"]["tools"].as_array().unwrap().len(), 3);
-
-        let list = client.ok(LIST, orders()).await;
-        assert_eq!(list["summary"]["total"], 27);
-        let rest = client.ok(
-            LIST,
-            json!({ "databaseId": list["database"]["id"], "startId": list["backups"][19]["id"] }),
-        );
-        assert_eq!(rest.await["backups"].as_array().unwrap().len(), 7);
-
-        let mut new = orders();
-        new["name"] = json!("n");
-        let added = client.ok(ADD, new).await;
-        let list = client.ok(LIST, orders()).await;
-        assert_eq!(list["backups"][0]["id"], added["id"]);
-
-        assert_eq!(client.ok(REMOVE, order(3)).await["remaining"], 27);
-        let text = client.refused(REMOVE, order(3)).await;
-        contains(&text, ["is not in the list"]);
-        let mut newest = orders();
-        newest["backupId"] = added["id"].clone();
-        contains(&client.refused(REMOVE, newest).await, ["is protected"]);
-    }
-}
 
 #[tokio::test]
 async fn every_answer_is_json_and_needs_no_handshake() {
@@ -51,7 +17,6 @@ async fn every_answer_is_json_and_needs_no_handshake() {
             (client.tool(LIST, &orders()), None),
             (client.tool(LIST, &json!({})), None),
             (client.message("tools/list", json!({})), None),
-            (client.message("server/discover", json!({})), None),
             (client.message("backups/list", json!({})), Some(-32601)),
             (client.tool("drop-database", &json!({})), Some(-32602)),
             (client.tool(LIST, &json!("none")), Some(-32602)),

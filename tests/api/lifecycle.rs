@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use crate::{
     app::{TestApp, force_end, sandbox_session, signal},
     clients::{Client, ERAS, Era, initialize_params},
-    upstreams::{Reply, Upstream, held_page, reply},
+    upstreams::{Reply, Upstream, held_page},
 };
 
 const LIST: &str = "list-database-backups";

@@ -45,8 +45,8 @@ async fn a_list_is_whole_and_says_what_follows_from_it() {
         assert_eq!(list["summary"], summary);
         assert_eq!(backups[0]["protected"], "newest");
         assert!(backups[1].get("protected").is_none(), "{list}");
-        let told = [&backups[3]["condition"], &backups[3]["state"]];
-        assert_eq!(told, ["failed", "DEPLOYMENT_ERROR"]);
+        let shown = [&backups[3]["condition"], &backups[3]["state"]];
+        assert_eq!(shown, ["failed", "DEPLOYMENT_ERROR"]);
         let now = list["now"].as_str().unwrap();
         assert!(now > backups[0]["created_at"].as_str().unwrap(), "{list}");
         assert!(!list.to_string().contains("null"), "{list}");
@@ -120,7 +120,7 @@ async fn a_list_says_what_each_rule_protects() {
     let database = Database::with(backups).await;
     let mut session = database.app().session(Era::Handshake, &[]).await;
     let list = session.ok(LIST, orders()).await;
-    let told: Vec<[Value; 3]> = list["backups"]
+    let shown: Vec<[Value; 3]> = list["backups"]
         .as_array()
         .unwrap()
         .iter()
@@ -139,7 +139,7 @@ async fn a_list_says_what_each_rule_protects() {
         row(5, "finished", json!("date not readable")),
         row(8, "finished", json!("date in the future")),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(shown, expected);
     let summary = json!({
         "total": 8, "finished": 4, "in_progress": 1, "failed": 1, "being_removed": 1, "unknown": 1,
         "newest": "2026-06-07T00:00:00Z", "oldest": "2026-06-01T00:00:00Z",
@@ -157,13 +157,9 @@ async fn a_list_says_what_each_rule_protects() {
 /// A list whose pages repeat, or that changes while it is read.
 #[tokio::test]
 async fn an_incomplete_list_says_so_and_allows_no_removal() {
-    for (next_page, note, refusal) in [
-        (page(&backups(20)), "repeat", "is not in the list"),
-        (
-            reply("404 Not Found", "", ""),
-            "Call again",
-            "could not be completed",
-        ),
+    for (next_page, note) in [
+        (page(&backups(20)), "repeat"),
+        (reply("404 Not Found", "", ""), "Call again"),
     ] {
         let upstream = Upstream::start(move |_, line| match line.contains("startId=") {
             true => next_page.clone(),
@@ -180,7 +176,8 @@ async fn an_incomplete_list_says_so_and_allows_no_removal() {
         contains(&text, ["could not be completed"]);
         assert_eq!(upstream.changes(), [""; 0]);
         // It may be further down.
-        contains(&session.refused(LIST, order(99)).await, [refusal]);
+        let text = session.refused(LIST, order(99)).await;
+        contains(&text, ["could not be completed"]);
     }
 }
 

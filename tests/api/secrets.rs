@@ -136,7 +136,7 @@ async fn no_answer_over_http_and_no_log_of_it_shows_the_key_or_a_token() {
             ("QOVERY_API_KEY", KEY),
             ("QOVERY_BACKUPS_ACCESS_TOKEN", &format!("ada:{TOKEN}")),
         ]);
-        let server = app.serve(&["--log", "trace", "--sessions"]).await;
+        let server = app.serve(&["--log", "trace"]).await;
         for request in &requests {
             for request in [request.clone(), request.clone().token(Some(TOKEN))] {
                 let answer = server.rest(request).await;

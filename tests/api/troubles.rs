@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{TestApp, sandbox_session, serve_sandbox},
-    clients::{ADD, ASKABLE, Client, Era, LIST, REMOVE, STATELESS, can_ask, orders, removal, yes},
+    clients::{ADD, ASKABLE, Client, Era, LIST, REMOVE, STATELESS, can_ask, orders, yes},
     connection::Request,
     docs::read,
     expect::contains,
