@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::TestApp,
-    clients::{ADD, Client, LIST, MODES, REMOVE},
+    clients::{ADD, Client, LIST, MODES, REMOVE, orders},
     expect::{contains, lacks},
 };
 
@@ -59,7 +59,7 @@ async fn what_is_not_an_id_is_refused_by_name() {
 #[tokio::test]
 async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
     let of = |more: Value| {
-        let mut arguments = json!({ "databaseId": ID });
+        let mut arguments = orders();
         arguments
             .as_object_mut()
             .unwrap()
@@ -101,7 +101,7 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
             of(json!({ "body": { "name": "n", "message": "m", "x": 1 } })),
             "x",
         ),
-        (REMOVE, json!({ "databaseId": ID }), "backupId"),
+        (REMOVE, orders(), "backupId"),
         (
             REMOVE,
             of(json!({ "backupId": ID, "backupIds": [ID] })),

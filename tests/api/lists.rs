@@ -16,10 +16,9 @@ use crate::{
 };
 
 fn ids(list: &Value) -> Vec<&str> {
-    let backups = list["backups"].as_array().unwrap();
+    let backups = list["backups"].as_array().unwrap().iter();
     backups
-        .iter()
-        .map(|it| it["id"].as_str().unwrap())
+        .map(|backup| backup["id"].as_str().unwrap())
         .collect()
 }
 
@@ -76,22 +75,14 @@ async fn a_long_list_goes_on_where_an_answer_ends() {
         let list = session.ok(LIST, arguments).await;
         assert_eq!(ids(&list).len(), number);
         assert_eq!(list["complete"], complete);
-        assert!(
-            list.get("summary").is_none(),
-            "part of a list is not summed up"
-        );
-        assert!(!list.to_string().contains("protected"), "{list}");
+        // Part of a list is not summed up.
+        lacks(&list.to_string(), ["summary", "protected"]);
         seen.extend(ids(&list).into_iter().map(str::to_owned));
         start = list["next_start_id"].clone();
         assert_eq!(start.is_null(), complete);
     }
-    let mut newest_first: Vec<String> = ledger
-        .backups(&database)
-        .into_iter()
-        .map(|it| it.id)
-        .collect();
-    newest_first.reverse();
-    assert_eq!(seen, newest_first);
+    let entries = ledger.backups(&database).into_iter().rev();
+    assert!(entries.map(|entry| entry.id).eq(seen));
 }
 
 #[tokio::test]
@@ -120,26 +111,23 @@ async fn a_list_says_what_each_rule_protects() {
     let database = Database::with(backups).await;
     let mut session = database.app().session(Era::Handshake, &[]).await;
     let list = session.ok(LIST, orders()).await;
-    let shown: Vec<[Value; 3]> = list["backups"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|it| [&it["id"], &it["condition"], &it["protected"]].map(Clone::clone))
-        .collect();
-    let row = |number, condition: &str, protected: Value| {
-        [json!(backup_id(number)), json!(condition), protected]
-    };
+    let rows = list["backups"].as_array().unwrap();
     let expected = [
-        row(7, "failed", json!("newest")),
-        row(6, "being_removed", Value::Null),
-        row(4, "in_progress", json!("newest not failed")),
-        row(3, "unknown", json!("newest finished")),
-        row(2, "finished", json!("newest finished")),
-        row(1, "finished", Value::Null),
-        row(5, "finished", json!("date not readable")),
-        row(8, "finished", json!("date in the future")),
+        (7, "failed", Some("newest")),
+        (6, "being_removed", None),
+        (4, "in_progress", Some("newest not failed")),
+        (3, "unknown", Some("newest finished")),
+        (2, "finished", Some("newest finished")),
+        (1, "finished", None),
+        (5, "finished", Some("date not readable")),
+        (8, "finished", Some("date in the future")),
     ];
-    assert_eq!(shown, expected);
+    assert_eq!(rows.len(), expected.len());
+    for (row, (number, condition, protected)) in rows.iter().zip(expected) {
+        assert_eq!(row["id"], backup_id(number), "{list}");
+        assert_eq!(row["condition"], condition, "{row}");
+        assert_eq!(row["protected"], json!(protected), "{row}");
+    }
     let summary = json!({
         "total": 8, "finished": 4, "in_progress": 1, "failed": 1, "being_removed": 1, "unknown": 1,
         "newest": "2026-06-07T00:00:00Z", "oldest": "2026-06-01T00:00:00Z",
@@ -148,10 +136,8 @@ async fn a_list_says_what_each_rule_protects() {
     assert_eq!(list["summary"], summary);
     let oldest = &list["backups"][5];
     assert_eq!(oldest["updated_at"], "2026-06-09T00:00:00Z");
-    assert!(
-        oldest.get("last_deployment_date").is_none(),
-        "it is the date of its making"
-    );
+    // It is the date of its making.
+    assert!(oldest.get("last_deployment_date").is_none());
 }
 
 /// A list whose pages repeat, or that changes while it is read.
