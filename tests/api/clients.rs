@@ -106,7 +106,7 @@ enum Peer {
     Http {
         address: SocketAddr,
         /// The process, if it ends with this client.
-        _server: Option<Server>,
+        _server: Option<Box<Server>>,
     },
 }
 
@@ -114,7 +114,7 @@ impl Peer {
     fn http(address: SocketAddr, server: Option<Server>) -> Self {
         Self::Http {
             address,
-            _server: server,
+            _server: server.map(Box::new),
         }
     }
 }

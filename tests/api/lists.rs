@@ -147,11 +147,7 @@ async fn an_incomplete_list_says_so_and_allows_no_removal() {
         (page(&backups(20)), "repeat"),
         (reply("404 Not Found", "", ""), "Call again"),
     ] {
-        let upstream = Upstream::start(move |_, line| match line.contains("startId=") {
-            true => next_page.clone(),
-            false => page(&backups(20)),
-        })
-        .await;
+        let upstream = Upstream::split("startId=", next_page, page(&backups(20))).await;
         let mut session = upstream.app().session(Era::Stateless, &[]).await;
         let list = session.ok(LIST, orders()).await;
         assert_eq!(ids(&list).len(), 20);
@@ -317,11 +313,7 @@ async fn a_key_that_may_not_look_up_names_still_lists() {
         (policy, "401 Unauthorized"),
         (Sandbox::KEY, "403 Forbidden"),
     ] {
-        let upstream = Upstream::start(move |_, line| match line.contains("/backup") {
-            true => page(&backups(1)),
-            false => reply(denial, "", ""),
-        })
-        .await;
+        let upstream = Upstream::split("/backup", page(&backups(1)), reply(denial, "", "")).await;
         let app = TestApp::new(&[("QOVERY_API_URL", &upstream.url()), ("QOVERY_API_KEY", key)]);
         let mut session = app.session(Era::Stateless, &[]).await;
         for _ in 0..2 {
@@ -363,11 +355,7 @@ async fn a_forbidden_organization_hides_no_other() {
 
 #[tokio::test]
 async fn a_name_that_hangs_delays_no_list() {
-    let upstream = Upstream::start(move |_, line| match line.contains("/backup") {
-        true => page(&backups(1)),
-        false => Reply::Hang,
-    })
-    .await;
+    let upstream = Upstream::split("/backup", page(&backups(1)), Reply::Hang).await;
     let app = upstream.app().short_limits();
     let mut session = app.session(Era::Stateless, &[]).await;
     for _ in 0..2 {
@@ -391,10 +379,11 @@ async fn names_from_qovery_are_sanitized_and_cut() {
         service(&database(3), "Orders", "DATABASE"),
     ] });
     let organizations = json!({ "results": [{ "id": Sandbox::ORDERS, "name": "x" }] });
-    let upstream = Upstream::start(move |_, line| match line.contains("/services") {
-        true => json_reply("200 OK", &services),
-        false => json_reply("200 OK", &organizations),
-    })
+    let upstream = Upstream::split(
+        "/services",
+        json_reply("200 OK", &services),
+        json_reply("200 OK", &organizations),
+    )
     .await;
     let mut session = upstream.app().session(Era::Stateless, &[]).await;
     let text = session.refused(LIST, named("orders")).await;

@@ -532,11 +532,8 @@ async fn a_busy_database_refuses_after_a_while_and_delays_no_other() {
     let first = database(1);
     let busy = format!("POST /database/{first}");
     let held = answer.to_string();
-    let mut upstream = Upstream::start(move |_, line| match line.starts_with(&busy) {
-        true => held_reply("201 Created", &held),
-        false => json_reply("201 Created", &answer),
-    })
-    .await;
+    let created = json_reply("201 Created", &answer);
+    let mut upstream = Upstream::split(busy, held_reply("201 Created", &held), created).await;
     let server = upstream.app().short_limits().serve(&[]).await;
     let mut holder = Caller::of(&server, Interface::Rest).await;
     let others = async {
@@ -587,9 +584,12 @@ async fn a_list_that_cannot_be_right_allows_and_settles_nothing() {
         (vec![page(&too_long, 20_000)], incomplete, 0),
         (endless, incomplete, 0),
     ] {
-        let upstream = Upstream::start(move |number, line| match line.starts_with("GET ") {
-            true => lists[number.min(lists.len() - 1)].clone(),
-            false => reply("500 Internal Server Error", "", ""),
+        let upstream = Upstream::start(move |number, line| {
+            if line.starts_with("GET ") {
+                lists[number.min(lists.len() - 1)].clone()
+            } else {
+                reply("500 Internal Server Error", "", "")
+            }
         })
         .await;
         let mut session = upstream.app().session(Era::Handshake, &[]).await;

@@ -245,9 +245,12 @@ async fn a_removal_says_what_became_of_it() {
         (&["500 X", "403 Forbidden"], not_done, true),
         (&["200 OK"], unknown, true),
     ] {
-        let upstream = Upstream::start(move |number, line| match line.starts_with("GET ") {
-            true => page(&backups(2)),
-            false => reply(replies[number - 1], "", ""),
+        let upstream = Upstream::start(move |number, line| {
+            if line.starts_with("GET ") {
+                page(&backups(2))
+            } else {
+                reply(replies[number - 1], "", "")
+            }
         })
         .await;
         let mut session = upstream.app().session(Era::Handshake, &[]).await;

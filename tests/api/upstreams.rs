@@ -170,16 +170,20 @@ impl Upstream {
         Self::start(move |_, _| reply.clone()).await
     }
 
-    /// Gives a page with three backups to a removal that reads the list, and `reply` to anything else.
-    pub(crate) async fn failing(removal: bool, reply: Reply) -> Self {
+    /// Starts one that gives this reply to requests whose first line contains `part`, and another to others.
+    pub(crate) async fn split(part: impl Into<String>, reply: Reply, other: Reply) -> Self {
+        let part = part.into();
         Self::start(move |_, line| {
-            if removal && line.starts_with("GET ") {
-                page(&backups(3))
-            } else {
-                reply.clone()
-            }
+            let reply = if line.contains(&part) { &reply } else { &other };
+            reply.clone()
         })
         .await
+    }
+
+    /// Gives a page with three backups to a removal that reads the list, and `reply` to anything else.
+    pub(crate) async fn failing(removal: bool, reply: Reply) -> Self {
+        let list = if removal { "GET " } else { "nothing" };
+        Self::split(list, page(&backups(3)), reply).await
     }
 
     /// The program with this upstream.
