@@ -286,7 +286,7 @@ async fn a_persons_yes_is_on_record_and_a_no_changes_nothing() {
 #[tokio::test]
 async fn the_outcome_is_what_the_caller_reads() {
     let refusal = json!({ "status": 403, "error": "x", "message": "Qovery's own words" });
-    let no = Response::Other(json_reply("403 Forbidden", &refusal));
+    let no = Response::Other(json_reply("403 X", &refusal));
     let reset = || Response::Other(Reply::Reset);
     for (behavior, outcome) in [
         (Behavior::new(Action::Skip, no), "not_applied"),

@@ -95,9 +95,9 @@ async fn a_trace_goes_on_to_qovery_and_into_the_log() {
 #[tokio::test]
 async fn every_call_is_one_line_of_the_log() {
     let upstream = Upstream::start(|number, _| match number {
-        0 => reply("503 Service Unavailable", "", ""),
+        0 => reply("503 X", "", ""),
         1 => page(&[]),
-        _ => json_reply("404 Not Found", &json!({ "status": 404, "message": "no" })),
+        _ => json_reply("404 X", &json!({ "status": 404, "message": "no" })),
     })
     .await;
     let server = upstream.app().serve(&[]).await;

@@ -145,7 +145,7 @@ async fn a_list_says_what_each_rule_protects() {
 async fn an_incomplete_list_says_so_and_allows_no_removal() {
     for (next_page, note) in [
         (page(&backups(20)), "repeat"),
-        (reply("404 Not Found", "", ""), "Call again"),
+        (reply("404 X", "", ""), "Call again"),
     ] {
         let upstream = Upstream::split("startId=", next_page, page(&backups(20))).await;
         let mut session = upstream.app().session(Era::Stateless, &[]).await;
@@ -309,10 +309,7 @@ fn named(name: &str) -> Value {
 #[tokio::test]
 async fn a_key_that_may_not_look_up_names_still_lists() {
     let policy = "sk-qov-01-0123456789abcdef0123456789abcdef";
-    for (key, denial) in [
-        (policy, "401 Unauthorized"),
-        (Sandbox::KEY, "403 Forbidden"),
-    ] {
+    for (key, denial) in [(policy, "401 X"), (Sandbox::KEY, "403 X")] {
         let upstream = Upstream::split("/backup", page(&backups(1)), reply(denial, "", "")).await;
         let app = TestApp::new(&[("QOVERY_API_URL", &upstream.url()), ("QOVERY_API_KEY", key)]);
         let mut session = app.session(Era::Stateless, &[]).await;
@@ -343,7 +340,7 @@ async fn a_forbidden_organization_hides_no_other() {
     });
     let services = json!({ "results": [orders] });
     let upstream = Upstream::start(move |_, line| match line {
-        line if line.contains(&database(7)) => reply("403 Forbidden", "", ""),
+        line if line.contains(&database(7)) => reply("403 X", "", ""),
         line if line.contains(&database(8)) => json_reply("200 OK", &services),
         _ => json_reply("200 OK", &organizations),
     })

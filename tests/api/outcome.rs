@@ -43,16 +43,16 @@ fn in_databases<Case>(cases: Vec<Case>) -> HashMap<String, Case> {
 
 /// How an answer to a removal gets lost, and whether Qovery may still be at work on it.
 fn lost_removals() -> Vec<(&'static str, Response, bool)> {
-    let redirect = Response::Other(reply("302 Found", "Location: /x\r\n", ""));
+    let redirect = Response::Other(reply("302 X", "Location: /x\r\n", ""));
     vec![
         ("reset", RESET, true),
         ("hang", HANG, true),
-        ("504", status("504 Gateway Timeout"), true),
-        ("502", status("502 Bad Gateway"), true),
+        ("504", status("504 X"), true),
+        ("502", status("502 X"), true),
         ("200", status("200 OK"), true),
-        ("202", status("202 Accepted"), true),
-        ("500", status("500 Internal Server Error"), false),
-        ("503", status("503 Service Unavailable"), true),
+        ("202", status("202 X"), true),
+        ("500", status("500 X"), false),
+        ("503", status("503 X"), true),
         ("302", redirect, false),
     ]
 }
@@ -74,7 +74,7 @@ fn mark(state: &'static str) -> Action {
 fn removals() -> Vec<LostRemoval> {
     let mut cases = Vec::new();
     for (name, response, pending) in lost_removals() {
-        let down = Behavior::new(Action::Apply, status("500 Internal Server Error"));
+        let down = Behavior::new(Action::Apply, status("500 X"));
         let late = Action::instead(|entries, _| drop(entries.remove(0)));
         let late = Behavior::new(late, Response::True);
         let still = if pending { "unknown" } else { "not_applied" };
@@ -168,7 +168,7 @@ async fn a_removal_whose_answer_is_lost_is_settled_by_the_list_over_rest() {
 async fn an_attempt_without_an_answer_is_not_forgotten() {
     let ledger = Ledger::start(|request| match (request.is_change(), request.number) {
         (true, 0) => Behavior::new(Action::Skip, RESET),
-        (true, _) => Behavior::new(Action::Skip, status("500 Internal Server Error")),
+        (true, _) => Behavior::new(Action::Skip, status("500 X")),
         (false, _) => Behavior::default(),
     })
     .await;
@@ -232,8 +232,8 @@ fn additions() -> Vec<LostAddition> {
     let (done, not_done) = (|| Action::Apply, || Action::Skip);
     let broken = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"id\"";
     let broken = Response::Other(Reply::Bytes(broken.into()));
-    let down = || status("503 Service Unavailable");
-    let failed = || status("500 Internal Server Error");
+    let down = || status("503 X");
+    let failed = || status("500 X");
     let (hour, minutes, exact) = (
         TimeDelta::hours(1),
         TimeDelta::minutes(10),
@@ -245,7 +245,7 @@ fn additions() -> Vec<LostAddition> {
         case("hang", done(), HANG),
         case("500", done(), failed()),
         case("503", done(), down()),
-        case("302", done(), status("302 Found")),
+        case("302", done(), status("302 X")),
         case("broken off", done(), broken),
         case("200 without a body", done(), status("200 OK")),
         case("one of yesterday", done(), RESET).beside(TimeDelta::days(1), exact),
@@ -588,7 +588,7 @@ async fn a_list_that_cannot_be_right_allows_and_settles_nothing() {
             if line.starts_with("GET ") {
                 lists[number.min(lists.len() - 1)].clone()
             } else {
-                reply("500 Internal Server Error", "", "")
+                reply("500 X", "", "")
             }
         })
         .await;

@@ -215,7 +215,7 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
         let body = json!({ "status": status, "error": "x", "message": "Qovery's own words" });
         json_reply(&format!("{status} X"), &body)
     };
-    let busy = reply("429 Too Many Requests", "Retry-After: 60\r\n", "");
+    let busy = reply("429 X", "Retry-After: 60\r\n", "");
     let down = reply("503 X", "Retry-After: 90\r\n", "");
     // For a change that may have been made; whatever is read changes nothing.
     let (not, unknown) = ("not_applied", "unknown");

@@ -46,12 +46,12 @@ fn behavior() -> Behavior {
     let (action, response) = match fastrand::u8(..100) {
         0..70 => (Action::Apply, Response::True),
         70..78 => {
-            let down = reply("503 Service Unavailable", "", "");
+            let down = reply("503 X", "", "");
             (done_or_not(), Response::Other(down))
         }
         78..85 => {
             let pause = format!("Retry-After: {}\r\n", fastrand::u8(..2));
-            let busy = reply("429 Too Many Requests", &pause, "");
+            let busy = reply("429 X", &pause, "");
             (Action::Skip, Response::Other(busy))
         }
         85..86 => (any_action(4), Response::Other(Reply::Hang)),
