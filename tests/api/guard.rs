@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::{
     clients::{Era, LIST, REMOVE},
-    connection::{Request, backups_of},
     expect::contains,
     upstreams::{Upstream, backup_id, ledger::database, page, reply},
 };
@@ -185,26 +184,6 @@ async fn odd_dates_never_expose_the_newest_backup() {
         }
     }
     assert_eq!(upstream.changes(), removed);
-}
-
-/// The list goes through REST as it came, whatever its dates; what they protect is the same.
-#[tokio::test]
-async fn over_rest_odd_dates_pass_and_protect() {
-    let backups = [
-        json!({ "id": backup_id(3), "created_at": 1_772_323_200_000_u64 }),
-        json!({ "id": backup_id(2), "created_at": "soon", "updated_at": [2026, 3, 1] }),
-        json!({ "id": backup_id(1), "created_at": "2026-03-01 00:00:01" }),
-    ];
-    let upstream = Upstream::always(page(&backups)).await;
-    let server = upstream.app().serve(&[]).await;
-    let path = backups_of(&database(1));
-    let list = server.rest(Request::get(&path)).await;
-    assert_eq!(list.json()["results"], json!(backups));
-    for number in [1, 2] {
-        let removal = Request::delete(&format!("{path}/{}", backup_id(number)));
-        server.rest(removal).await.problem(409, "protected");
-    }
-    assert_eq!(upstream.changes(), [""; 0]);
 }
 
 /// With none kept by number, the refusals of the other rules say that no setting changes them.

@@ -226,6 +226,7 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
         (says(404), 404, "not_found", not, false, None),
         (says(409), 409, "rejected", not, true, Some("60")),
         (says(423), 409, "rejected", not, true, Some("60")),
+        (says(425), 409, "rejected", not, true, Some("60")),
         (says(422), 400, "rejected", not, false, None),
         (says(429), 429, "rate_limited", not, true, Some("60")),
         (busy, 429, "rate_limited", not, true, Some("60")),
@@ -241,12 +242,13 @@ async fn every_failure_of_the_upstream_has_its_status_kind_and_outcome() {
             None,
         ),
         (Reply::Reset, 502, "interrupted", unknown, true, None),
+        (Reply::Hang, 504, "timed_out", unknown, true, None),
     ];
     let checks = cases.into_iter().map(async |case| {
         let (reply, status, kind, outcome, retryable, retry_after) = case;
         for (number, request) in operations().into_iter().enumerate() {
             let upstream = Upstream::failing(number == 2, reply.clone()).await;
-            let server = serve(&upstream).await;
+            let server = upstream.app().short_limits().serve(&[]).await;
             let answer = server.rest(request.clone()).await;
             let problem = answer.problem(status, kind);
             // A removal that Qovery itself has answered is settled by the list, where the backup
@@ -296,21 +298,6 @@ async fn an_upstream_that_is_not_there_is_a_bad_gateway() {
         assert_eq!(problem["outcome"], "not_applied");
         assert_eq!(problem["retryable"], true);
     }
-}
-
-#[tokio::test]
-async fn an_upstream_that_hangs_is_a_gateway_timeout() {
-    let [list, add, remove] = operations();
-    let checks = [(list, "not_applied"), (add, "unknown"), (remove, "unknown")];
-    let checks = checks.map(async |(request, outcome)| {
-        let upstream = Upstream::failing(outcome == "unknown", Reply::Hang).await;
-        let app = upstream.app().short_limits();
-        let server = app.serve(&[]).await;
-        let problem = server.rest(request).await.problem(504, "timed_out");
-        assert_eq!(problem["outcome"], outcome, "{problem}");
-        assert_eq!(problem["retryable"], outcome == "not_applied", "{problem}");
-    });
-    join_all(checks).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     expect::{contains, lacks},
     upstreams::{
         JSON, Reply, Upstream, backup, backup_id, backups, closed_port, json_reply, page, removes,
-        reply, truncated_creation,
+        reply,
     },
 };
 
@@ -144,19 +144,6 @@ async fn a_401_is_worded_for_the_kind_of_key() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_elsewhere_is_for_later() {
-    let cases = ["409 X", "423 X", "425 X"].into_iter().flat_map(|status| {
-        [LIST, ADD, REMOVE].map(|tool| async move {
-            let busy = json_reply(status, &json!({ "message": "conflict" }));
-            let upstream = Upstream::failing(tool == REMOVE, busy).await;
-            let text = refused(&upstream.url(), tool).await;
-            contains(&text, ["Nothing was changed. Try again in a minute."]);
-        })
-    });
-    join_all(cases).await;
-}
-
-#[tokio::test]
 async fn qoverys_words_are_cleaned_then_redacted_then_cut() {
     let key = Sandbox::KEY;
     let (head, tail) = key.split_at(8);
@@ -246,16 +233,6 @@ async fn a_removal_says_what_became_of_it() {
         let last = upstream.lines().pop().unwrap();
         assert_eq!(last.starts_with("GET "), is_looked_up, "{last}");
         assert_eq!(upstream.changes().len(), replies.len());
-    }
-}
-
-#[tokio::test]
-async fn an_added_backup_whose_answer_is_lost_is_said_to_be_made() {
-    for broken in [truncated_creation(), json_reply("201 Created", &json!({}))] {
-        let upstream = Upstream::always(broken).await;
-        let text = refused(&upstream.url(), ADD).await;
-        contains(&text, ["The change was made. Do not repeat the call"]);
-        assert_eq!(upstream.requests().len(), 1);
     }
 }
 
