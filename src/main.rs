@@ -21,8 +21,7 @@ use qovery_backups_mcp::{
     rest::Rest,
     sandbox::Sandbox,
     shutdown::Shutdown,
-    stdio,
-    telemetry,
+    stdio, telemetry,
 };
 use tokio::runtime;
 

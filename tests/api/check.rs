@@ -2,7 +2,10 @@
 
 use qovery_backups_mcp::sandbox::Sandbox;
 
-use crate::helpers::{Reply, TestApp, Upstream, backup, page, reply};
+use crate::{
+    app::TestApp,
+    upstreams::{Reply, Upstream, backup, page, reply},
+};
 
 #[tokio::test]
 async fn a_key_that_is_accepted() {

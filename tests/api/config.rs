@@ -5,7 +5,7 @@ use qovery_backups_mcp::{
     sandbox::Sandbox,
 };
 
-use crate::helpers::{Finished, TestApp};
+use crate::app::{Finished, TestApp};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
 const TOKEN: (&str, &str) = (

@@ -1,9 +1,6 @@
 //! How the ports are opened, and how they are closed.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::io;
 
 use futures_util::future::join_all;
 use qovery_backups_mcp::sandbox::Sandbox;
@@ -14,36 +11,17 @@ use tokio::{
 };
 
 use crate::{
-    helpers::{Era, PATIENCE, Reply, TestApp, Upstream, held_page, reply},
-    helpers_http::{Client, Connection, Request, Server, backups_of, serve_sandbox},
+    app::{Server, TEST_TIMEOUT, TestApp, serve_sandbox},
+    clients::{Client, Era, LIST, orders},
+    connection::{Connection, Request, backups_of},
+    expect::{contains, lacks},
+    upstreams::{Reply, Upstream, held_page},
 };
 
 const TOKEN: (&str, &str) = ("QOVERY_BACKUPS_ACCESS_TOKEN", "ada:access-token-of-ada");
 
 fn list() -> Request {
     Request::get(&backups_of(Sandbox::ORDERS))
-}
-
-#[tokio::test]
-async fn ports_of_the_kernels_choice_are_reported() {
-    let server = serve_sandbox(&[]).await;
-    assert_ne!(server.mcp, server.rest);
-    for address in [server.mcp, server.rest] {
-        assert_ne!(address.port(), 0);
-        let answer = Request::get("/healthz").send(address).await;
-        assert_eq!(answer.status, 200);
-    }
-    let page = server.rest(Request::get("/")).await.text();
-    assert!(page.contains(&format!("http://{}/mcp", server.mcp)));
-}
-
-#[tokio::test]
-async fn callers_are_told_a_name_that_they_may_use() {
-    let server = serve_sandbox(&["--allowed-host", "a.example"]).await;
-    let page = Request::get("/").header("Host", "a.example");
-    let page = server.rest(page).await.text();
-    let url = format!("http://a.example:{}/mcp", server.mcp.port());
-    assert!(page.contains(&url), "{page}");
 }
 
 #[tokio::test]
@@ -56,22 +34,17 @@ async fn a_port_in_use_is_named_with_its_flag() {
         let end = TestApp::new(&[]).run(&arguments).await;
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
         assert_eq!(end.stdout, "");
-        for part in [flag, &taken.0, "ERROR"] {
-            assert!(end.stderr.contains(part), "{part} in {}", end.stderr);
-        }
-        assert!(!end.stderr.contains(other), "{}", end.stderr);
-        assert!(!end.stderr.contains("is listening"), "{}", end.stderr);
+        contains(&end.stderr, [flag, &taken.0, "ERROR"]);
+        lacks(&end.stderr, [other, "is listening"]);
     }
 }
 
 #[tokio::test]
-async fn others_are_let_in_only_with_a_token() {
+async fn other_hosts_are_served_only_with_a_token() {
     for flag in ["--mcp-addr", "--rest-addr"] {
         let arguments = ["--sandbox", "http", flag, "0.0.0.0:0"];
         let text = TestApp::new(&[]).refused(&arguments).await;
-        for part in [flag, "QOVERY_BACKUPS_ACCESS_TOKEN"] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
+        contains(&text, [flag, "QOVERY_BACKUPS_ACCESS_TOKEN"]);
     }
     let all = ["--mcp-addr", "0.0.0.0:0", "--rest-addr", "0.0.0.0:0"];
     let server = TestApp::new(&[TOKEN])
@@ -81,9 +54,9 @@ async fn others_are_let_in_only_with_a_token() {
         let rest = ([127, 0, 0, 1], server.rest.port()).into();
         let answer = list().token(token).send(rest).await;
         assert_eq!(answer.status, status);
-        let mut client = Client::new(&server, Era::Stateless, token);
-        client.address = ([127, 0, 0, 1], server.mcp.port()).into();
-        let answer = client.post("tools/list", json!({})).await;
+        let mut client = Client::over_http(&server, Era::Stateless, token);
+        let mcp = ([127, 0, 0, 1], server.mcp.port()).into();
+        let answer = client.message("tools/list", json!({})).send(mcp).await;
         assert_eq!(answer.status, status);
     }
 }
@@ -93,14 +66,14 @@ async fn without_rest_there_is_one_port() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let server = serve_sandbox(&["--no-rest", "--rest-addr", &address]).await;
-    let mut client = Client::new(&server, Era::Stateless, None);
+    let mut client = Client::over_http(&server, Era::Stateless, None);
     let answer = client.post("tools/list", json!({})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     list().send(server.mcp).await.problem(404, "no_such_path");
     let metrics = Request::get("/metrics").send(server.mcp).await;
     assert!(metrics.text().contains("qovery_backups_build_info"));
     let log = server.finish().await.stderr;
-    assert!(!log.contains("REST is listening"), "{log}");
+    lacks(&log, ["REST is listening"]);
 }
 
 /// Lets a server drain.
@@ -111,18 +84,15 @@ async fn drain(server: &Server, signal: &str) {
 
 #[tokio::test]
 async fn calls_in_flight_are_answered_after_a_signal() {
-    let checks = ["TERM", "INT"].map(async |signal| {
+    let checks = ["TERM", "INT", "HUP"].map(async |signal| {
         let mut upstream = Upstream::always(held_page()).await;
-        let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+        let server = upstream.app().serve(&[]).await;
         let ports = [server.mcp, server.rest];
-        let mut client = Client::new(&server, Era::Stateless, None);
-        let orders = json!({ "databaseId": Sandbox::ORDERS });
-        let tool = client.tool("list-database-backups", &orders);
+        let mut client = Client::over_http(&server, Era::Stateless, None);
+        let tool = client.tool(LIST, &orders());
         let mut calls = Vec::new();
         for (address, request) in [(server.mcp, tool), (server.rest, list())] {
-            let mut connection = Connection::open(address).await;
-            connection.write(&request.bytes(address)).await;
-            calls.push(connection);
+            calls.push(Connection::with(address, &request).await);
         }
         upstream.received(2).await;
         let probe = Request::get("/readyz");
@@ -142,7 +112,7 @@ async fn calls_in_flight_are_answered_after_a_signal() {
 
         drain(&server, signal).await;
         for address in ports {
-            let refused = timeout(PATIENCE, TcpStream::connect(address)).await;
+            let refused = timeout(TEST_TIMEOUT, TcpStream::connect(address)).await;
             let error = refused.expect("an answer of the kernel").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         }
@@ -155,7 +125,7 @@ async fn calls_in_flight_are_answered_after_a_signal() {
         }
         upstream.release();
         for mut connection in calls {
-            let answer = connection.answer_to(b"", true).await;
+            let answer = connection.answer().await;
             assert_eq!(answer.status, 200, "{answer:?}");
             let whole = answer.text().contains("results") || answer.text().contains("summary");
             assert!(whole, "{answer:?}");
@@ -164,7 +134,7 @@ async fn calls_in_flight_are_answered_after_a_signal() {
         let end = server.wait().await;
         assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
         assert_eq!(end.stdout, "");
-        assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
+        lacks(&end.stderr, ["still in flight"]);
     });
     join_all(checks).await;
 }
@@ -172,10 +142,9 @@ async fn calls_in_flight_are_answered_after_a_signal() {
 #[tokio::test]
 async fn a_request_that_was_on_its_way_is_still_answered() {
     let mut upstream = Upstream::always(held_page()).await;
-    let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
+    let server = upstream.app().serve(&[]).await;
     // It keeps the process until the other one is sent.
-    let mut first = Connection::open(server.rest).await;
-    first.write(&list().bytes(server.rest)).await;
+    let first = Connection::with(server.rest, &list()).await;
     upstream.received(1).await;
     let mut second = Connection::open(server.rest).await;
     let bytes = list().bytes(server.rest);
@@ -185,7 +154,7 @@ async fn a_request_that_was_on_its_way_is_still_answered() {
     upstream.received(2).await;
     upstream.release();
     for mut connection in [first, second] {
-        let answer = connection.answer_to(b"", true).await;
+        let answer = connection.answer().await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert_eq!(server.wait().await.status.code(), Some(0));
@@ -195,9 +164,8 @@ async fn a_request_that_was_on_its_way_is_still_answered() {
 async fn a_second_signal_ends_the_process_at_once() {
     for signals in [["TERM", "TERM"], ["INT", "TERM"]] {
         let mut upstream = Upstream::always(Reply::Hang).await;
-        let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
-        let mut connection = Connection::open(server.rest).await;
-        connection.write(&list().bytes(server.rest)).await;
+        let server = upstream.app().serve(&[]).await;
+        let _connection = Connection::with(server.rest, &list()).await;
         upstream.received(1).await;
         drain(&server, signals[0]).await;
         server.signal(signals[1]).await;
@@ -205,22 +173,4 @@ async fn a_second_signal_ends_the_process_at_once() {
         // The drain would have ended with 0.
         assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
     }
-}
-
-#[tokio::test]
-async fn a_stream_of_events_keeps_no_process() {
-    let server = serve_sandbox(&["--sessions"]).await;
-    let mut client = Client::new(&server, Era::Handshake, None);
-    client.open().await;
-    let stream = Request::get("/mcp")
-        .header("Accept", "text/event-stream")
-        .header("Mcp-Session-Id", client.session.as_ref().unwrap());
-    let mut connection = Connection::open(server.mcp).await;
-    connection.write(&stream.bytes(server.mcp)).await;
-    assert_eq!(connection.head().await.status, 200);
-    drain(&server, "TERM").await;
-    connection.until_closed(b"").await;
-    let end = server.wait().await;
-    assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
-    assert!(!end.stderr.contains("still in flight"), "{}", end.stderr);
 }

@@ -1,12 +1,12 @@
-//! What stays whatever Qovery says of dates: odd ones are read where they can be, and lay no other
-//! backup bare where they can't.
+//! What is protected whatever Qovery says of dates: odd ones are read where they can be, and expose no
+//! other backup where they cannot.
 
 use serde_json::{Value, json};
 
 use crate::{
-    helpers::{Era, TestApp, Upstream, backup_id, page, reply},
-    helpers_http::{Request, backups_of},
-    helpers_ledger::database,
+    clients::{Era, LIST, REMOVE},
+    expect::contains,
+    upstreams::{Upstream, backup_id, ledger::database, page, reply},
 };
 
 /// The removal of a backup: what it is refused with, or nothing.
@@ -21,6 +21,14 @@ struct Case {
     name: &'static str,
     /// The dates of finished backups, of which the first has the highest id.
     backups: Vec<(Value, Verdict)>,
+}
+
+impl Case {
+    /// The backups with their numbers.
+    fn numbered(&self) -> impl Iterator<Item = (u32, &(Value, Verdict))> {
+        let count = u32::try_from(self.backups.len()).unwrap();
+        (1..=count).rev().zip(&self.backups)
+    }
 }
 
 fn case(name: &'static str, backups: &[(&str, Verdict)]) -> Case {
@@ -124,27 +132,21 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Each case in a database of its own, from which nothing ever goes: every backup is judged in the
+/// Each case in a database of its own, from which nothing is ever removed: every backup is judged in the
 /// same list.
 #[tokio::test]
-async fn odd_dates_never_lay_the_newest_backup_bare() {
+async fn odd_dates_never_expose_the_newest_backup() {
     let cases = cases();
-    let pages: Vec<_> = cases
-        .iter()
-        .map(|case| {
-            let dates = case.backups.iter().map(|(date, _)| date);
-            let backups: Vec<Value> = numbers(case)
-                .zip(dates)
-                .map(|(number, date)| {
-                    json!({
-                        "id": backup_id(number), "created_at": date, "updated_at": date,
-                        "status": { "state": "READY", "last_deployment_date": date },
-                    })
-                })
-                .collect();
-            page(&backups)
-        })
-        .collect();
+    let page_of = |case: &Case| {
+        let backups = case.numbered().map(|(number, (date, _))| {
+            json!({
+                "id": backup_id(number), "created_at": date, "updated_at": date,
+                "status": { "state": "READY", "last_deployment_date": date },
+            })
+        });
+        page(&backups.collect::<Vec<_>>())
+    };
+    let pages: Vec<_> = cases.iter().map(page_of).collect();
     let upstream = Upstream::start(move |_, line| {
         let at = (0..pages.len()).find(|at| line.contains(&database(*at)));
         match at {
@@ -153,79 +155,38 @@ async fn odd_dates_never_lay_the_newest_backup_bare() {
         }
     })
     .await;
-    let app = TestApp::with_upstream(&upstream.url());
-    let mut session = app
-        .session(Era::Handshake, &["--changes-per-hour", "0"])
-        .await;
+    let unlimited = ["--changes-per-hour", "0"];
+    let mut session = upstream.app().session(Era::Handshake, &unlimited).await;
     let mut removed = Vec::new();
     for (at, case) in cases.iter().enumerate() {
         let database = database(at);
-        let list = json!({ "databaseId": database });
-        let list = session.ok("list-database-backups", list).await;
+        let list = session.ok(LIST, json!({ "databaseId": database })).await;
         let listed = list["backups"].as_array().unwrap();
         assert_eq!(listed.len(), case.backups.len(), "{}: {list}", case.name);
-        for (number, (date, verdict)) in numbers(case).zip(&case.backups) {
+        for (number, (date, verdict)) in case.numbered() {
             let backup = backup_id(number);
             let arguments = json!({ "databaseId": database, "backupId": backup });
-            let result = session.call("remove-database-backup", arguments).await;
+            let result = session.call(REMOVE, arguments).await;
             let text = result["content"][0]["text"].as_str().unwrap();
-            let told = format!("{}, {date}: {text}", case.name);
+            let context = format!("{}, {date}: {text}", case.name);
             if let Some(protection) = verdict {
                 let refusal = format!("Backup {backup} is protected: {protection}");
-                assert!(text.starts_with(&refusal), "{told}");
-                assert!(text.contains("Nothing was removed. No argument "), "{told}");
+                assert!(text.starts_with(&refusal), "{context}");
+                contains(&context, ["Nothing was removed. No argument "]);
                 let by_operator = *verdict == NEWEST;
-                assert_eq!(text.contains("--keep-latest"), by_operator, "{told}");
+                assert_eq!(text.contains("--keep-latest"), by_operator, "{context}");
             } else {
-                let decision = &result["structuredContent"];
-                assert_eq!(decision["outcome"], "removed", "{told}");
-                removed.push(format!("DELETE /database/{database}/backup/{backup} "));
+                let report = &result["structuredContent"];
+                assert_eq!(report["outcome"], "removed", "{context}");
+                let line = format!("DELETE /database/{database}/backup/{backup} HTTP/1.1");
+                removed.push(line);
             }
         }
     }
-    let requests = upstream.requests();
-    let deletions: Vec<_> = requests
-        .iter()
-        .filter(|request| request.starts_with("DELETE "))
-        .collect();
-    assert_eq!(deletions.len(), removed.len());
-    for (deletion, removed) in deletions.iter().zip(removed) {
-        assert!(deletion.starts_with(&removed), "{deletion}");
-    }
+    assert_eq!(upstream.changes(), removed);
 }
 
-fn numbers(case: &Case) -> impl Iterator<Item = u32> {
-    (1..)
-        .take(case.backups.len())
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-}
-
-/// The list goes through REST as it came, whatever its dates; what they protect is the same.
-#[tokio::test]
-async fn over_rest_odd_dates_pass_and_protect() {
-    let backups = [
-        json!({ "id": backup_id(3), "created_at": 1_772_323_200_000_u64 }),
-        json!({ "id": backup_id(2), "created_at": "soon", "updated_at": [2026, 3, 1] }),
-        json!({ "id": backup_id(1), "created_at": "2026-03-01 00:00:01" }),
-    ];
-    let upstream = Upstream::always(page(&backups)).await;
-    let server = TestApp::with_upstream(&upstream.url()).serve(&[]).await;
-    let path = backups_of(&database(1));
-    let list = server.rest(Request::get(&path)).await;
-    assert_eq!(
-        (list.status, &list.json()["results"]),
-        (200, &json!(backups))
-    );
-    for number in [1, 2] {
-        let removal = Request::delete(&format!("{path}/{}", backup_id(number)));
-        server.rest(removal).await.problem(409, "protected");
-    }
-    assert!(upstream.requests().iter().all(|it| it.starts_with("GET ")));
-}
-
-/// With none kept by number, what is left of the rules says that nobody can lift it here.
+/// With none kept by number, the refusals of the other rules say that no setting changes them.
 #[tokio::test]
 async fn a_refusal_names_the_number_only_where_the_number_protects() {
     let backup = |number: u32, state: &str| {
@@ -241,7 +202,7 @@ async fn a_refusal_names_the_number_only_where_the_number_protects() {
         backup(4, "DEPLOYMENT_ERROR"),
     ];
     let upstream = Upstream::always(page(&backups)).await;
-    let app = TestApp::with_upstream(&upstream.url());
+    let app = upstream.app();
     let mut session = app.session(Era::Handshake, &["--keep-latest", "0"]).await;
     for (number, protection) in [
         (1, "it may be the newest finished one"),
@@ -250,7 +211,7 @@ async fn a_refusal_names_the_number_only_where_the_number_protects() {
     ] {
         let backup = backup_id(number);
         let arguments = json!({ "databaseId": database(1), "backupId": backup });
-        let text = session.refused("remove-database-backup", arguments).await;
+        let text = session.refused(REMOVE, arguments).await;
         let refusal = format!(
             "Backup {backup} is protected: {protection}. Nothing was removed. No argument and no \
              setting changes that; it may go once a newer backup is finished."

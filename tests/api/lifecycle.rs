@@ -6,21 +6,21 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
-use crate::helpers::{
-    ERAS, Era, Reply, Session, TestApp, Upstream, held_page, initialize_params, sandbox_session,
+use crate::{
+    app::{TestApp, force_end, sandbox_session, signal},
+    clients::{Client, ERAS, Era, initialize_params},
+    upstreams::{Reply, Upstream, held_page},
 };
-#[cfg(unix)]
-use crate::helpers::{hurry, signal};
 
 const LIST: &str = "list-database-backups";
 
 /// A session whose call has reached its upstream, which replies so; and the call's id.
-async fn call_in_flight(era: Era, reply: Reply) -> (Upstream, Session, u64) {
+async fn call_in_flight(era: Era, reply: Reply) -> (Upstream, Client, u64) {
     let mut upstream = Upstream::always(reply).await;
     let app = TestApp::with_upstream(&upstream.url());
     let mut session = app.session(era, &[]).await;
     let arguments = json!({ "databaseId": Sandbox::ORDERS });
-    let id = session.post_call(LIST, arguments).await;
+    let id = session.send_call(LIST, arguments).await;
     upstream.received(1).await;
     (upstream, session, id)
 }
@@ -48,12 +48,12 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
         (Era::Handshake, "INT"),
     ] {
         let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
-        signal(&session.child, name).await;
+        signal(session.child(), name).await;
         upstream.release();
         let answer = session.answer(id).await;
         assert_eq!(answer["result"]["structuredContent"]["backups"], json!([]));
         // Standard input is still open.
-        assert!(session.child.wait().await.unwrap().success());
+        assert!(session.child().wait().await.unwrap().success());
     }
 }
 
@@ -62,8 +62,8 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
 async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
     for era in ERAS {
         let mut open = sandbox_session(era, &[]).await;
-        signal(&open.child, "TERM").await;
-        assert!(open.child.wait().await.unwrap().success());
+        signal(open.child(), "TERM").await;
+        assert!(open.child().wait().await.unwrap().success());
         assert!(open.finish().await.status.success());
     }
     // Before any message, and where standard input is no pipe.
@@ -89,8 +89,8 @@ async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
     let (_upstream, mut session, _) = call_in_flight(Era::Handshake, Reply::Hang).await;
-    hurry(&mut session.child).await;
-    assert_eq!(session.child.wait().await.unwrap().code(), Some(1));
+    force_end(session.child()).await;
+    assert_eq!(session.child().wait().await.unwrap().code(), Some(1));
 }
 
 /// As Java's `Process.destroy` does it. No call is in flight, so none is cut short.
@@ -103,12 +103,12 @@ async fn a_signal_together_with_the_end_of_input_is_an_end_like_any_other() {
             .call(LIST, json!({ "databaseId": Sandbox::ORDERS }))
             .await;
         if signal_first {
-            signal(&session.child, "TERM").await;
+            signal(session.child(), "TERM").await;
         }
         session.close_stdin();
-        if !signal_first && session.child.try_wait().unwrap().is_none() {
+        if !signal_first && session.child().try_wait().unwrap().is_none() {
             // It may have ended meanwhile.
-            let process = session.child.id().unwrap().to_string();
+            let process = session.child().id().unwrap().to_string();
             let _ = tokio::process::Command::new("kill")
                 .arg(process)
                 .status()

@@ -1,5 +1,5 @@
-//! Tests that drive the real program through its front door: a child process over pipes or sockets,
-//! with the sandbox or a misbehaving server as its upstream. Nothing is shared between tests.
+//! Tests of the program as its users run it: a child process over pipes or sockets, with the sandbox or
+//! a misbehaving server as its upstream. Nothing is shared between tests.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,26 +8,29 @@
     reason = "a test fails by panicking"
 )]
 
+mod access;
+mod app;
 mod arguments;
 #[cfg(unix)]
 mod audit;
+mod batch;
+mod calls;
 mod check;
-mod chores;
+mod clients;
 mod config;
 mod confirm;
+mod connection;
 mod docs;
-mod door;
 #[cfg(unix)]
 mod drain;
+mod edge;
 #[cfg(unix)]
 mod ending;
+mod expect;
 mod guard;
-mod helpers;
-mod helpers_confirm;
-mod helpers_http;
-mod helpers_ledger;
 mod http;
 mod lifecycle;
+mod lists;
 mod network;
 mod openapi;
 mod outcome;
@@ -39,3 +42,4 @@ mod tolerance;
 mod tools;
 mod troubles;
 mod upstream;
+mod upstreams;

@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls};
 
-use crate::helpers::{Era, TestApp, Upstream, page, reply};
+use crate::{
+    app::TestApp,
+    clients::Era,
+    upstreams::{Upstream, page, reply},
+};
 
 const LIST: &str = "list-database-backups";
 const UNTRUSTED: &str = "Qovery could not be reached: invalid peer certificate: UnknownIssuer.";

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::helpers::{ERAS, Era, Session, TestApp, sandbox_session};
+use crate::{
+    app::{TestApp, sandbox_session},
+    clients::{Client, ERAS, Era},
+};
 
 /// Lines that are no JSON, or not to be answered.
 fn dropped_lines() -> Vec<Vec<u8>> {
@@ -36,7 +39,7 @@ fn dropped_lines() -> Vec<Vec<u8>> {
 }
 
 /// Sends lines that are no requests, and expects a refusal of those that are JSON.
-async fn send_strange_lines(session: &mut Session) {
+async fn send_strange_lines(session: &mut Client) {
     for line in dropped_lines() {
         session.send(&line).await;
     }
@@ -53,7 +56,7 @@ async fn send_strange_lines(session: &mut Session) {
     }
 }
 
-async fn lists_the_tools(session: &mut Session) {
+async fn lists_the_tools(session: &mut Client) {
     let answer = session.request("tools/list", json!({})).await;
     assert_eq!(
         answer["result"]["tools"].as_array().unwrap().len(),

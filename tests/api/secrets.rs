@@ -5,8 +5,10 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
 
 use crate::{
-    helpers::{ERAS, Era, Reply, TestApp, Upstream, backup, backup_id, json_reply, page, reply},
-    helpers_http::{Client, Request, backups_of},
+    app::TestApp,
+    clients::{Client, ERAS, Era},
+    connection::{Request, backups_of},
+    upstreams::{Reply, Upstream, backup, backup_id, json_reply, page, reply},
 };
 
 const KEY: &str = "qov_5ecre7-5ecre7-5ecre7-5ecre7";
@@ -88,7 +90,7 @@ async fn no_answer_and_no_log_shows_the_key() {
             }
             #[cfg(target_os = "linux")]
             {
-                let path = format!("/proc/{}/cmdline", session.child.id().unwrap());
+                let path = format!("/proc/{}/cmdline", session.child().id().unwrap());
                 assert_hidden("the command line", &std::fs::read_to_string(path).unwrap());
             }
             let end = session.finish().await;
@@ -143,7 +145,7 @@ async fn no_answer_over_http_and_no_log_of_it_shows_the_key_or_a_token() {
             }
         }
         for era in ERAS {
-            let mut client = Client::new(&server, era, Some(TOKEN));
+            let mut client = Client::over_http(&server, era, Some(TOKEN));
             assert_hidden("a greeting", &client.open().await.to_string());
             for (tool, arguments) in [
                 ("list-database-backups", json!({ "databaseId": id })),

@@ -1,10 +1,10 @@
-//! Many callers of both faces at once, and an upstream that fails three answers of ten: nobody waits
-//! for ever, and nobody is told anything that the upstream's books do not bear out.
+//! Many callers of both interfaces at once, and an upstream that fails three answers of ten: every call
+//! ends, and what it reports agrees with the upstream's ledger.
 //!
 //! `STORM_CALLS` sets the number of calls: `STORM_CALLS=10000 cargo test --test api storm -- --nocapture`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
@@ -16,10 +16,13 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    helpers::{Reply, TestApp, number_of, reply, seed},
-    helpers_http::Server,
-    helpers_ledger::{
-        Caller, Deed, FACES, FAILED, Face, Fate, GOOD, Ledger, QUEUED, Says, Told, database, trace,
+    app::{Server, repetitions, seed},
+    clients::{Caller, INTERFACES, Interface},
+    expect::CallResult,
+    upstreams::{
+        Reply,
+        ledger::{Action, Behavior, FAILED, GOOD, Ledger, QUEUED, Response, database, trace},
+        reply,
     },
 };
 
@@ -31,70 +34,70 @@ const DATABASES: usize = 36;
 /// is for a machine that does other things at the same time.
 const LONGEST: Duration = Duration::from_secs(20);
 
-/// What befalls a request: three of ten fail, in every way and at every moment.
-fn fate() -> Fate {
+/// Three requests of ten fail, in every way and at every moment.
+fn behavior() -> Behavior {
     let seconds = |most: u64| Duration::from_millis(fastrand::u64(0..most * 1_000));
-    let anyhow = |late: u64| match fastrand::u8(..3) {
-        0 => Deed::Done,
-        1 => Deed::Undone,
-        _ => Deed::Late(seconds(late)),
+    let any_action = |late: u64| match fastrand::u8(..3) {
+        0 => Action::Apply,
+        1 => Action::Skip,
+        _ => Action::Late(seconds(late)),
     };
-    let done_or_not = || [Deed::Done, Deed::Undone][fastrand::usize(..2)].clone();
-    let (deed, says) = match fastrand::u8(..100) {
-        0..70 => (Deed::Done, Says::Truth),
+    let done_or_not = || [Action::Apply, Action::Skip][fastrand::usize(..2)].clone();
+    let (action, response) = match fastrand::u8(..100) {
+        0..70 => (Action::Apply, Response::True),
         70..78 => {
-            let down = reply("503 Service Unavailable", "", "");
-            (done_or_not(), Says::Else(down))
+            let down = reply("503 X", "", "");
+            (done_or_not(), Response::Other(down))
         }
         78..85 => {
             let pause = format!("Retry-After: {}\r\n", fastrand::u8(..2));
-            let busy = reply("429 Too Many Requests", &pause, "");
-            (Deed::Undone, Says::Else(busy))
+            let busy = reply("429 X", &pause, "");
+            (Action::Skip, Response::Other(busy))
         }
-        85..86 => (anyhow(4), Says::Else(Reply::Hang)),
+        85..86 => (any_action(4), Response::Other(Reply::Hang)),
         86..90 => {
-            let before = [Deed::Undone, Deed::Late(seconds(1))];
+            let before = [Action::Skip, Action::Late(seconds(1))];
             let before = before[fastrand::usize(..2)].clone();
-            (before, Says::Else(Reply::Reset))
+            (before, Response::Other(Reply::Reset))
         }
-        90..95 => (Deed::Done, Says::Else(Reply::Reset)),
-        _ => (Deed::Done, Says::Half),
+        90..95 => (Action::Apply, Response::Other(Reply::Reset)),
+        _ => (Action::Apply, Response::Half),
     };
-    Fate {
-        pause: Duration::from_micros(fastrand::u64(0..3_000)),
+    Behavior {
+        delay: Duration::from_micros(fastrand::u64(0..3_000)),
         state: [GOOD, GOOD, GOOD, FAILED, QUEUED][fastrand::usize(..5)],
-        ..Fate::new(deed, says)
+        ..Behavior::new(action, response)
     }
 }
 
 /// A call that was made, and what came of it.
-struct Made {
+struct Call {
     /// Also its trace, its request's id, and the name of the backup that it adds.
     number: usize,
     operation: &'static str,
     database: String,
     /// What it removes.
     targets: Vec<String>,
-    told: Told,
+    result: CallResult,
     latency: Duration,
 }
 
-impl Made {
+impl Call {
     fn id(&self) -> String {
         format!("call-{}", self.number)
     }
 
-    /// What its caller was told of each backup that it removes, or of the one that it adds.
+    /// What was reported of each backup that it removes, or of the one that it adds.
     fn outcomes(&self) -> Vec<(Option<&str>, &str)> {
-        let told = &self.told;
-        let each = told.json["structuredContent"]["backups"].as_array();
+        let result = &self.result;
+        let each = result.json["structuredContent"]["backups"].as_array();
         if let Some(each) = each.filter(|_| self.operation == "remove") {
             let outcome = |backup: &'_ Value| match backup["outcome"].as_str().unwrap() {
                 "removed" => "applied",
                 "not_removed" => "not_applied",
                 _ => "unknown",
             };
-            assert_eq!(each.len(), self.targets.len(), "{told:?}");
+            assert_eq!(each.len(), self.targets.len(), "{result:?}");
             return each
                 .iter()
                 .map(|backup| (backup["id"].as_str(), outcome(backup)))
@@ -102,12 +105,12 @@ impl Made {
         }
         let targets = self.targets.iter().map(|id| Some(id.as_str()));
         let nothing = self.targets.is_empty().then_some(None);
-        let told = |target| (target, told.outcome);
-        targets.chain(nothing).map(told).collect()
+        let result = |target| (target, result.outcome);
+        targets.chain(nothing).map(result).collect()
     }
 }
 
-async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
+async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Call {
     let operation = ["list", "add", "remove"][number % 3];
     let database = database(fastrand::usize(..DATABASES));
     let entries = ledger.backups(&database);
@@ -120,9 +123,9 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
         _ => Vec::new(),
     };
     // Over REST, one goes at a time.
-    let targets = match caller.face {
-        Face::Mcp => targets,
-        Face::Rest => targets.into_iter().take(1).collect(),
+    let targets = match caller.interface {
+        Interface::Mcp => targets,
+        Interface::Rest => targets.into_iter().take(1).collect(),
     };
     let id = format!("call-{number}");
     let request = match (operation, targets.as_slice()) {
@@ -135,22 +138,22 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Made {
         .header("X-Request-Id", &id)
         .header("traceparent", &trace(number));
     let since = Instant::now();
-    let told = caller.told(&request).await;
-    Made {
+    let result = caller.send(&request).await;
+    Call {
         number,
         operation,
         database,
         targets,
-        told,
+        result,
         latency: since.elapsed(),
     }
 }
 
-/// Lets everybody call until the number is reached.
-async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Made> {
+/// All callers call until the number is reached.
+async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Call> {
     let next = AtomicUsize::new(1);
     let callers = (0..CALLERS).map(async |number| {
-        let mut caller = Caller::of(server, FACES[number % 2]).await;
+        let mut caller = Caller::of(server, INTERFACES[number % 2]).await;
         let mut made = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -163,8 +166,8 @@ async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Made> {
     join_all(callers).await.into_iter().flatten().collect()
 }
 
-/// Holds what callers were told against the books.
-fn check_answers(ledger: &Ledger, made: &[Made]) {
+/// Compares what was reported with the ledger.
+fn check_answers(ledger: &Ledger, made: &[Call]) {
     let effects = ledger.effects();
     let mut by_call: HashMap<usize, Vec<&str>> = HashMap::new();
     let mut added: HashMap<&str, Vec<&str>> = HashMap::new();
@@ -179,48 +182,51 @@ fn check_answers(ledger: &Ledger, made: &[Made]) {
         }
     }
     for made in made {
-        let (id, told) = (made.id(), &made.told);
+        let (id, result) = (made.id(), &made.result);
         let own = by_call.get(&made.number).map_or(&[][..], Vec::as_slice);
         assert!(
             own.len() <= made.targets.len().max(1),
-            "{id}: {own:?}, {told:?}"
+            "{id}: {own:?}, {result:?}"
         );
         for (target, outcome) in made.outcomes() {
             let target = target.filter(|_| made.operation == "remove");
             let own = || own.iter().filter(|id| target.is_none_or(|it| it == **id));
             match (made.operation, outcome) {
                 ("list", outcome) => {
-                    assert!(own().count() == 0 && outcome != "unknown", "{told:?}");
-                    assert_eq!(outcome == "applied", told.ok, "{told:?}");
+                    assert!(own().count() == 0 && outcome != "unknown", "{result:?}");
+                    assert_eq!(outcome == "applied", result.ok, "{result:?}");
                 }
                 ("add", "applied") => {
                     let added = added.get(id.as_str()).map(Vec::as_slice);
                     let own: Vec<&str> = own().copied().collect();
-                    assert_eq!(added, Some(own.as_slice()), "{told:?}");
-                    assert_eq!(own.len(), 1, "{told:?}");
+                    assert_eq!(added, Some(own.as_slice()), "{result:?}");
+                    assert_eq!(own.len(), 1, "{result:?}");
                     // An answer that broke off after its status names no backup.
-                    assert!(told.backup_id().is_none_or(|id| own == [id]), "{told:?}");
-                    assert_eq!(told.ok, told.backup_id().is_some(), "{told:?}");
+                    assert!(
+                        result.backup_id().is_none_or(|id| own == [id]),
+                        "{result:?}"
+                    );
+                    assert_eq!(result.ok, result.backup_id().is_some(), "{result:?}");
                 }
                 // Perhaps by another call whose answer was lost: the backup is gone.
                 ("remove", "applied") => {
                     let target = target.unwrap();
-                    assert!(told.ok, "{told:?}");
+                    assert!(result.ok, "{result:?}");
                     assert!(
                         removed.contains(&(made.database.as_str(), target)),
-                        "{told:?}"
+                        "{result:?}"
                     );
-                    assert!(!ledger.has(&made.database, target), "{told:?}");
+                    assert!(!ledger.has(&made.database, target), "{result:?}");
                 }
-                (_, "not_applied") => assert_eq!(own().count(), 0, "{id}: {told:?}"),
-                (_, outcome) => assert_eq!(outcome, "unknown", "{told:?}"),
+                (_, "not_applied") => assert_eq!(own().count(), 0, "{id}: {result:?}"),
+                (_, outcome) => assert_eq!(outcome, "unknown", "{result:?}"),
             }
         }
     }
 }
 
-/// Holds the audit log against the books and against what callers were told.
-fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
+/// Compares the audit file with the ledger and with what was reported.
+fn check_log(ledger: &Ledger, made: &[Call], log: &str) -> usize {
     let mut phases = [HashMap::new(), HashMap::new()];
     for line in log.lines() {
         let record: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
@@ -238,18 +244,18 @@ fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
     assert!(log.ends_with('\n'));
     assert_eq!(intents.len(), outcomes.len());
     for made in made {
-        for (target, told) in made.outcomes() {
+        for (target, result) in made.outcomes() {
             let target = target.filter(|_| made.operation == "remove");
             let id = (made.id(), target.map(str::to_owned));
             match outcomes.get(&id) {
                 Some(outcome) => {
                     assert_eq!(intents[&id]["operation"], made.operation, "{outcome}");
-                    assert_eq!(outcome["outcome"], told, "{:?}", made.told);
+                    assert_eq!(outcome["outcome"], result, "{:?}", made.result);
                 }
                 None => assert!(
-                    made.operation == "list" || told == "not_applied",
+                    made.operation == "list" || result == "not_applied",
                     "{:?}",
-                    made.told
+                    made.result
                 ),
             }
         }
@@ -267,10 +273,10 @@ fn check_log(ledger: &Ledger, made: &[Made], log: &str) -> usize {
     clippy::print_stderr,
     reason = "what became of the calls is for people"
 )]
-async fn a_storm_leaves_nobody_with_a_wrong_answer() {
-    let calls = number_of("STORM_CALLS", 150);
+async fn a_storm_gets_no_wrong_answer() {
+    let calls = repetitions("STORM_CALLS", 150);
     seed();
-    let ledger = Ledger::start(|_| fate()).await;
+    let ledger = Ledger::start(|_| behavior()).await;
     for number in 0..DATABASES {
         let states: Vec<&str> = (0..45)
             .map(|number| if number % 7 == 0 { FAILED } else { GOOD })
@@ -279,7 +285,7 @@ async fn a_storm_leaves_nobody_with_a_wrong_answer() {
     }
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let app = TestApp::with_upstream(&ledger.url()).hasty();
+    let app = ledger.app().short_limits();
     let file = path.to_str().unwrap();
     let server = app
         .serve(&["--changes-per-hour", "0", "--audit-log", file])
@@ -294,32 +300,26 @@ async fn a_storm_leaves_nobody_with_a_wrong_answer() {
     assert_eq!(made.len(), calls);
     let slowest = made.iter().max_by_key(|made| made.latency).unwrap();
     let longest = slowest.latency;
-    assert!(longest <= LONGEST, "{longest:?}: {:?}", slowest.told);
+    assert!(longest <= LONGEST, "{longest:?}: {:?}", slowest.result);
     check_answers(&ledger, &made);
     let violations = ledger.violations();
     assert!(violations.is_empty(), "{violations:#?}");
     let recorded = check_log(&ledger, &made, &fs::read_to_string(&path).unwrap());
 
-    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for made in &made {
-        *counts
-            .entry((made.operation, made.told.outcome))
-            .or_default() += 1;
-    }
-    let count = |operation, outcome| counts.get(&(operation, outcome)).copied().unwrap_or(0);
+    let count = |operation, outcome| {
+        let same = |made: &&Call| made.operation == operation && made.result.outcome == outcome;
+        made.iter().filter(same).count()
+    };
     let summary = ["list", "add", "remove"].map(|operation| {
-        let [applied, not_applied, unknown] =
-            ["applied", "not_applied", "unknown"].map(|outcome| count(operation, outcome));
-        format!("{operation} {applied}/{not_applied}/{unknown}")
+        let counts = ["applied", "not_applied", "unknown"].map(|outcome| count(operation, outcome));
+        format!("{operation} {counts:?}")
     });
     eprintln!(
-        "storm: {calls} calls in {:.1} s; applied/not applied/unknown: {}; {} changes, {recorded} \
-         on record, {} requests upstream; longest call {:.1} s",
-        elapsed.as_secs_f64(),
-        summary.join(", "),
+        "storm: {calls} calls in {elapsed:.1?}; applied, not applied, unknown: {}; {} changes, \
+         {recorded} on record, {} requests upstream; longest call {longest:.1?}",
+        summary.join("; "),
         ledger.effects().len(),
-        ledger.asked().len(),
-        longest.as_secs_f64(),
+        ledger.requests().len(),
     );
     // A server that only ever refuses, or never knows, would pass until here.
     for operation in ["list", "add", "remove"] {

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
-    helpers::{ERAS, Era, Session, TestApp, Upstream, backup, backup_id, page, sandbox_session},
-    helpers_http::{Client, Connection, Request, backups_of, serve_sandbox},
+    app::{TestApp, sandbox_session, serve_sandbox},
+    clients::{Client, ERAS, Era},
+    connection::{Connection, Request, backups_of},
+    upstreams::{Upstream, backup, backup_id, page},
 };
 
 const LIST: &str = "list-database-backups";
@@ -36,7 +38,7 @@ async fn answers(message: &str) -> Vec<Value> {
         let mut session = sandbox_session(era, &[]).await;
         session.send(message.as_bytes()).await;
         answers.push(session.receive().await);
-        let client = Client::new(&server, era, None);
+        let client = Client::over_http(&server, era, None);
         let request = client.raw(message).header("Mcp-Method", "tools/call");
         let request = request.header("Mcp-Name", LIST);
         answers.push(request.send(server.mcp).await.message());
@@ -265,7 +267,7 @@ async fn an_invalid_request_is_answered_with_its_id() {
         }
     }
     let server = serve_sandbox(&[]).await;
-    let client = Client::new(&server, Era::Handshake, None);
+    let client = Client::over_http(&server, Era::Handshake, None);
     let answer = client
         .raw(r#"{"id":9,"method":tru}"#)
         .send(server.mcp)
@@ -284,7 +286,7 @@ async fn an_answer_in_the_style_of_json_rpc_1_is_read() {
     session.capabilities = json!({ "elicitation": {} });
     session.open().await;
     let remove = json!({ "databaseId": ID, "backupId": ONE });
-    let call = session.post_call(REMOVE, remove).await;
+    let call = session.send_call(REMOVE, remove).await;
     let question = session.receive().await;
     assert_eq!(question["method"], "elicitation/create", "{question}");
     let result = json!({ "action": "decline" });
@@ -301,7 +303,7 @@ async fn lists_and_nulls_of_php_are_nothing() {
         |params: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/list"{params}}}"#);
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let server = serve_sandbox(&[]).await;
-    let client = Client::new(&server, Era::Handshake, None);
+    let client = Client::over_http(&server, Era::Handshake, None);
     for params in [
         "",
         r#","params":[]"#,
@@ -347,7 +349,7 @@ async fn the_last_line_needs_no_end() {
     let line = br#"{"jsonrpc":"2.0","id":"last","method":"ping"}"#;
     stdin.write_all(line).await.unwrap();
     drop(stdin);
-    let finished = Session::new(child, Era::Handshake).finish().await;
+    let finished = Client::over_stdio(child, Era::Handshake).finish().await;
     let answer: Value = serde_json::from_str(finished.stdout.trim()).unwrap();
     assert_eq!(answer["id"], "last", "{answer}");
     assert!(finished.status.success());
@@ -426,13 +428,13 @@ async fn a_handshake_needs_no_more_of_a_client_than_this_server_does() {
         json!([]),
         json!(null),
     ] {
-        let mut client = Client::new(&server, Era::Handshake, None);
+        let mut client = Client::over_http(&server, Era::Handshake, None);
         let answer = client.post("initialize", params).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert!(answer.message()["result"]["instructions"].is_string());
     }
     // The body decides what is spoken, not what the client spoke last.
-    let mut client = Client::new(&server, Era::Handshake, None);
+    let mut client = Client::over_http(&server, Era::Handshake, None);
     let request = client.message("initialize", initialize(&json!({})));
     for version in ["2025-11-25", "2026-07-28", "1.0"] {
         let answer = request.clone().header("MCP-Protocol-Version", version);
@@ -453,7 +455,7 @@ async fn a_handshake_needs_no_more_of_a_client_than_this_server_does() {
 #[tokio::test]
 async fn a_stateless_initialize_is_an_unknown_method() {
     let server = serve_sandbox(&[]).await;
-    let mut client = Client::new(&server, Era::Stateless, None);
+    let mut client = Client::over_http(&server, Era::Stateless, None);
     let answer = client.post("initialize", json!({})).await;
     assert_eq!(answer.status, 404, "{answer:?}");
     assert_eq!(answer.json()["error"]["code"], -32601, "{answer:?}");
@@ -470,11 +472,11 @@ async fn elicitation_counts_in_malformed_capabilities() {
         let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
         session.capabilities = json!({ "elicitation": says, "roots": "yes" });
         session.open().await;
-        session.post("tools/call", remove.clone()).await;
+        session.send_request("tools/call", remove.clone()).await;
         assert_eq!(session.receive().await["method"], "elicitation/create");
     }
     let server = serve_sandbox(&[]).await;
-    let mut client = Client::new(&server, Era::Stateless, None);
+    let mut client = Client::over_http(&server, Era::Stateless, None);
     client.capabilities = json!({ "elicitation": true });
     let answer = client.request("tools/call", remove).await;
     assert_eq!(answer["result"]["resultType"], "input_required", "{answer}");
@@ -494,7 +496,7 @@ async fn a_revision_gets_only_the_server_info_that_it_defines() {
         let params = initialize(&json!({ "protocolVersion": version }));
         let mut session = TestApp::new(&[]).spawn(Era::Handshake, &["--sandbox"]);
         let server = serve_sandbox(&[]).await;
-        let mut client = Client::new(&server, Era::Handshake, None);
+        let mut client = Client::over_http(&server, Era::Handshake, None);
         for answer in [
             session.request("initialize", params.clone()).await,
             client.post("initialize", params).await.message(),
@@ -579,7 +581,7 @@ async fn dates_pass_as_qovery_writes_them() {
 async fn an_accept_header_that_admits_json_or_events_is_served() {
     let server = serve_sandbox(&[]).await;
     for era in ERAS {
-        let mut client = Client::new(&server, era, None);
+        let mut client = Client::over_http(&server, era, None);
         for accept in [
             "*/*",
             "application/*",
@@ -634,7 +636,7 @@ async fn every_event_has_data() {
         (Era::Handshake, [backup_id(1), backup_id(2)]),
         (Era::Stateless, [backup_id(3), backup_id(4)]),
     ] {
-        let mut client = Client::new(&server, era, None);
+        let mut client = Client::over_http(&server, era, None);
         let remove = json!({ "databaseId": ID, "backupIds": removable });
         let mut call = json!({ "name": REMOVE, "arguments": remove });
         call["_meta"] = json!({ "progressToken": 1 });
@@ -656,7 +658,7 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
     app.variables
         .push(("QOVERY_BACKUPS_ACCESS_TOKEN", token.to_owned()));
     let server = app.serve(&["--sandbox"]).await;
-    let mut client = Client::new(&server, Era::Stateless, Some(token));
+    let mut client = Client::over_http(&server, Era::Stateless, Some(token));
     let list = client.message("tools/list", json!({}));
     let body = String::from_utf8(list.bytes(server.mcp))
         .unwrap()

@@ -1,19 +1,14 @@
-//! What a model can do: the three tools, in both eras.
+//! What a model can do: the three tools.
 
 use qovery_backups_mcp::sandbox::Sandbox;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::helpers::{
-    ERAS, Era, TestApp, Upstream, backup, backup_id, json_reply, page, sandbox_session,
+use crate::{
+    app::{TestApp, sandbox_session},
+    clients::{ADD, Client, Era, LIST, MODES, REMOVE, order, orders},
+    expect::contains,
+    upstreams::{Upstream, backup_id, json_reply},
 };
-
-const LIST: &str = "list-database-backups";
-const ADD: &str = "add-backup-database";
-const REMOVE: &str = "remove-database-backup";
-
-fn orders() -> Value {
-    json!({ "databaseId": Sandbox::ORDERS })
-}
 
 #[tokio::test]
 async fn the_contract_of_the_tools_and_the_instructions() {
@@ -24,18 +19,27 @@ async fn the_contract_of_the_tools_and_the_instructions() {
     let mut stateless = sandbox_session(Era::Stateless, &[]).await;
     let result = stateless.request("tools/list", json!({})).await["result"].clone();
     assert_eq!(result["tools"], tools["tools"]);
-    assert_eq!(
-        (&result["ttlMs"], &result["cacheScope"]),
-        (&json!(3_600_000), &json!("public"))
-    );
+    assert_eq!(result["ttlMs"], 3_600_000);
+    assert_eq!(result["cacheScope"], "public");
+
+    // The list has one page, and gives no cursor.
+    for session in [&mut handshake, &mut stateless] {
+        for (cursor, error) in [
+            (json!("abc"), json!(-32602)),
+            (json!(null), json!(null)),
+            (json!(""), json!(null)),
+        ] {
+            let params = json!({ "cursor": cursor });
+            let answer = session.request("tools/list", params).await;
+            assert_eq!(answer["error"]["code"], error, "{answer}");
+        }
+    }
 }
 
 #[tokio::test]
 async fn the_server_introduces_itself() {
-    let answer = TestApp::new(&[])
-        .spawn(Era::Handshake, &["--sandbox"])
-        .open()
-        .await;
+    let app = TestApp::new(&[]);
+    let answer = app.spawn(Era::Handshake, &["--sandbox"]).open().await;
     let instructions = answer["result"]["instructions"].as_str().unwrap();
     insta::assert_snapshot!("instructions", instructions);
     assert!(instructions.split_whitespace().count() <= 170);
@@ -46,81 +50,42 @@ async fn the_server_introduces_itself() {
     let icon = server["icons"][0]["src"].as_str().unwrap();
     assert!(icon.starts_with("data:image/svg+xml;base64,"));
 
-    let discovered = TestApp::new(&[])
-        .spawn(Era::Stateless, &["--sandbox"])
-        .open()
-        .await;
-    let discovered = &discovered["result"];
+    let mut session = app.spawn(Era::Stateless, &["--sandbox"]);
+    let discovered = &session.open().await["result"];
     assert_eq!(discovered["instructions"], instructions);
-    assert_eq!(
-        discovered["_meta"]["io.modelcontextprotocol/serverInfo"],
-        answer["result"]["serverInfo"]
-    );
     let versions = discovered["supportedVersions"].as_array().unwrap();
     assert!(versions.contains(&json!("2026-07-28")) && versions.contains(&json!("2025-06-18")));
-}
-
-/// The list has one page, so that nobody has a cursor for another.
-#[tokio::test]
-async fn a_cursor_that_nobody_gave_is_refused() {
-    for era in ERAS {
-        let mut session = sandbox_session(era, &[]).await;
-        let answer = session
-            .request("tools/list", json!({ "cursor": "abc" }))
-            .await;
-        assert_eq!(answer["error"]["code"], -32602, "{answer}");
-        for none in [json!(null), json!("")] {
-            let answer = session
-                .request("tools/list", json!({ "cursor": none }))
-                .await;
-            assert_eq!(answer["result"]["tools"].as_array().unwrap().len(), 3);
-        }
-    }
-}
-
-#[tokio::test]
-async fn every_result_of_the_stateless_era_names_the_server() {
-    let mut session = sandbox_session(Era::Stateless, &[]).await;
-    let results = [
+    // Every result of this era names the server.
+    for result in [
+        discovered.clone(),
         session.request("tools/list", json!({})).await["result"].clone(),
         session.call(LIST, orders()).await,
         session.call(LIST, json!({})).await,
-    ];
-    for result in results {
-        let server = &result["_meta"]["io.modelcontextprotocol/serverInfo"];
-        assert_eq!(server["name"], "qovery-backups-mcp", "{result}");
+    ] {
+        let named = &result["_meta"]["io.modelcontextprotocol/serverInfo"];
+        assert_eq!(named["name"], server["name"], "{result}");
         assert_eq!(result["resultType"], "complete", "{result}");
     }
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let result = session.call(LIST, orders()).await;
-    assert!(
-        result["_meta"].is_null() && result["resultType"].is_null(),
-        "{result}"
-    );
+    assert!(result["_meta"].is_null() && result["resultType"].is_null());
 }
 
 #[tokio::test]
-async fn a_status_is_short_unless_it_is_asked_for() {
+async fn a_list_is_sanitized_and_its_status_short_unless_it_is_verbose() {
     let mut session = sandbox_session(Era::Handshake, &[]).await;
-    let short = session.ok(LIST, orders()).await["backups"][0].clone();
+    let list = session.ok(LIST, orders()).await;
+    let arabic = "\"نسخة احتياطية قبل الترقية\"";
+    contains(&list.to_string(), ["before-migration 🚀", arabic]);
+    let short = &list["backups"][0];
     assert_eq!(short["state"], "READY");
     assert!(short["status"].is_null(), "{short}");
 
     let verbose = json!({ "databaseId": Sandbox::ORDERS, "verbose": true });
     let whole = session.ok(LIST, verbose).await["backups"][0]["status"].clone();
-    assert!(
-        whole["steps"]["details"][0]["step_name"].is_string(),
-        "{whole}"
-    );
+    let step = &whole["steps"]["details"][0]["step_name"];
+    assert!(step.is_string(), "{whole}");
     assert_eq!(whole["status_details"]["action"], "DEPLOY");
-}
-
-#[tokio::test]
-async fn what_others_wrote_arrives_without_hidden_characters() {
-    let mut session = sandbox_session(Era::Handshake, &[]).await;
-    let list = session.ok(LIST, orders()).await.to_string();
-    assert!(list.contains("before-migration 🚀"));
-    assert!(list.contains("\"نسخة احتياطية قبل الترقية\""));
 }
 
 #[tokio::test]
@@ -132,11 +97,9 @@ async fn unknown_fields_and_states_pass_and_absent_ones_are_no_error() {
     let bare = json!({ "id": backup_id(2), "created_at": "2026-06-02T00:00:00Z" });
     let body = json!({ "page": 1, "page_size": 20, "results": [strange, bare], "total": 2 });
     let upstream = Upstream::always(json_reply("200 OK", &body)).await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
-        .await;
+    let mut session = upstream.app().session(Era::Handshake, &[]).await;
     let list = session.ok(LIST, orders()).await;
-    let told = json!([
+    let shown = json!([
         {
             "id": backup_id(2), "created_at": "2026-06-02T00:00:00Z", "condition": "unknown",
             "protected": "newest",
@@ -146,148 +109,106 @@ async fn unknown_fields_and_states_pass_and_absent_ones_are_no_error() {
             "state": "HIBERNATING", "size": { "gb": 1.5 },
         },
     ]);
-    assert_eq!(list["backups"], told);
+    assert_eq!(list["backups"], shown);
     assert!(list.get("next_start_id").is_none(), "{list}");
 
-    let nothing = Upstream::always(json_reply("200 OK", &json!({ "page": 1, "page_size": 20 })));
-    let upstream = nothing.await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
-        .await;
+    let nothing = json_reply("200 OK", &json!({ "page": 1, "page_size": 20 }));
+    let upstream = Upstream::always(nothing).await;
+    let mut session = upstream.app().session(Era::Handshake, &[]).await;
     let list = session.ok(LIST, orders()).await;
     assert_eq!(list["backups"], json!([]));
-    let note = list["note"].as_str().unwrap();
-    assert!(note.contains("may have snapshots"), "{list}");
+    contains(list["note"].as_str().unwrap(), ["may have snapshots"]);
 }
 
 #[tokio::test]
 async fn an_added_backup_is_made_in_the_background() {
-    for era in ERAS {
-        let mut session = sandbox_session(era, &[]).await;
+    let app = TestApp::new(&[]);
+    for mode in MODES {
+        let mut session = Client::start(&app, mode, &["--sandbox"], json!({})).await;
         let arguments = json!({
             "databaseId": Sandbox::ORDERS.to_uppercase(), "name": "é".repeat(255), "message": ""
         });
         let added = session.ok(ADD, arguments).await;
-        let as_told = [&added["condition"], &added["state"]];
-        assert_eq!(as_told, ["in_progress", "QUEUED"]);
-        let note = added["note"].as_str().unwrap();
-        assert!(note.contains("list-database-backups"), "{added}");
+        let shown = [&added["condition"], &added["state"]];
+        assert_eq!(shown, ["in_progress", "QUEUED"]);
+        contains(added["note"].as_str().unwrap(), [LIST]);
         let list = session.ok(LIST, orders()).await;
         assert_eq!(list["backups"][0]["id"], added["id"]);
         assert_eq!(list["summary"]["in_progress"], 1, "{list}");
-    }
-}
 
-#[tokio::test]
-async fn an_add_takes_the_form_of_the_capability_too() {
-    let mut session = sandbox_session(Era::Handshake, &[]).await;
-    let body = json!({ "name": "n", "message": "m" });
-    let mut arguments = json!({ "databaseId": Sandbox::ORDERS, "body": body });
-    let added = session.ok(ADD, arguments.clone()).await;
-    assert_eq!(
-        (&added["name"], &added["message"]),
-        (&json!("n"), &json!("m"))
-    );
-    arguments["name"] = json!("other");
-    assert!(session.refused(ADD, arguments).await.contains("`body`"));
+        // The form of the capability.
+        let body = json!({ "name": "n", "message": "m" });
+        let mut arguments = json!({ "databaseId": Sandbox::ORDERS, "body": body });
+        let added = session.ok(ADD, arguments.clone()).await;
+        assert_eq!([&added["name"], &added["message"]], ["n", "m"]);
+        arguments["name"] = json!("other");
+        contains(&session.refused(ADD, arguments).await, ["`body`"]);
+    }
 }
 
 #[tokio::test]
 async fn an_old_backup_is_removed_once() {
-    for era in ERAS {
-        let mut session = sandbox_session(era, &[]).await;
-        let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(3) });
-        let removed = session.ok(REMOVE, arguments.clone()).await;
-        assert_eq!(
-            (&removed["outcome"], &removed["remaining"]),
-            (&json!("removed"), &json!(26))
-        );
-        let mut gone = removed["backups"][0].clone();
-        assert!(gone["created_at"].take().is_string(), "{removed}");
-        let id = backup_id(3);
-        let told = json!({
-            "id": id, "name": "nightly-03", "created_at": null, "outcome": "removed"
+    let app = TestApp::new(&[]);
+    for mode in MODES {
+        let mut session = Client::start(&app, mode, &["--sandbox"], json!({})).await;
+        let mut report = session.ok(REMOVE, order(3)).await;
+        assert!(report["backups"][0]["created_at"].take().is_string());
+        let gone = json!({
+            "id": backup_id(3), "name": "nightly-03", "created_at": null, "outcome": "removed"
         });
-        assert_eq!(gone, told);
-        let text = session.refused(REMOVE, arguments).await;
-        assert!(text.contains("is not in the list") && text.contains("Nothing was removed"));
+        let expected = json!({
+            "outcome": "removed", "backups": [gone], "remaining": 26, "note": report["note"],
+        });
+        assert_eq!(report, expected);
+        let text = session.refused(REMOVE, order(3)).await;
+        contains(&text, ["is not in the list", "Nothing was removed"]);
     }
 }
 
 #[tokio::test]
-async fn the_newest_backups_stay() {
-    let remove =
-        |database: &str, number| json!({ "databaseId": database, "backupId": backup_id(number) });
-    let mut session = sandbox_session(Era::Handshake, &[]).await;
-    let text = session.refused(REMOVE, remove(Sandbox::ORDERS, 27)).await;
-    assert!(
-        text.contains("is protected: it is the newest one. Nothing was removed"),
-        "{text}"
-    );
-    let text = session
-        .refused(REMOVE, remove(Sandbox::SESSIONS, 101))
-        .await;
-    assert!(text.contains("is protected"), "{text}");
-
-    // Number 24 has failed; 25 to 27 have not.
-    let mut session = sandbox_session(Era::Handshake, &["--keep-latest", "3"]).await;
-    for number in 25..=27 {
-        let text = session
-            .refused(REMOVE, remove(Sandbox::ORDERS, number))
-            .await;
-        assert!(text.contains("one of the 3 newest"), "{text}");
+async fn the_newest_backups_and_those_of_other_databases_stay() {
+    for (keep, database, number, text) in [
+        (
+            "1",
+            Sandbox::ORDERS,
+            27,
+            "is protected: it is the newest one. Nothing was removed",
+        ),
+        ("1", Sandbox::SESSIONS, 101, "is protected"),
+        ("1", Sandbox::SESSIONS, 3, "is not in the list of database"),
+        // Number 24 has failed; 25 to 27 have not.
+        ("3", Sandbox::ORDERS, 27, "one of the 3 newest"),
+        ("3", Sandbox::ORDERS, 26, "one of the 3 newest"),
+        ("3", Sandbox::ORDERS, 25, "one of the 3 newest"),
+        (
+            "0",
+            Sandbox::SESSIONS,
+            101,
+            "the newest one that has not failed",
+        ),
+    ] {
+        let mut session = sandbox_session(Era::Handshake, &["--keep-latest", keep]).await;
+        let arguments = json!({ "databaseId": database, "backupId": backup_id(number) });
+        contains(&session.refused(REMOVE, arguments).await, [text]);
+        session.ok(REMOVE, order(24)).await;
     }
-    session.ok(REMOVE, remove(Sandbox::ORDERS, 24)).await;
-
-    let mut session = sandbox_session(Era::Handshake, &["--keep-latest=0"]).await;
-    let text = session
-        .refused(REMOVE, remove(Sandbox::SESSIONS, 101))
-        .await;
-    assert!(
-        text.contains("the newest one that has not failed"),
-        "{text}"
-    );
-}
-
-#[tokio::test]
-async fn a_backup_of_another_database_is_not_removed() {
-    let mut session = sandbox_session(Era::Handshake, &[]).await;
-    let arguments = json!({ "databaseId": Sandbox::SESSIONS, "backupId": backup_id(3) });
-    let text = session.refused(REMOVE, arguments).await;
-    assert!(text.contains("is not in the list of database"), "{text}");
-}
-
-#[tokio::test]
-async fn a_list_that_goes_round_in_circles_lets_nothing_be_removed() {
-    let twenty: Vec<Value> = (1..=20).map(|number| backup(number, "READY")).collect();
-    let upstream = Upstream::always(page(&twenty)).await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
-        .await;
-    let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(3) });
-    let text = session.refused(REMOVE, arguments).await;
-    assert!(text.contains("could not be completed"), "{text}");
-    let requests = upstream.requests();
-    assert_eq!(requests.len(), 2);
-    assert!(requests.iter().all(|request| request.starts_with("GET ")));
 }
 
 #[tokio::test]
 async fn read_only_lists_and_does_nothing_else() {
     let sandbox = Sandbox::start().await.unwrap();
-    for era in ERAS {
-        let app = TestApp::with_upstream(&sandbox.base_url());
-        let mut session = app.session(era, &["--read-only"]).await;
-        let tools = session.request("tools/list", json!({})).await;
-        let tools = tools["result"]["tools"].as_array().unwrap().clone();
-        assert_eq!(tools.len(), 1);
-        assert_eq!(tools[0]["name"], LIST);
+    let app = TestApp::with_upstream(&sandbox.base_url());
+    for mode in MODES {
+        let mut client = Client::start(&app, mode, &["--read-only"], json!({})).await;
+        let tools = client.request("tools/list", json!({})).await;
+        let tools = tools["result"]["tools"].as_array().unwrap();
+        assert_eq!((&tools[0]["name"], tools.len()), (&json!(LIST), 1));
         let before = sandbox.requests();
         for (tool, arguments) in [(ADD, json!({ "databaseId": "x" })), (REMOVE, json!({}))] {
-            let text = session.refused(tool, arguments).await;
-            assert!(text.contains("read-only mode"), "{text}");
+            let text = client.refused(tool, arguments).await;
+            contains(&text, ["read-only mode"]);
         }
         assert_eq!(sandbox.requests(), before);
-        session.ok(LIST, orders()).await;
+        client.ok(LIST, orders()).await;
     }
 }

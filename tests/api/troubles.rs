@@ -6,15 +6,15 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
+    app::{TestApp, sandbox_session, serve_sandbox},
+    clients::{ADD, ASKABLE, Client, Era, LIST, REMOVE, STATELESS, can_ask, orders, yes},
+    connection::Request,
     docs::read,
-    helpers::{Era, TestApp, Upstream, backup, json_reply, page, reply, sandbox_session},
-    helpers_confirm::{Database, Host, STATELESS, WAYS, can_ask, yes},
-    helpers_http::{Client, Request, serve_sandbox},
+    expect::contains,
     network::{Tls, trusting},
+    upstreams::{Database, Upstream, backup, json_reply, page, reply},
 };
 
-const LIST: &str = "list-database-backups";
-const REMOVE: &str = "remove-database-backup";
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
 
 /// Sentences, or parts of them, in the first column of the tables.
@@ -89,24 +89,20 @@ async fn refused(app: &TestApp, database: &str) -> String {
 async fn of_the_key() -> Said {
     let mut said = Said::new();
     for (quote, status, key) in [
-        (
-            "Qovery refused the API key (401)",
-            "401 Unauthorized",
-            KEY.1,
-        ),
+        ("Qovery refused the API key (401)", "401 X", KEY.1),
         (
             "the key's policy does not allow it, or the key is not accepted",
-            "401 Unauthorized",
+            "401 X",
             "sk-qov-01-0123456789abcdef",
         ),
         (
             "does not allow this API key to do that (403)",
-            "403 Forbidden",
+            "403 X",
             KEY.1,
         ),
         (
             "Qovery knows no such database or backup (404)",
-            "404 Not Found",
+            "404 X",
             KEY.1,
         ),
     ] {
@@ -121,11 +117,11 @@ async fn of_the_key() -> Said {
     }
     let none = json_reply("200 OK", &json!({ "results": [] }));
     let none = Upstream::always(none).await;
-    let text = refused(&TestApp::with_upstream(&none.url()), "orders").await;
+    let text = refused(&none.app(), "orders").await;
     said.push(("No database that this API key can see is called", text));
     let [tls, other] = [Tls::signed(|_| {}).await, Tls::signed(|_| {}).await];
     let text = refused(&trusting(&other.authority, &tls.url()), Sandbox::ORDERS).await;
-    assert!(text.contains("SSL_CERT_FILE"), "{text}");
+    contains(&text, ["SSL_CERT_FILE"]);
     for quote in [
         "invalid peer certificate: UnknownIssuer",
         "Qovery could not be reached: invalid peer certificate: UnknownIssuer",
@@ -137,10 +133,8 @@ async fn of_the_key() -> Said {
 
 async fn of_the_call() -> Said {
     let empty = Upstream::always(page(&[])).await;
-    let mut session = TestApp::with_upstream(&empty.url())
-        .session(Era::Handshake, &[])
-        .await;
-    let orders = json!({ "databaseId": Sandbox::ORDERS });
+    let mut session = empty.app().session(Era::Handshake, &[]).await;
+    let orders = orders();
     let empty = session.ok(LIST, orders.clone()).await;
 
     let removal = |listed: &Value, newest_but: usize| {
@@ -154,17 +148,19 @@ async fn of_the_call() -> Said {
     let unconfirmed = session.refused(REMOVE, removal(&listed, 5)).await;
 
     let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
-    let mut host = Host::start(&database.app(), WAYS[0], &[], can_ask()).await;
+    let mut host = Client::start(&database.app(), ASKABLE[0], &[], can_ask()).await;
     let question = host.ask(1).await;
-    let no = host.answer(&question, json!({ "action": "decline" })).await;
+    let no = host
+        .respond(&question, json!({ "action": "decline" }))
+        .await;
 
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let mut addition = orders.clone();
     addition["name"] = json!("one of many");
     for _ in 0..60 {
-        session.ok("add-backup-database", addition.clone()).await;
+        session.ok(ADD, addition.clone()).await;
     }
-    let looped = session.refused("add-backup-database", addition).await;
+    let looped = session.refused(ADD, addition).await;
 
     let app = database.app();
     app.file("audit.jsonl", "");
@@ -176,7 +172,7 @@ async fn of_the_call() -> Said {
     std::fs::create_dir(&path).unwrap();
     let mut addition = orders.clone();
     addition["name"] = json!("not on record");
-    let unaudited = unaudited.refused("add-backup-database", addition).await;
+    let unaudited = unaudited.refused(ADD, addition).await;
     vec![
         (
             "Qovery lists no backups of this database",
@@ -186,7 +182,7 @@ async fn of_the_call() -> Said {
         ("a person has to confirm each removal", unconfirmed),
         (
             "The host answered no for the person",
-            no.decision().to_string(),
+            no.report().to_string(),
         ),
         ("at most 60 change(s) an hour", looped),
         ("could not be written to the audit log first", unaudited),
@@ -201,29 +197,24 @@ async fn over_http() -> Said {
     let registration = registration.send(guarded.mcp).await;
     assert_eq!(registration.status, 401);
 
-    let server = serve_sandbox(&["--sessions"]).await;
+    let server = serve_sandbox(&[]).await;
     let elsewhere = Request::get("/v1/database/x/backup").header("Host", "backups.example.com");
     let elsewhere = elsewhere.send(server.rest).await;
-    let mut client = Client::new(&server, Era::Handshake, None);
-    client.session = Some("of-another-replica".to_owned());
-    let session = client.post("tools/list", json!({})).await;
-
     // Two replicas, each with a state key of its own making.
     let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
     let [mut asks, mut answers] = [
-        Host::start(&database.app(), STATELESS[1], &[], can_ask()).await,
-        Host::start(&database.app(), STATELESS[1], &[], can_ask()).await,
+        Client::start(&database.app(), STATELESS[1], &[], can_ask()).await,
+        Client::start(&database.app(), STATELESS[1], &[], can_ask()).await,
     ];
     let question = asks.ask(1).await;
     let answer = question.answered(&yes(), question.state());
-    let forged = answers.call(answer).await.answer();
+    let forged = answers.step(answer).await.answer();
     vec![
         (
             "An access token of this server is needed",
             registration.text(),
         ),
         ("This server does not answer to that name", elsewhere.text()),
-        ("There is no such session", session.text()),
         (
             "The requestState is not one that this server gave",
             forged.to_string(),

@@ -5,28 +5,29 @@ use std::collections::HashSet;
 use futures_util::future::{join, join_all};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
 
 use crate::{
-    helpers::{Era, Reply, TestApp, Upstream, backup, backup_id, json_reply, page, reply},
-    helpers_http::{Request, backups_of},
+    app::TestApp,
+    clients::{ADD, Era, LIST, REMOVE, order, orders},
+    connection::{Request, backups_of},
+    expect::{contains, lacks},
+    upstreams::{
+        JSON, Reply, Upstream, backup, backup_id, backups, closed_port, json_reply, page, removes,
+        reply,
+    },
 };
-
-const LIST: &str = "list-database-backups";
-const ADD: &str = "add-backup-database";
-const REMOVE: &str = "remove-database-backup";
 
 fn arguments(tool: &str) -> Value {
     match tool {
-        LIST => json!({ "databaseId": Sandbox::ORDERS }),
+        LIST => orders(),
         ADD => json!({ "databaseId": Sandbox::ORDERS, "name": "n", "message": "m" }),
-        _ => json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(1) }),
+        _ => order(1),
     }
 }
 
 async fn refused(url: &str, tool: &str) -> String {
     let mut session = TestApp::with_upstream(url)
-        .hasty()
+        .short_limits()
         .session(Era::Handshake, &[])
         .await;
     let text = session.refused(tool, arguments(tool)).await;
@@ -40,8 +41,8 @@ fn failures() -> Vec<(&'static str, Reply)> {
         let body = json!({ "status": status, "error": "x", "message": message });
         json_reply(&format!("{status} X"), &body)
     };
-    let json = "Content-Type: application/json\r\n";
     let page = json!({ "page": 1, "page_size": 20, "results": [backup(1, "READY")] }).to_string();
+    let html = "Content-Type: text/html\r\n";
     let endless = "HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n{"
         .as_bytes()
         .to_vec();
@@ -52,34 +53,21 @@ fn failures() -> Vec<(&'static str, Reply)> {
         ("409", says(409, "Another backup is being made")),
         ("400", says(400, "name\u{202e} is taken")),
         ("400 long", says(400, &"x".repeat(10_000))),
-        ("400 html", reply("400 Bad Request", "", "<html>no</html>")),
-        (
-            "429",
-            reply("429 Too Many Requests", "Retry-After: 60\r\n", ""),
-        ),
+        ("400 html", reply("400 X", "", "<html>no</html>")),
+        ("429", reply("429 X", "Retry-After: 60\r\n", "")),
         ("500", says(500, "Internal")),
-        (
-            "503",
-            reply("503 Service Unavailable", "", "<html>busy</html>"),
-        ),
-        (
-            "200 html",
-            reply(
-                "200 OK",
-                "Content-Type: text/html\r\n",
-                "<html>sign in</html>",
-            ),
-        ),
+        ("503", reply("503 X", "", "<html>busy</html>")),
+        ("200 html", reply("200 OK", html, "<html>sign in</html>")),
         (
             "truncated json",
-            reply("200 OK", json, &page[..page.len() - 5]),
+            reply("200 OK", JSON, &page[..page.len() - 5]),
         ),
-        ("other json", reply("200 OK", json, "{\"hello\":1}")),
-        ("empty body", reply("200 OK", json, "")),
+        ("other json", reply("200 OK", JSON, "{\"hello\":1}")),
+        ("empty body", reply("200 OK", JSON, "")),
         ("100 MiB body", Reply::Flood(endless)),
         (
             "302",
-            reply("302 Found", "Location: https://example.org/\r\n", ""),
+            reply("302 X", "Location: https://example.org/\r\n", ""),
         ),
         ("hang", Reply::Hang),
         ("reset", Reply::Reset),
@@ -98,16 +86,11 @@ async fn every_failure_has_its_own_text() {
             }
         })
     });
-    // Bound, so that nobody else takes the port, and never listening.
-    let silent = TcpSocket::new_v4().unwrap();
-    silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (_port, closed) = closed_port();
     // No part of a name is longer than 63 characters (RFC 1035, section 2.3.4): no resolver is asked.
     let no_name = "x".repeat(64);
     let nowhere = [
-        (
-            "refused",
-            format!("http://{}", silent.local_addr().unwrap()),
-        ),
+        ("refused", closed),
         ("no such name", format!("https://{no_name}.invalid")),
     ];
     let unreachable = nowhere.iter().flat_map(|(name, url)| {
@@ -133,11 +116,10 @@ async fn every_failure_has_its_own_text() {
     }
 }
 
-/// One who is refused with a 401 learns what that means for the key that is used.
 #[tokio::test]
 async fn a_401_is_worded_for_the_kind_of_key() {
-    let upstream = Upstream::always(reply("401 Unauthorized", "", "")).await;
-    let mut texts = HashSet::new();
+    let upstream = Upstream::always(reply("401 X", "", "")).await;
+    let policy = "the key's policy does not allow it, or the key is not accepted";
     for (key, status, kind, words) in [
         (
             "qov_0123456789abcdef",
@@ -145,12 +127,7 @@ async fn a_401_is_worded_for_the_kind_of_key() {
             "key_rejected",
             "refused the API key",
         ),
-        (
-            "sk-qov-01-0123456789abcdef",
-            403,
-            "forbidden",
-            "the key's policy does not allow it, or the key is not accepted",
-        ),
+        ("sk-qov-01-0123456789abcdef", 403, "forbidden", policy),
         (
             "eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
             502,
@@ -158,35 +135,12 @@ async fn a_401_is_worded_for_the_kind_of_key() {
             "may have expired",
         ),
     ] {
-        let url = upstream.url();
-        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", key)]);
-        let server = app.serve(&[]).await;
-        let problem = server
-            .rest(Request::get(&backups_of(Sandbox::ORDERS)))
-            .await;
-        let detail = problem.problem(status, kind)["detail"].to_string();
-        assert!(
-            detail.contains(words) && detail.contains("Ask the operator"),
-            "{detail}"
-        );
-        assert!(texts.insert(detail));
+        let app = TestApp::new(&[("QOVERY_API_URL", &upstream.url()), ("QOVERY_API_KEY", key)]);
+        let list = Request::get(&backups_of(Sandbox::ORDERS));
+        let answer = app.serve(&[]).await.rest(list).await;
+        let detail = answer.problem(status, kind)["detail"].to_string();
+        contains(&detail, [words, "Ask the operator"]);
     }
-}
-
-#[tokio::test]
-async fn what_is_under_way_elsewhere_is_for_later() {
-    let cases = ["409 X", "423 X", "425 X"].into_iter().flat_map(|status| {
-        [LIST, ADD, REMOVE].map(|tool| async move {
-            let busy = json_reply(status, &json!({ "message": "conflict" }));
-            let upstream = Upstream::failing(tool == REMOVE, busy).await;
-            let text = refused(&upstream.url(), tool).await;
-            assert!(
-                text.ends_with("Nothing was changed. Try again in a minute."),
-                "{text}"
-            );
-        })
-    });
-    join_all(cases).await;
 }
 
 #[tokio::test]
@@ -197,31 +151,40 @@ async fn qoverys_words_are_cleaned_then_redacted_then_cut() {
     let after = "y".repeat(1000);
     let said = format!("{before} {head}\u{200b}{tail}\n{head}\u{202e}{tail} {after}");
     let upstream = Upstream::always(json_reply("400 X", &json!({ "detail": said }))).await;
-    let app = TestApp::with_upstream(&upstream.url());
+    let app = upstream.app();
     let mut session = app.session(Era::Handshake, &["--log", "debug"]).await;
     let text = session.refused(LIST, arguments(LIST)).await;
-    assert!(text.contains(&format!("{before} [key]")), "{text}");
+    contains(&text, [&format!("{before} [key]")]);
     assert!(text.contains('…'), "cut, not dropped: {text}");
-    assert!(!text.contains(head), "{text}");
+    lacks(&text, [head]);
     let log = session.finish().await.stderr;
-    assert!(log.contains("[key]") && !log.contains(head), "{log}");
+    contains(&log, ["[key]"]);
+    lacks(&log, [head]);
     // Each line begins with its time.
-    let whole = |line: &str| line.starts_with("20");
-    assert!(log.lines().all(whole), "{log}");
+    assert!(log.lines().all(|line| line.starts_with("20")), "{log}");
 }
 
 #[tokio::test]
 async fn reading_is_repeated_twice_and_adding_never() {
     let cases = [(LIST, "GET", 3), (ADD, "POST", 1), (REMOVE, "DELETE", 3)];
     let cases = cases.map(async |(tool, method, attempts)| {
-        let busy = reply("503 Service Unavailable", "", "");
+        let busy = reply("503 X", "", "");
         let upstream = Upstream::failing(tool == REMOVE, busy).await;
         refused(&upstream.url(), tool).await;
-        let requests = upstream.requests();
-        let sent = requests.iter().filter(|line| line.starts_with(method));
-        assert_eq!(sent.count(), attempts, "{tool}");
+        let mut sent = upstream.lines();
+        sent.retain(|line| line.starts_with(method));
+        assert_eq!(sent.len(), attempts, "{tool}");
     });
     join_all(cases).await;
+    // A repetition may succeed.
+    let upstream = Upstream::start(|number, _| match number {
+        0 => Reply::Reset,
+        1 => reply("500 X", "", ""),
+        _ => page(&[]),
+    })
+    .await;
+    let mut session = upstream.app().session(Era::Handshake, &[]).await;
+    session.ok(LIST, arguments(LIST)).await;
 }
 
 /// 429 says that nothing was done, so that even adding may be repeated, unless Qovery wants a pause
@@ -231,89 +194,45 @@ async fn adding_is_repeated_after_the_pause_that_qovery_asks_for() {
     for (pause, attempts) in [(1, 2), (11, 1)] {
         let pause = format!("Retry-After: {pause}\r\n");
         let upstream = Upstream::start(move |number, _| match number {
-            0 => reply("429 Too Many Requests", &pause, ""),
+            0 => reply("429 X", &pause, ""),
             _ => json_reply("201 Created", &backup(1, "QUEUED")),
         })
         .await;
-        let mut session = TestApp::with_upstream(&upstream.url())
-            .session(Era::Handshake, &[])
-            .await;
+        let mut session = upstream.app().session(Era::Handshake, &[]).await;
         let result = session.call(ADD, arguments(ADD)).await;
         assert_eq!(result["isError"], attempts == 1, "{result}");
         assert_eq!(upstream.requests().len(), attempts);
     }
 }
 
-#[tokio::test]
-async fn a_repetition_may_succeed() {
-    let upstream = Upstream::start(|number, _| match number {
-        0 => Reply::Reset,
-        1 => reply("500 Internal Server Error", "", ""),
-        _ => page(&[]),
-    })
-    .await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
-        .await;
-    session.ok(LIST, arguments(LIST)).await;
-}
-
-/// What a removal's attempts are answered with, one after the other, after the list.
-async fn removal(replies: &'static [&'static str]) -> (Value, Upstream) {
-    let upstream = Upstream::start(move |number, line| {
-        if line.starts_with("GET ") {
-            page(&[backup(1, "READY"), backup(2, "READY")])
-        } else {
-            reply(replies[number - 1], "", "")
-        }
-    })
-    .await;
-    let mut session = TestApp::with_upstream(&upstream.url())
-        .session(Era::Handshake, &[])
-        .await;
-    (session.call(REMOVE, arguments(REMOVE)).await, upstream)
-}
-
+/// The answers to the attempts of a removal, and what it says then.
 #[tokio::test]
 async fn a_removal_says_what_became_of_it() {
-    let text = |result: &Value| result["content"][0]["text"].as_str().unwrap().to_owned();
-
-    // It is still in the list, but a gateway may have lost sight of it.
-    let (result, upstream) = removal(&["503 X", "404 Not Found"]).await;
-    let unknown = "Whether anything was changed is not known";
-    assert!(text(&result).contains(unknown), "{result}");
-    assert!(upstream.requests().pop().unwrap().starts_with("GET "));
-
-    let (result, upstream) = removal(&["404 Not Found"]).await;
-    assert!(text(&result).contains("404") && text(&result).contains("Nothing was changed"));
-    assert_eq!(upstream.requests().len(), 2);
-
-    let (result, upstream) = removal(&["500 X", "403 Forbidden"]).await;
-    assert!(text(&result).contains("Nothing was changed"), "{result}");
-    let last = upstream.requests().pop().unwrap();
-    assert!(last.starts_with("GET "), "it was seen in the list: {last}");
-
-    let (result, _) = removal(&["200 OK"]).await;
-    assert!(
-        text(&result).contains("Whether anything was changed is not known"),
-        "{result}"
+    let (unknown, not_done) = (
+        "Whether anything was changed is not known",
+        "Nothing was changed",
     );
-}
-
-#[tokio::test]
-async fn an_added_backup_whose_answer_is_lost_is_said_to_be_made() {
-    let head = "HTTP/1.1 201 Created\r\nContent-Length: 500\r\nConnection: close\r\n\r\n{\"id\"";
-    for broken in [
-        Reply::Bytes(head.into()),
-        json_reply("201 Created", &json!({})),
+    for (replies, text, is_looked_up) in [
+        // It is still in the list, but a gateway may have lost sight of it.
+        (&["503 X", "404 X"][..], unknown, true),
+        (&["404 X"], not_done, false),
+        (&["500 X", "403 X"], not_done, true),
+        (&["200 OK"], unknown, true),
     ] {
-        let upstream = Upstream::always(broken).await;
-        let text = refused(&upstream.url(), ADD).await;
-        assert!(
-            text.contains("The change was made. Do not repeat the call"),
-            "{text}"
-        );
-        assert_eq!(upstream.requests().len(), 1);
+        let upstream = Upstream::start(move |number, line| {
+            if line.starts_with("GET ") {
+                page(&backups(2))
+            } else {
+                reply(replies[number - 1], "", "")
+            }
+        })
+        .await;
+        let mut session = upstream.app().session(Era::Handshake, &[]).await;
+        let refused = session.refused(REMOVE, arguments(REMOVE)).await;
+        contains(&refused, [text]);
+        let last = upstream.lines().pop().unwrap();
+        assert_eq!(last.starts_with("GET "), is_looked_up, "{last}");
+        assert_eq!(upstream.changes().len(), replies.len());
     }
 }
 
@@ -321,21 +240,16 @@ async fn an_added_backup_whose_answer_is_lost_is_said_to_be_made() {
 async fn requests_are_what_the_api_takes() {
     let id = Sandbox::ORDERS;
     let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE4MDAwMDAwMDB9.c2lnbmF0dXJl";
+    let bearer = "Bearer qov_0123456789abcdef";
     for (key, authorization) in [
-        (
-            Sandbox::KEY,
-            format!("authorization: Token {}\r\n", Sandbox::KEY),
-        ),
-        (jwt, format!("authorization: Bearer {jwt}\r\n")),
-        (
-            "Bearer qov_0123456789abcdef",
-            "authorization: Bearer qov_0123456789abcdef\r\n".into(),
-        ),
+        (Sandbox::KEY, format!("Token {}", Sandbox::KEY)),
+        (jwt, format!("Bearer {jwt}")),
+        (bearer, bearer.to_owned()),
     ] {
         let upstream = Upstream::start(|_, line| match line {
             line if line.starts_with("POST") => json_reply("201 Created", &backup(1, "QUEUED")),
             line if line.starts_with("DELETE") => reply("204 No Content", "", ""),
-            _ => page(&[backup(1, "READY"), backup(2, "READY")]),
+            _ => page(&backups(2)),
         })
         .await;
         let url = format!("{}/", upstream.url());
@@ -345,27 +259,21 @@ async fn requests_are_what_the_api_takes() {
         session.ok(LIST, list).await;
         session.ok(ADD, arguments(ADD)).await;
         session.ok(REMOVE, arguments(REMOVE)).await;
+        let lines = [
+            &format!(
+                "GET /database/{id}/backup?startId={} HTTP/1.1",
+                backup_id(2)
+            ),
+            &format!("GET /database/{id} HTTP/1.1"),
+            &format!("POST /database/{id}/backup HTTP/1.1"),
+            &format!("GET /database/{id}/backup HTTP/1.1"),
+            &removes(1),
+        ];
+        assert_eq!(upstream.lines(), lines.map(String::as_str));
         let requests = upstream.requests();
-        let lines: Vec<&str> = requests.iter().map(|r| r.lines().next().unwrap()).collect();
-        assert_eq!(
-            lines,
-            [
-                &format!(
-                    "GET /database/{id}/backup?startId={} HTTP/1.1",
-                    backup_id(2)
-                ),
-                &format!("GET /database/{id} HTTP/1.1"),
-                &format!("POST /database/{id}/backup HTTP/1.1"),
-                &format!("GET /database/{id}/backup HTTP/1.1"),
-                &format!("DELETE /database/{id}/backup/{} HTTP/1.1", backup_id(1)),
-            ]
-        );
+        let authorization = format!("authorization: {authorization}\r\n");
         for request in &requests {
-            assert!(request.contains(&authorization), "{request}");
-            assert!(
-                request.contains("user-agent: qovery-backups-mcp/"),
-                "{request}"
-            );
+            contains(request, [&authorization, "user-agent: qovery-backups-mcp/"]);
         }
         let (_, body) = requests[2].split_once("\r\n\r\n").unwrap();
         let body: Value = serde_json::from_str(body).unwrap();

@@ -1,25 +1,20 @@
-//! What a session costs: start-up, memory, the time that a call adds, and the size of the binary;
-//! and what the HTTP ports take under load.
+//! What a call costs: start-up, memory, and the time that the server adds to Qovery's, over stdio and
+//! HTTP; and what the HTTP ports take under load.
 //!
-//! `cargo bench --bench session` starts the release binary as a host does, over pipes, and as an
-//! operator does, with ports, against an upstream of its own on loopback, and prints one table of
-//! figures and targets. A missed target is said, and is no failure; a wrong answer is one, so that
-//! a broken server never looks fast.
+//! `cargo bench --bench session` starts the release binary over pipes and with ports, against an upstream of
+//! its own on loopback, and prints one table of figures and targets. A missed target is printed and is no
+//! failure; a wrong answer is one, so that a broken server never looks fast.
 //!
 //! - *Start to first `tools/list`*: from before the process exists until its answer is read, with
 //!   the handshake (`initialize`, then the list) and in the stateless era (the list alone).
-//! - *Idle memory*: the proportional set size (PSS) right after that answer, before any call.
-//! - *A list of 20 backups*: calls one at a time, and the same page fetched by an HTTP client with
-//!   no server between, in alternating blocks, so that noise hits both. What a call adds is the
-//!   difference of the medians; a busy machine shows in both rows, and in the p99 first.
-//! - *Memory growth*: resident memory (RSS), which other processes do not change as they do PSS.
-//! - *Binary*: built with the features of the dev-dependencies as well, as Cargo does for benches.
-//! - *Over HTTP*: as over standard input and output, each call on a connection that is kept.
+//! - *Idle memory*: the proportional set size (PSS) right after that answer, read from `/proc`.
+//! - *A list of 20 backups*: calls one at a time, and the same page fetched by an HTTP client without the
+//!   server, in alternating blocks, so that noise hits both. What a call adds is the difference of the
+//!   medians.
 //! - *Under load*: see [`load`]; it needs wrk, and for the comparison nginx.
 //!
-//! Memory is read from `/proc`, and is not measured where there is none.
-//! A virtual machine takes long to wake an idle processor, and a pipe may do so for each message:
-//! `taskset -c 0 cargo bench --bench session` keeps all on one, and shows the server's own share.
+//! `taskset -c 0 cargo bench --bench session` keeps all on one core, and shows the server's own share:
+//! a virtual machine takes long to wake an idle processor.
 
 #![allow(
     clippy::expect_used,
@@ -66,17 +61,12 @@ const WARM_UP: usize = 1_000;
 /// Calls of one kind before it is the other's turn: short beside most disturbances.
 const BLOCK: usize = 50;
 const BLOCKS: usize = 100;
-/// Calls until memory should have settled, and calls over which it must not grow.
-const SETTLING: usize = 5_000;
-const GROWING: usize = 50_000;
 
 /// The most that a figure may be, in its unit.
 type Target = (f64, &'static str);
 const START_UP: Target = (5.0, "ms");
 const IDLE_MEMORY: Target = (7.0, "MiB");
 const ADDED_TO_A_CALL: Target = (250.0, "µs");
-const GROWTH: Target = (2.0, "MiB");
-const SIZE: Target = (8.0, "MB");
 const UNMEASURED: &str = "not measured: no smaps_rollup here";
 
 fn main() {
@@ -85,8 +75,6 @@ fn main() {
     print_row("---", "---", "---", "---");
     measure_start_up(&upstream);
     measure_calls(&upstream);
-    measure_growth(&upstream);
-    measure_size();
     http::measure(&upstream);
     load::measure(&upstream);
 }
@@ -160,30 +148,6 @@ fn print_times(figure: &str, times: &mut [f64]) -> f64 {
 
 fn added_to(without: f64, with: f64) -> String {
     format!("{:+.0} µs, ratio {:.2}", with - without, with / without)
-}
-
-fn measure_growth(upstream: &Upstream) {
-    let figure = format!("memory growth over {GROWING} calls (RSS)");
-    let mut session = Session::start(upstream, Era::Handshake);
-    if memory(&session.server, "Rss:").is_none() {
-        return print_row(&figure, UNMEASURED, "", "");
-    }
-    let [before, after] = [SETTLING, GROWING].map(|calls| {
-        for _ in 0..calls {
-            session.list_backups();
-        }
-        memory(&session.server, "Rss:").expect("as before")
-    });
-    let growth = after - before;
-    let measured = format!("{growth:+.2} MiB, from {before:.2} MiB");
-    print_judged(&figure, &measured, growth, GROWTH);
-}
-
-fn measure_size() {
-    let bytes = fs::metadata(BINARY).expect("the binary is there").len();
-    let megabytes = f64::from(u32::try_from(bytes).expect("less than 4 GB")) / 1e6;
-    let measured = format!("{megabytes:.2} MB");
-    print_judged("release binary", &measured, megabytes, SIZE);
 }
 
 /// The server, and the host's ends of its pipes.

@@ -1,0 +1,408 @@
+//! Lists: what they say of backups, waiting for one, and databases by their names.
+
+use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::{Value, json};
+
+use crate::{
+    app::{TestApp, sandbox_session},
+    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, order, orders},
+    connection::Connection,
+    expect::{contains, content_of, lacks},
+    upstreams::{
+        Database, Reply, Upstream, backup, backup_id, backups, json_reply,
+        ledger::{GOOD, Ledger, QUEUED, database},
+        page, reply,
+    },
+};
+
+fn ids(list: &Value) -> Vec<&str> {
+    let backups = list["backups"].as_array().unwrap().iter();
+    backups
+        .map(|backup| backup["id"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_list_is_whole_and_says_what_follows_from_it() {
+    for era in ERAS {
+        let mut session = sandbox_session(era, &[]).await;
+        let list = session.ok(LIST, orders()).await;
+        let characters = list.to_string().chars().count();
+        assert!(characters <= 5_000, "{characters}");
+        assert_eq!(list["complete"], true);
+        assert!(list.get("next_start_id").is_none(), "{list}");
+        let database = json!({ "id": Sandbox::ORDERS, "name": "orders" });
+        assert_eq!(list["database"], database);
+        let newest_first: Vec<String> = (1..=27).rev().map(backup_id).collect();
+        assert_eq!(ids(&list), newest_first);
+        let backups = &list["backups"];
+        let summary = json!({
+            "total": 27, "finished": 26, "in_progress": 0, "failed": 1, "being_removed": 0,
+            "unknown": 0, "newest": backups[0]["created_at"], "oldest": backups[26]["created_at"],
+            "newest_finished_id": backup_id(27),
+        });
+        assert_eq!(list["summary"], summary);
+        assert_eq!(backups[0]["protected"], "newest");
+        assert!(backups[1].get("protected").is_none(), "{list}");
+        let shown = [&backups[3]["condition"], &backups[3]["state"]];
+        assert_eq!(shown, ["failed", "DEPLOYMENT_ERROR"]);
+        let now = list["now"].as_str().unwrap();
+        assert!(now > backups[0]["created_at"].as_str().unwrap(), "{list}");
+        assert!(!list.to_string().contains("null"), "{list}");
+
+        // After a backup, by Qovery's own order; what a rule protects is not known then.
+        let rest = json!({ "databaseId": Sandbox::ORDERS, "startId": backup_id(3) });
+        let rest = session.ok(LIST, rest).await;
+        assert_eq!(ids(&rest), [backup_id(2), backup_id(1)]);
+        assert_eq!(rest["complete"], true);
+        assert!(rest.get("summary").is_none(), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_list_goes_on_where_an_answer_ends() {
+    let ledger = Ledger::obedient().await;
+    let database = database(1);
+    // Qovery does not say that no page follows a full one.
+    ledger.open(&database, &[GOOD; 300]);
+    let mut session = ledger.app().session(Era::Stateless, &[]).await;
+    let (mut start, mut seen) = (Value::Null, Vec::new());
+    for (number, complete) in [(100, false), (100, false), (100, true)] {
+        let mut arguments = json!({ "databaseId": database });
+        if !start.is_null() {
+            arguments["startId"] = start;
+        }
+        let list = session.ok(LIST, arguments).await;
+        assert_eq!(ids(&list).len(), number);
+        assert_eq!(list["complete"], complete);
+        // Part of a list is not summed up.
+        lacks(&list.to_string(), ["summary", "protected"]);
+        seen.extend(ids(&list).into_iter().map(str::to_owned));
+        start = list["next_start_id"].clone();
+        assert_eq!(start.is_null(), complete);
+    }
+    let entries = ledger.backups(&database).into_iter().rev();
+    assert!(entries.map(|entry| entry.id).eq(seen));
+}
+
+#[tokio::test]
+async fn a_list_says_what_each_rule_protects() {
+    let day = |number: u32, state: &str| backup(number, state);
+    let mut odd = day(5, "READY");
+    odd["created_at"] = json!("yesterday");
+    let mut ahead = day(8, "READY");
+    ahead["created_at"] = json!("2999-01-01T00:00:00Z");
+    let mut touched = day(1, "READY");
+    touched["updated_at"] = json!("2026-06-09T00:00:00Z");
+    touched["status"]["last_deployment_date"] = touched["created_at"].clone();
+    // Of another meaning than ours.
+    touched["condition"] = json!("failed");
+    touched["protected"] = json!(true);
+    let backups = [
+        touched,
+        day(2, "READY"),
+        day(3, "A_STATE_OF_TOMORROW"),
+        day(4, "QUEUED"),
+        odd,
+        ahead,
+        day(6, "DELETING"),
+        day(7, "DEPLOYMENT_ERROR"),
+    ];
+    let database = Database::with(backups).await;
+    let mut session = database.app().session(Era::Handshake, &[]).await;
+    let list = session.ok(LIST, orders()).await;
+    let rows = list["backups"].as_array().unwrap();
+    let expected = [
+        (7, "failed", Some("newest")),
+        (6, "being_removed", None),
+        (4, "in_progress", Some("newest not failed")),
+        (3, "unknown", Some("newest finished")),
+        (2, "finished", Some("newest finished")),
+        (1, "finished", None),
+        (5, "finished", Some("date not readable")),
+        (8, "finished", Some("date in the future")),
+    ];
+    assert_eq!(rows.len(), expected.len());
+    for (row, (number, condition, protected)) in rows.iter().zip(expected) {
+        assert_eq!(row["id"], backup_id(number), "{list}");
+        assert_eq!(row["condition"], condition, "{row}");
+        assert_eq!(row["protected"], json!(protected), "{row}");
+    }
+    let summary = json!({
+        "total": 8, "finished": 4, "in_progress": 1, "failed": 1, "being_removed": 1, "unknown": 1,
+        "newest": "2026-06-07T00:00:00Z", "oldest": "2026-06-01T00:00:00Z",
+        "newest_finished_id": backup_id(2),
+    });
+    assert_eq!(list["summary"], summary);
+    let oldest = &list["backups"][5];
+    assert_eq!(oldest["updated_at"], "2026-06-09T00:00:00Z");
+    // It is the date of its making.
+    assert!(oldest.get("last_deployment_date").is_none());
+}
+
+/// A list whose pages repeat, or that changes while it is read.
+#[tokio::test]
+async fn an_incomplete_list_says_so_and_allows_no_removal() {
+    for (next_page, note) in [
+        (page(&backups(20)), "repeat"),
+        (reply("404 X", "", ""), "Call again"),
+    ] {
+        let upstream = Upstream::split("startId=", next_page, page(&backups(20))).await;
+        let mut session = upstream.app().session(Era::Stateless, &[]).await;
+        let list = session.ok(LIST, orders()).await;
+        assert_eq!(ids(&list).len(), 20);
+        assert_eq!(list["complete"], false);
+        assert!(list.get("next_start_id").is_none() && list.get("summary").is_none());
+        contains(list["note"].as_str().unwrap(), [note]);
+        let text = session.refused(REMOVE, order(3)).await;
+        contains(&text, ["could not be completed"]);
+        assert_eq!(upstream.changes(), [""; 0]);
+        // It may be further down.
+        let text = session.refused(LIST, order(99)).await;
+        contains(&text, ["could not be completed"]);
+    }
+}
+
+/// A database whose newest backup is being made.
+async fn unfinished() -> Database {
+    Database::with([backup(1, "READY"), backup(2, "EXECUTING")]).await
+}
+
+/// The parameters of a list that waits for number 2, and wants progress.
+fn wait() -> Value {
+    json!({ "name": LIST, "arguments": order(2), "_meta": { "progressToken": "p" } })
+}
+
+#[tokio::test]
+async fn one_backup_is_waited_for_until_it_is_finished() {
+    for era in ERAS {
+        let database = unfinished().await;
+        let mut session = database.app().short_limits().session(era, &[]).await;
+        let id = session.send_request("tools/call", wait()).await;
+        let progress = session.receive().await;
+        assert_eq!(progress["method"], "notifications/progress", "{progress}");
+        assert_eq!(progress["params"]["progressToken"], "p");
+        assert_eq!(progress["params"]["progress"], 1.0);
+        database.change(|backups| backups[1]["status"]["state"] = json!("READY"));
+        let list = content_of(&session.answer(id).await["result"]);
+        assert_eq!(ids(&list), [backup_id(2)]);
+        assert_eq!(list["backups"][0]["condition"], "finished", "{list}");
+        assert_eq!(list["backups"][0]["protected"], "newest", "{list}");
+        assert!(list.get("note").is_none() && list.get("summary").is_none());
+    }
+}
+
+#[tokio::test]
+async fn only_a_backup_in_progress_is_waited_for() {
+    let database = unfinished().await;
+    database.change(|backups| backups.push(backup(3, "DEPLOYMENT_ERROR")));
+    let mut session = database.app().session(Era::Stateless, &[]).await;
+    for (number, condition) in [(1, "finished"), (3, "failed")] {
+        let list = session.ok(LIST, order(number)).await;
+        assert_eq!(list["backups"][0]["condition"], condition);
+    }
+    assert_eq!(database.requests(), 3, "two lists, and the database's name");
+    let text = session.refused(LIST, order(9)).await;
+    contains(&text, ["is not in the list of database"]);
+}
+
+#[tokio::test]
+async fn a_wait_polls_three_times_at_most() {
+    let database = unfinished().await;
+    let app = database.app().short_limits();
+    let mut session = app.session(Era::Stateless, &[]).await;
+    let list = session.ok(LIST, order(2)).await;
+    assert_eq!(list["backups"][0]["condition"], "in_progress");
+    contains(
+        list["note"].as_str().unwrap(),
+        ["Call again with this backupId"],
+    );
+    assert_eq!(database.requests(), 1 + 3, "its name, and three lists");
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_its_call_and_with_the_server() {
+    for era in ERAS {
+        let database = unfinished().await;
+        let mut session = database.app().session(era, &[]).await;
+        let id = session.send_request("tools/call", wait()).await;
+        assert_eq!(session.receive().await["method"], "notifications/progress");
+        session.cancel(id).await;
+        // A cancelled call is not answered, and delays no other.
+        let id = session.send_request("tools/call", wait()).await;
+        assert_eq!(session.receive().await["method"], "notifications/progress");
+        session.close_stdin();
+        let answer = session.receive().await;
+        assert_eq!(answer["id"], id, "{answer}");
+        let list = content_of(&answer["result"]);
+        assert_eq!(list["backups"][0]["condition"], "in_progress", "{list}");
+        assert!(session.finish().await.status.success());
+    }
+}
+
+#[tokio::test]
+async fn progress_is_sent_over_http_as_a_stream_of_events() {
+    let database = unfinished().await;
+    let server = database.app().short_limits().serve(&["--no-rest"]).await;
+    let mut client = Client::over_http(&server, Era::Stateless, None);
+    let request = client.message("tools/call", wait());
+    let mut connection = Connection::with(server.mcp, &request).await;
+    let head = connection.head().await;
+    assert_eq!(head.header("content-type"), Some("text/event-stream"));
+    let mut message = connection.event().await;
+    let mut counts = Vec::new();
+    while message["method"] == "notifications/progress" {
+        counts.push(message["params"]["progress"].as_f64().unwrap());
+        message = connection.event().await;
+    }
+    assert_eq!(counts, [1.0, 2.0]);
+    let list = content_of(&message["result"]);
+    assert_eq!(list["backups"][0]["condition"], "in_progress", "{list}");
+    // Without a progress token, nothing but the answer is sent.
+    let answer = client.tool(LIST, &order(2)).send(server.mcp).await;
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn a_name_is_answered_with_ids_and_nothing_else_is_done() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let app = TestApp::with_upstream(&sandbox.base_url());
+    let place = "\"orders\" in project \"shop\", environment \"production\"";
+    let line = format!("{}: {place}", Sandbox::ORDERS);
+    for era in ERAS {
+        let mut session = app.session(era, &[]).await;
+        for (name, words) in [
+            ("orders", "is a name. Nothing was done yet"),
+            ("ORDERS", "is a name. Nothing was done yet"),
+            ("order", "but some nearly are"),
+            ("orders-db", "but some nearly are"),
+        ] {
+            let text = session.refused(LIST, json!({ "databaseId": name })).await;
+            contains(&text, [words, &line]);
+            lacks(&text, [Sandbox::SESSIONS]);
+        }
+        let unknown = json!({ "databaseId": "customers" });
+        let text = session.refused(LIST, unknown).await;
+        contains(&text, ["No database that this API key can see"]);
+
+        let add = json!({ "databaseId": "orders", "name": "n" });
+        let remove = json!({ "databaseId": "orders", "backupId": backup_id(3) });
+        let page = "https://console.qovery.com/organization/00000000-0000-4000-8000-000000000001/\
+                    project/00000000-0000-4000-8000-000000000002/environment/\
+                    00000000-0000-4000-8000-000000000003/service/{id}/overview?tab=1#top";
+        let page = page.replace("{id}", Sandbox::ORDERS);
+        let by_address = json!({ "databaseId": page, "backupIds": [backup_id(3)] });
+        for (tool, arguments) in [(ADD, add), (REMOVE, remove), (REMOVE, by_address)] {
+            let text = session.refused(tool, arguments).await;
+            contains(&text, [Sandbox::ORDERS]);
+        }
+        let list = session.ok(LIST, json!({ "databaseId": page })).await;
+        assert_eq!(list["summary"]["total"], 27, "nothing was changed");
+    }
+}
+
+/// A list by a name.
+fn named(name: &str) -> Value {
+    json!({ "databaseId": name })
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_look_up_names_still_lists() {
+    let policy = "sk-qov-01-0123456789abcdef0123456789abcdef";
+    for (key, denial) in [(policy, "401 X"), (Sandbox::KEY, "403 X")] {
+        let upstream = Upstream::split("/backup", page(&backups(1)), reply(denial, "", "")).await;
+        let app = TestApp::new(&[("QOVERY_API_URL", &upstream.url()), ("QOVERY_API_KEY", key)]);
+        let mut session = app.session(Era::Stateless, &[]).await;
+        for _ in 0..2 {
+            let text = session.refused(LIST, named("orders")).await;
+            contains(&text, ["cannot be looked up by their names"]);
+            // The key is not to blame.
+            lacks(&text, ["QOVERY_API_KEY"]);
+            let list = session.ok(LIST, orders()).await;
+            assert_eq!(list["database"], json!({ "id": Sandbox::ORDERS }));
+        }
+        // A denial is remembered: one look-up of each kind, and two lists.
+        let mut lines = upstream.lines();
+        lines.retain(|line| !line.contains("/backup"));
+        let name = format!("GET /database/{} HTTP/1.1", Sandbox::ORDERS);
+        assert_eq!(lines, ["GET /organization HTTP/1.1", &name]);
+        assert_eq!(upstream.requests().len(), 4);
+    }
+}
+
+/// A key may be for one organization of several.
+#[tokio::test]
+async fn a_forbidden_organization_hides_no_other() {
+    let organizations = json!({ "results": [{ "id": database(7) }, { "id": database(8) }] });
+    let orders = json!({
+        "id": Sandbox::ORDERS, "name": "orders", "service_type": "DATABASE",
+        "project_name": "shop", "environment_name": "production",
+    });
+    let services = json!({ "results": [orders] });
+    let upstream = Upstream::start(move |_, line| match line {
+        line if line.contains(&database(7)) => reply("403 X", "", ""),
+        line if line.contains(&database(8)) => json_reply("200 OK", &services),
+        _ => json_reply("200 OK", &organizations),
+    })
+    .await;
+    let mut session = upstream.app().session(Era::Stateless, &[]).await;
+    let text = session.refused(LIST, named("orders")).await;
+    contains(&text, [Sandbox::ORDERS]);
+}
+
+#[tokio::test]
+async fn a_name_that_hangs_delays_no_list() {
+    let upstream = Upstream::split("/backup", page(&backups(1)), Reply::Hang).await;
+    let app = upstream.app().short_limits();
+    let mut session = app.session(Era::Stateless, &[]).await;
+    for _ in 0..2 {
+        let list = session.ok(LIST, orders()).await;
+        assert!(list["database"].get("name").is_none(), "{list}");
+    }
+    assert_eq!(upstream.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn names_from_qovery_are_sanitized_and_cut() {
+    let service = |id: &str, name: &str, kind: &str| {
+        json!({
+            "id": id, "name": name, "service_type": kind,
+            "project_name": "p\u{202e}\n", "environment_name": "e".repeat(1_000),
+        })
+    };
+    let services = json!({ "results": [
+        service(Sandbox::SESSIONS, "orders", "APPLICATION"),
+        service(Sandbox::ORDERS, "or\u{200b}ders", "DATABASE"),
+        service(&database(3), "Orders", "DATABASE"),
+    ] });
+    let organizations = json!({ "results": [{ "id": Sandbox::ORDERS, "name": "x" }] });
+    let upstream = Upstream::split(
+        "/services",
+        json_reply("200 OK", &services),
+        json_reply("200 OK", &organizations),
+    )
+    .await;
+    let mut session = upstream.app().session(Era::Stateless, &[]).await;
+    let text = session.refused(LIST, named("orders")).await;
+    let place = ": \"orders\" in project \"p \", environment \"eee";
+    contains(&text, ["the name of more than one database", place]);
+    lacks(&text, [Sandbox::SESSIONS, "\u{200b}", "\u{202e}"]);
+    assert!(text.len() < 1_500, "{text}");
+}
+
+#[tokio::test]
+async fn a_new_backup_can_be_waited_for_in_two_calls() {
+    let mut session = sandbox_session(Era::Stateless, &[]).await;
+    let add = json!({ "databaseId": Sandbox::ORDERS, "name": "before" });
+    let added = session.ok(ADD, add).await;
+    assert_eq!(added["condition"], "in_progress", "{added}");
+    assert_eq!(added["state"], QUEUED);
+    let message = "Made by an AI assistant through qovery-backups-mcp.";
+    assert_eq!(added["message"], message);
+    let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": added["id"] });
+    let list = session.ok(LIST, arguments).await;
+    assert_eq!(list["backups"][0]["condition"], "finished", "{list}");
+    assert!(list["backups"][0]["updated_at"].is_string(), "{list}");
+    let characters = added.to_string().chars().count() + list.to_string().chars().count();
+    assert!(characters <= 1_000, "{characters}");
+}
