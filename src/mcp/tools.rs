@@ -14,7 +14,6 @@ use super::{
         schema,
     },
     confirmation::Target,
-    progress::with_progress,
     results::{AddedBackup, BackupList, BackupView, Refusal, RemovalReport, Reply},
 };
 use crate::{
@@ -120,7 +119,7 @@ impl Server {
             }
             (Some(backup), None) => {
                 let describe = |_| "It is still being made".to_owned();
-                let listing = with_progress(request, context, None, describe, async |looks| {
+                let listing = self.with_progress(request, context, None, describe, async |looks| {
                     let backup = (database, backup);
                     self.backups.watch(context, backup, verbose, &looks).await
                 });
