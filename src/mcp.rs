@@ -24,10 +24,9 @@ use futures_util::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult,
-        DiscoverResult, ErrorCode, Icon, Implementation, InitializeRequestParams, InitializeResult,
-        JsonObject, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
-        ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, DiscoverResult, Icon, Implementation,
+        InitializeRequestParams, InitializeResult, JsonObject, ListToolsResult, MetaObject,
+        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
 };
@@ -203,36 +202,26 @@ impl ServerHandler for Server {
     }
 
     async fn discover(&self, request: Request) -> Result<DiscoverResult, ErrorData> {
-        let context = self.context(&request);
-        let call = Call::begin(&context, "server/discover");
+        Call::begin(&self.context(&request), "server/discover").end(OK, None);
         let versions = self.supported_protocol_versions().into_owned();
-        let mut result = DiscoverResult::from_server_info(versions, self.get_info());
-        result.ttl_ms = TOOLS_TTL_MS;
-        result.cache_scope = CacheScope::Public;
-        call.end(OK, None);
-        Ok(result)
+        let result = DiscoverResult::from_server_info(versions, self.get_info());
+        Ok(result
+            .with_ttl_ms(TOOLS_TTL_MS)
+            .with_cache_scope(CacheScope::Public))
     }
 
     async fn list_tools(
         &self,
-        page: Option<PaginatedRequestParams>,
+        _page: Option<PaginatedRequestParams>,
         request: Request,
     ) -> Result<ListToolsResult, ErrorData> {
-        let context = self.context(&request);
-        let call = Call::begin(&context, "tools/list");
-        let cursor = page.and_then(|page| page.cursor);
-        if cursor.is_some_and(|cursor| !cursor.is_empty()) {
-            let message = "There is no such cursor: the list of tools has one page.";
-            call.end("invalid_params", None);
-            return Err(ErrorData::invalid_params(message, None));
-        }
+        Call::begin(&self.context(&request), "tools/list").end(OK, None);
         let mut result = ListToolsResult::with_all_items(self.allowed_tools().to_vec());
         if is_stateless(&request) {
             result.ttl_ms = Some(TOOLS_TTL_MS);
             result.cache_scope = Some(CacheScope::Public);
             result.meta = Some(RESULT_META.clone());
         }
-        call.end(OK, None);
         Ok(result)
     }
 
@@ -257,18 +246,6 @@ impl ServerHandler for Server {
             _ => {}
         }
         response
-    }
-
-    /// A method that the protocol does not have, or not in the negotiated revision.
-    async fn on_custom_request(
-        &self,
-        request: CustomRequest,
-        request_context: Request,
-    ) -> Result<CustomResult, ErrorData> {
-        let context = self.context(&request_context);
-        Call::begin(&context, "other").end("method_not_found", None);
-        let code = ErrorCode::METHOD_NOT_FOUND;
-        Err(ErrorData::new(code, request.method, None))
     }
 }
 
@@ -300,6 +277,8 @@ fn implementation() -> Implementation {
 
 #[cfg(test)]
 mod tests {
+    use rmcp::model::ErrorCode;
+
     use super::*;
 
     #[tokio::test]

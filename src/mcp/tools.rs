@@ -127,7 +127,7 @@ impl Server {
             }
             (Some(_), Some(_)) => {
                 let problem = "`startId` is given beside `backupId`; leave one of them out";
-                return Err(ArgumentError::new(problem).into());
+                return Err(ArgumentError(problem.to_owned()).into());
             }
         };
         list.note = self.note(list.note);
@@ -199,10 +199,6 @@ fn candidates(name: &str, found: &Found) -> String {
             text,
             " {id}: \"{name}\" in project \"{project}\", environment \"{environment}\"."
         );
-    }
-    let more = found.databases.len().saturating_sub(MAX_CANDIDATES);
-    if more > 0 {
-        let _ = write!(text, " And {more} more.");
     }
     text
 }

@@ -8,6 +8,8 @@ use qovery_backups_mcp::{
 use crate::app::{Finished, TestApp};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
+const API_KEY: &str = "QOVERY_API_KEY=qov_0123456789abcdef";
+const TOKENS: &str = "QOVERY_BACKUPS_ACCESS_TOKEN=ada:0123456789abcdef\n0123456789ABCDEF";
 const TOKEN: (&str, &str) = (
     "QOVERY_BACKUPS_ACCESS_TOKEN",
     "ada:0123456789abcdef\n0123456789ABCDEF",
@@ -47,128 +49,96 @@ pub(crate) fn settings() -> Vec<Setting> {
     settings
 }
 
-type Given = (
-    &'static [(&'static str, &'static str)],
-    &'static [&'static str],
-);
-
 /// Variables and arguments, each wrong in one way.
-const REFUSED: &[Given] = &[
-    (&[], &[]),
-    (&[("QOVERY_API_TOKEN", "qov_0123456789abcdef")], &[]),
-    (&[("QOVERY_API_KEY", "")], &[]),
-    (&[("QOVERY_API_KEY", "qov_a\nb")], &[]),
-    (&[("QOVERY_API_KEY", "qov_a b")], &[]),
-    (&[KEY, ("QOVERY_API_KEY_FILE", "key")], &[]),
-    (&[("QOVERY_API_KEY_FILE", "nowhere")], &[]),
-    (&[KEY, ("QOVERY_API_URL", "http://api.qovery.com")], &[]),
-    (
-        &[KEY, ("QOVERY_API_URL", "https://me:pw@api.qovery.com")],
-        &[],
-    ),
-    (
-        &[KEY, ("QOVERY_API_URL", "https://api.qovery.com?x=1")],
-        &[],
-    ),
-    (&[KEY, ("QOVERY_API_URL", "api.qovery.com")], &[]),
-    (&[KEY], &["--api-url", "ftp://127.0.0.1"]),
-    (&[KEY, ("QOVERY_BACKUPS_READONLY", "true")], &[]),
-    (&[KEY, ("QOVERY_BACKUPS_READ_ONLY", "maybe")], &[]),
-    (&[KEY, ("QOVERY_BACKUPS_KEEP_LATEST", "-1")], &[]),
-    (&[KEY], &["--keep-latest", "many"]),
-    (&[KEY, ("QOVERY_API_URL", "https://${HOST}")], &[]),
-    (&[KEY], &["--keep-latest="]),
-    (&[KEY], &["--log", "qovery=loud"]),
-    (&[KEY], &["--log", "inof"]),
-    (&[KEY], &["--log", "info,rmcp"]),
-    (&[KEY], &["--log", "qovery-backups-mcp=debug"]),
-    (&[KEY], &["--log", "debug=info"]),
-    (&[KEY], &["--log-format", "xml"]),
-    (&[KEY], &["--env-file", "nowhere.env"]),
-    (&[], &["--sandbox", "--api-url", "https://api.qovery.com"]),
-    (&[], &["--sandbox", "check", "--read-only=perhaps"]),
-    (&[KEY], &["http", "--mcp-addr", "localhost:9090"]),
-    (&[KEY], &["http", "--rest-addr", "8080"]),
-    (&[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "127.0.0.1")], &["http"]),
-    (&[KEY], &["http", "--no-rest=perhaps"]),
-    (&[KEY], &["http", "--sessions"]),
-    (&[KEY], &["qov_0123456789abcdef"]),
-    (&[KEY], &["check", "--database", "x"]),
-    (
-        &[KEY, ("QOVERY_BACKUPS_SANDBOX", "qov_0123456789abcdef")],
-        &[],
-    ),
-    (&[KEY], &["http", "--allowed-host", "a.example,*"]),
-    (&[KEY], &["http", "--allowed-origin", "a.example"]),
-    (&[KEY], &["http", "--public-url", "backups.example.com"]),
-    (&[KEY], &["http", "--public-url", "ftp://a.example"]),
-    (&[KEY], &["http", "--public-url", "https://me@a.example"]),
-    (&[KEY], &["http", "--public-url", "https://a.example/?b"]),
-    (
-        &[KEY, TOKEN, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "t")],
-        &["http"],
-    ),
-    (
-        &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "nowhere")],
-        &["http"],
-    ),
-    (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "")], &["http"]),
-    (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a b:c")], &["http"]),
-    (
-        &[
-            KEY,
-            ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:0123456789abcdef\nc:"),
-        ],
-        &["http"],
-    ),
-    (
-        &[
-            KEY,
-            (
-                "QOVERY_BACKUPS_ACCESS_TOKEN",
-                "a:0123456789abcdef\nc:0123456789abcde",
-            ),
-        ],
-        &["http"],
-    ),
-    (
-        &[
-            KEY,
-            (
-                "QOVERY_BACKUPS_ACCESS_TOKEN",
-                "a:0123456789abcdef\nc:0123456789abcdef",
-            ),
-        ],
-        &["http"],
-    ),
-    (&[KEY], &["--confirm", "sometimes"]),
-    (&[KEY], &["--changes-per-hour", "many"]),
-    (&[KEY], &["--audit-log", "no/such/folder/audit.jsonl"]),
-    (&[KEY], &["--audit-log", "."]),
-    (&[KEY, ("QOVERY_BACKUPS_STATE_KEY", "short")], &[]),
-    (
-        &[
-            KEY,
-            (
-                "QOVERY_BACKUPS_STATE_KEY",
-                "0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
-            ),
-        ],
-        &[],
-    ),
-    (&[KEY], &["http", "--mcp-addr", "0.0.0.0:0"]),
-    (&[KEY], &["http", "--rest-addr", "[::]:0"]),
-    (
-        &[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "192.0.2.1:0")],
-        &["http"],
-    ),
+const REFUSED: &[&[&str]] = &[
+    &[],
+    &["QOVERY_API_TOKEN=qov_0123456789abcdef"],
+    &["QOVERY_API_KEY="],
+    &["QOVERY_API_KEY=qov_a\nb"],
+    &["QOVERY_API_KEY=qov_a b"],
+    &[API_KEY, "QOVERY_API_KEY_FILE=key"],
+    &["QOVERY_API_KEY_FILE=nowhere"],
+    &[API_KEY, "QOVERY_API_URL=http://api.qovery.com"],
+    &[API_KEY, "QOVERY_API_URL=https://me:pw@api.qovery.com"],
+    &[API_KEY, "QOVERY_API_URL=https://api.qovery.com?x=1"],
+    &[API_KEY, "QOVERY_API_URL=api.qovery.com"],
+    &[API_KEY, "--api-url", "ftp://127.0.0.1"],
+    &[API_KEY, "QOVERY_BACKUPS_READONLY=true"],
+    &[API_KEY, "QOVERY_BACKUPS_READ_ONLY=maybe"],
+    &[API_KEY, "QOVERY_BACKUPS_KEEP_LATEST=-1"],
+    &[API_KEY, "--keep-latest", "many"],
+    &[API_KEY, "QOVERY_API_URL=https://${HOST}"],
+    &[API_KEY, "--keep-latest="],
+    &[API_KEY, "--log", "qovery=loud"],
+    &[API_KEY, "--log", "inof"],
+    &[API_KEY, "--log", "info,rmcp"],
+    &[API_KEY, "--log", "qovery-backups-mcp=debug"],
+    &[API_KEY, "--log", "debug=info"],
+    &[API_KEY, "--log-format", "xml"],
+    &[API_KEY, "--env-file", "nowhere.env"],
+    &["--sandbox", "--api-url", "https://api.qovery.com"],
+    &["--sandbox", "check", "--read-only=perhaps"],
+    &[API_KEY, "http", "--mcp-addr", "localhost:9090"],
+    &[API_KEY, "http", "--rest-addr", "8080"],
+    &[API_KEY, "QOVERY_BACKUPS_MCP_ADDR=127.0.0.1", "http"],
+    &[API_KEY, "http", "--no-rest=perhaps"],
+    &[API_KEY, "qov_0123456789abcdef"],
+    &[API_KEY, "check", "--database", "x"],
+    &[API_KEY, "QOVERY_BACKUPS_SANDBOX=qov_0123456789abcdef"],
+    &[API_KEY, "http", "--allowed-host", "a.example,*"],
+    &[API_KEY, "http", "--allowed-origin", "a.example"],
+    &[API_KEY, "http", "--public-url", "backups.example.com"],
+    &[API_KEY, "http", "--public-url", "ftp://a.example"],
+    &[API_KEY, "http", "--public-url", "https://me@a.example"],
+    &[API_KEY, "http", "--public-url", "https://a.example/?b"],
+    &[
+        API_KEY,
+        TOKENS,
+        "QOVERY_BACKUPS_ACCESS_TOKEN_FILE=t",
+        "http",
+    ],
+    &[API_KEY, "QOVERY_BACKUPS_ACCESS_TOKEN_FILE=nowhere", "http"],
+    &[API_KEY, "QOVERY_BACKUPS_ACCESS_TOKEN=", "http"],
+    &[API_KEY, "QOVERY_BACKUPS_ACCESS_TOKEN=a b:c", "http"],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:",
+        "http",
+    ],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:0123456789abcde",
+        "http",
+    ],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:0123456789abcdef",
+        "http",
+    ],
+    &[API_KEY, "--confirm", "sometimes"],
+    &[API_KEY, "--changes-per-hour", "many"],
+    &[API_KEY, "--audit-log", "no/such/folder/audit.jsonl"],
+    &[API_KEY, "--audit-log", "."],
+    &[API_KEY, "QOVERY_BACKUPS_STATE_KEY=short"],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_STATE_KEY=0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
+    ],
+    &[API_KEY, "http", "--mcp-addr", "0.0.0.0:0"],
+    &[API_KEY, "http", "--rest-addr", "[::]:0"],
+    &[API_KEY, "QOVERY_BACKUPS_MCP_ADDR=192.0.2.1:0", "http"],
 ];
 
 #[tokio::test]
 async fn wrong_configuration_names_the_variable_and_the_remedy() {
     let mut texts = Vec::new();
-    for (variables, arguments) in REFUSED {
-        let text = TestApp::new(variables).refused(arguments).await;
+    for case in REFUSED {
+        let split =
+            |part: &'static str| part.split_once('=').filter(|_| part.starts_with("QOVERY"));
+        let variables: Vec<_> = case.iter().copied().filter_map(split).collect();
+        let text = TestApp::new(&variables)
+            .refused(&case[variables.len()..])
+            .await;
         assert_eq!(text.lines().count(), 1, "{text}");
         texts.push(text);
     }

@@ -7,37 +7,10 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::{
-    app::{TestApp, force_end, sandbox_session, signal},
-    clients::{Client, ERAS, Era, initialize_params},
-    upstreams::{Reply, Upstream, held_page},
+    app::{TestApp, sandbox_session, signal},
+    clients::{ERAS, Era, LIST, initialize_params, orders},
+    upstreams::{Upstream, held_page},
 };
-
-const LIST: &str = "list-database-backups";
-
-/// A session whose call has reached its upstream, which replies so; and the call's id.
-async fn call_in_flight(era: Era, reply: Reply) -> (Upstream, Client, u64) {
-    let mut upstream = Upstream::always(reply).await;
-    let app = TestApp::with_upstream(&upstream.url());
-    let mut session = app.session(era, &[]).await;
-    let arguments = json!({ "databaseId": Sandbox::ORDERS });
-    let id = session.send_call(LIST, arguments).await;
-    upstream.received(1).await;
-    (upstream, session, id)
-}
-
-#[tokio::test]
-async fn a_call_in_flight_is_answered_after_standard_input_closes() {
-    for era in ERAS {
-        let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
-        session.close_stdin();
-        upstream.release();
-        let answer = session.answer(id).await;
-        assert_eq!(answer["result"]["structuredContent"]["backups"], json!([]));
-        let end = session.finish().await;
-        assert!(end.status.success(), "{:?}", end.status);
-        assert_eq!(end.stdout, "");
-    }
-}
 
 #[cfg(unix)]
 #[tokio::test]
@@ -47,7 +20,10 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
         (Era::Stateless, "TERM"),
         (Era::Handshake, "INT"),
     ] {
-        let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
+        let mut upstream = Upstream::always(held_page()).await;
+        let mut session = upstream.app().session(era, &[]).await;
+        let id = session.send_call(LIST, orders()).await;
+        upstream.received(1).await;
         signal(session.child(), name).await;
         upstream.release();
         let answer = session.answer(id).await;
@@ -85,23 +61,13 @@ async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
     }
 }
 
-#[cfg(unix)]
-#[tokio::test]
-async fn a_second_signal_ends_the_process_at_once() {
-    let (_upstream, mut session, _) = call_in_flight(Era::Handshake, Reply::Hang).await;
-    force_end(session.child()).await;
-    assert_eq!(session.child().wait().await.unwrap().code(), Some(1));
-}
-
 /// As Java's `Process.destroy` does it. No call is in flight, so none is cut short.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_signal_together_with_the_end_of_input_is_an_end_like_any_other() {
     for signal_first in [true, false] {
         let mut session = sandbox_session(Era::Handshake, &[]).await;
-        session
-            .call(LIST, json!({ "databaseId": Sandbox::ORDERS }))
-            .await;
+        session.call(LIST, orders()).await;
         if signal_first {
             signal(session.child(), "TERM").await;
         }

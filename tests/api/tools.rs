@@ -21,19 +21,6 @@ async fn the_contract_of_the_tools_and_the_instructions() {
     assert_eq!(result["tools"], tools["tools"]);
     assert_eq!(result["ttlMs"], 3_600_000);
     assert_eq!(result["cacheScope"], "public");
-
-    // The list has one page, and gives no cursor.
-    for session in [&mut handshake, &mut stateless] {
-        for (cursor, error) in [
-            (json!("abc"), json!(-32602)),
-            (json!(null), json!(null)),
-            (json!(""), json!(null)),
-        ] {
-            let params = json!({ "cursor": cursor });
-            let answer = session.request("tools/list", params).await;
-            assert_eq!(answer["error"]["code"], error, "{answer}");
-        }
-    }
 }
 
 #[tokio::test]
