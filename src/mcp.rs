@@ -15,7 +15,6 @@ mod tools;
 
 use std::{
     panic::AssertUnwindSafe,
-    slice,
     sync::{Arc, LazyLock},
 };
 
@@ -129,12 +128,11 @@ impl Server {
 
     /// The context of a request: the HTTP server's, or a new one, with what the protocol adds.
     fn context(&self, request: &Request) -> Context {
-        let time = self.limits.call;
         let parts = request.extensions.get::<Parts>();
-        let mut context = match parts.and_then(|parts| parts.extensions.get::<Context>()) {
-            Some(context) => context.with_deadline(Deadline::after(time)),
-            None => Context::new(Interface::Mcp, time),
-        };
+        let served = parts.and_then(|parts| parts.extensions.get::<Context>());
+        let new = || Context::new(Interface::Mcp, self.limits.call);
+        let mut context = served.cloned().unwrap_or_else(new);
+        context.deadline = Deadline::after(self.limits.call);
         // rmcp cancels it when the client sends a cancellation or disconnects.
         context.cancellation = request.ct.child_token();
         // Over HTTP, rmcp has only a placeholder for a client of an older revision.
@@ -155,16 +153,16 @@ impl Server {
 
     /// The tools that the operator allows.
     fn allowed_tools(&self) -> &[Tool] {
-        let [list, ..] = &*self.tools;
         match self.backups.allow_changes() {
             Ok(()) => &*self.tools,
-            Err(_) => slice::from_ref(list),
+            Err(_) => &self.tools[..1],
         }
     }
 
     fn unknown_tool(&self) -> Refusal {
-        let names = self.allowed_tools().iter().map(|tool| tool.name.as_ref());
-        let names = names.collect::<Vec<&str>>().join(", ");
+        let tools = self.allowed_tools().iter();
+        let names: Vec<&str> = tools.map(|tool| &*tool.name).collect();
+        let names = names.join(", ");
         let message = format!("There is no such tool. The tools are: {names}.");
         Refusal::protocol("invalid_params", ErrorData::invalid_params(message, None))
     }
@@ -238,11 +236,10 @@ impl ServerHandler for Server {
             Err(refusal) => (refusal.outcome, refusal.response()),
         };
         entry.end(outcome, None);
+        let meta = is_stateless(&request).then(|| RESULT_META.clone());
         match &mut response {
-            Ok(CallToolResponse::Complete(result)) if is_stateless(&request) => {
-                result.meta = Some(RESULT_META.clone());
-            }
-            Ok(CallToolResponse::InputRequired(result)) => result.meta = Some(RESULT_META.clone()),
+            Ok(CallToolResponse::Complete(result)) => result.meta = meta,
+            Ok(CallToolResponse::InputRequired(result)) => result.meta = meta,
             _ => {}
         }
         response

@@ -7,6 +7,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::tools::LIST;
 use crate::{
     limits::Limits,
     qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError},
@@ -98,24 +99,19 @@ const ADDED_BY_HOSTS: [&str; 7] = [
 /// normalizing them. Valid arguments are thus never changed.
 pub(super) fn parse<T: DeserializeOwned>(
     tool: &Tool,
-    arguments: JsonObject,
+    mut arguments: JsonObject,
 ) -> Result<T, ArgumentError> {
-    let mut value = Value::Object(arguments);
-    if let Ok(valid) = T::deserialize(&value) {
+    if let Ok(valid) = T::deserialize(&arguments) {
         return Ok(valid);
     }
-    if let Value::Object(arguments) = &mut value {
-        normalize(tool, arguments);
-    }
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = text::excerpt(&error.into_inner().to_string());
-        // An error of the object itself, such as a missing field, has the path ".".
-        ArgumentError(if path == "." {
-            reason
-        } else {
-            format!("{}: {reason}", text::excerpt(&path))
-        })
+    normalize(tool, &mut arguments);
+    serde_path_to_error::deserialize(arguments).map_err(|error| {
+        let reason = text::excerpt(&error.inner().to_string());
+        match error.path().to_string().as_str() {
+            // Of the object itself, such as a missing field.
+            "." => ArgumentError(reason),
+            path => ArgumentError(format!("{}: {reason}", text::excerpt(path))),
+        }
     })
 }
 
@@ -125,22 +121,10 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
-    let hints = tool.annotations.as_ref();
-    let is_read_only = hints.and_then(|hints| hints.read_only_hint) == Some(true);
-    arguments.retain(|name, _| {
-        let is_ignored = if known.contains(&name) {
-            false
-        } else if is_read_only {
-            !known.iter().any(|known| is_similar(name, known))
-        } else {
-            // A change is refused for an unknown argument: it may have been meant to narrow it.
-            ADDED_BY_HOSTS.contains(&name.as_str())
-        };
-        if is_ignored {
-            let name = text::excerpt(name);
-            tracing::debug!(name, "an unknown argument was ignored");
-        }
-        !is_ignored
+    arguments.retain(|name, _| match &*tool.name {
+        LIST => known.iter().any(|known| is_similar(name, known)),
+        // A change is refused for an unknown argument: it may have been meant to narrow it.
+        _ => known.contains(&name) || !ADDED_BY_HOSTS.contains(&name.as_str()),
     });
     for (name, value) in arguments {
         let text = value.as_str().map(str::trim);
@@ -162,7 +146,7 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     }
 }
 
-/// Whether a name may be a misspelt one of an argument.
+/// Whether a name is one of an argument, or may be a misspelt one.
 fn is_similar(name: &str, known: &str) -> bool {
     strsim::jaro(&name.to_lowercase(), &known.to_lowercase()) > 0.85
 }

@@ -136,12 +136,8 @@ async fn launches(entry: &Value) {
     assert!(program.ends_with("qovery-backups-mcp"), "{entry}");
     let mut app = TestApp::new(&[]);
     app.file("key", "qov_0123456789abcdef");
-    let environment = [&entry["env"], &entry["environment"]];
-    for (name, value) in environment
-        .into_iter()
-        .filter_map(Value::as_object)
-        .flatten()
-    {
+    let environment = [&entry["env"], &entry["environment"]].into_iter();
+    for (name, value) in environment.filter_map(Value::as_object).flatten() {
         let value = match text(value) {
             file if file == "KEYFILE" => "key".to_owned(),
             // As the host fills it in.
@@ -185,10 +181,9 @@ async fn the_configurations_of_hosts_launch_the_server() {
 fn the_buttons_install_what_the_page_of_hosts_says() {
     let readme = read("README.md");
     let page = read("docs/hosts.md");
-    let written: Vec<Value> = fenced(&page, "json")
-        .into_iter()
-        .map(|text| serde_json::from_str(text).unwrap())
-        .collect();
+    let written = fenced(&page, "json").into_iter();
+    let written = written.map(|text| serde_json::from_str(text).unwrap());
+    let written: Vec<Value> = written.collect();
     let of = |member: &str| {
         written
             .iter()
@@ -216,18 +211,14 @@ fn the_buttons_install_what_the_page_of_hosts_says() {
         };
         installed.push((config, inputs));
     }
-    assert_eq!(
-        installed,
-        [
-            (
-                code["servers"]["qovery-backups"].clone(),
-                Some(code["inputs"].clone())
-            ),
-            (sandbox.clone(), None),
-            (cursor["mcpServers"]["qovery-backups"].clone(), None),
-            (sandbox, None),
-        ]
+    let cursor = cursor["mcpServers"]["qovery-backups"].clone();
+    let (server, inputs) = (
+        code["servers"]["qovery-backups"].clone(),
+        code["inputs"].clone(),
     );
+    let real = [(server, Some(inputs)), (cursor, None)];
+    let [first, second] = real.map(|button| [button, (sandbox.clone(), None)]);
+    assert_eq!(installed, [first, second].concat());
 }
 
 #[test]

@@ -59,11 +59,8 @@ async fn send_strange_lines(session: &mut Client) {
 
 async fn lists_the_tools(session: &mut Client) {
     let answer = session.request("tools/list", json!({})).await;
-    assert_eq!(
-        answer["result"]["tools"].as_array().unwrap().len(),
-        3,
-        "{answer}"
-    );
+    let tools = answer["result"]["tools"].as_array().unwrap();
+    assert_eq!(tools.len(), 3, "{answer}");
 }
 
 #[tokio::test]
@@ -90,9 +87,7 @@ async fn a_ping_or_a_discovery_may_come_before_a_notification() {
     let mut session = TestApp::new(&[]).spawn(Era::Stateless, &["--sandbox"]);
     session.request("ping", json!({})).await;
     session.request("server/discover", json!({})).await;
-    session
-        .send(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#)
-        .await;
+    session.notify("notifications/initialized", json!({})).await;
     lists_the_tools(&mut session).await;
 }
 
@@ -143,10 +138,9 @@ async fn a_stateless_request_of_an_unknown_revision_learns_the_known_ones() {
         "io.modelcontextprotocol/protocolVersion": "2099-01-01",
         "io.modelcontextprotocol/clientCapabilities": {},
     });
-    let error = session
+    let answer = session
         .request("tools/list", json!({ "_meta": meta }))
-        .await["error"]
-        .clone();
-    let supported = error["data"]["supported"].as_array().unwrap();
-    assert!(supported.contains(&Value::from("2026-07-28")), "{error}");
+        .await;
+    let supported = answer["error"]["data"]["supported"].as_array().unwrap();
+    assert!(supported.contains(&json!("2026-07-28")), "{answer}");
 }
