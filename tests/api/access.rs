@@ -340,9 +340,9 @@ async fn the_server_stays_ready_though_qovery_fails() {
     let (_port, nowhere) = closed_port();
     let body = json!({ "status": 401, "message": "no" });
     let upstream = Upstream::always(json_reply("401 X", &body)).await;
-    for url in [upstream.url(), nowhere] {
+    for (url, kind) in [(upstream.url(), "key_rejected"), (nowhere, "unreachable")] {
         let server = TestApp::with_upstream(&url).serve(&[]).await;
-        assert_eq!(server.rest(list()).await.status, 502);
+        server.rest(list()).await.problem(502, kind);
         for address in [server.mcp, server.rest] {
             for probe in ["/readyz", "/healthz"] {
                 let answer = Request::get(probe).send(address).await;

@@ -208,10 +208,7 @@ async fn a_question_is_cancelled_with_its_call() {
     let question = client.ask(1).await;
     client.cancel(client.last_id).await;
     let cancelled = client.receive().await;
-    assert_eq!(
-        cancelled["method"], "notifications/cancelled",
-        "{cancelled}"
-    );
+    assert_eq!(cancelled["method"], "notifications/cancelled");
     assert_eq!(cancelled["params"]["requestId"], question.ticket);
     assert_eq!(cancelled["params"]["reason"], "the call was cancelled");
     // Too late.
@@ -408,30 +405,19 @@ async fn replicas_that_share_a_key_take_each_others_answers() {
 #[tokio::test]
 async fn what_changed_meanwhile_is_asked_again() {
     type Change = fn(&mut Vec<Value>);
-    let changes: [(Change, &str); 5] = [
-        (
-            |backups| backups[0]["status"]["state"] = json!("EXECUTING"),
-            "Remove EXECUTING, ",
-        ),
-        (
-            |backups| backups[0]["name"] = json!("precious"),
-            ": \"precious\"\n",
-        ),
-        (
-            |backups| drop(backups.remove(1)),
-            "Remaining: 1, 1 finished, ",
-        ),
-        (
-            |backups| backups.push(backup(4, "READY")),
-            "Remaining: 3, 3 finished, ",
-        ),
-        (
-            |backups| backups[2]["created_at"] = json!(ago(330)),
-            "the newest 5 hours ago.\n",
-        ),
-    ];
+    let state: Change = |backups| backups[0]["status"]["state"] = json!("EXECUTING");
+    let name: Change = |backups| backups[0]["name"] = json!("precious");
+    let fewer: Change = |backups| drop(backups.remove(1));
+    let more: Change = |backups| backups.push(backup(4, "READY"));
+    let date: Change = |backups| backups[2]["created_at"] = json!(ago(330));
     for mode in ASKABLE {
-        for (change, words) in changes {
+        for (change, words) in [
+            (state, "Remove EXECUTING, "),
+            (name, ": \"precious\"\n"),
+            (fewer, "Remaining: 1, 1 finished, "),
+            (more, "Remaining: 3, 3 finished, "),
+            (date, "the newest 5 hours ago.\n"),
+        ] {
             let database = three().await;
             let mut client = client(&database, mode).await;
             let question = client.ask(1).await;
@@ -447,10 +433,7 @@ async fn what_changed_meanwhile_is_asked_again() {
         let question = client.ask(2).await;
         database.change(|backups| backups[2]["status"]["state"] = json!("DEPLOYMENT_ERROR"));
         let text = client.respond(&question, yes()).await.refusal();
-        contains(
-            &text,
-            ["is protected: it is the newest one that has not failed"],
-        );
+        contains(&text, ["it is the newest one that has not failed"]);
         database.unchanged();
     }
 }
@@ -459,11 +442,8 @@ async fn what_changed_meanwhile_is_asked_again() {
 async fn unaskable(confirm: &str) -> Vec<(Mode, Database, Client)> {
     let mut clients = Vec::new();
     for mode in MODES {
-        for says in [
-            json!({}),
-            json!({ "elicitation": { "url": {} } }),
-            can_ask(),
-        ] {
+        let by_address = json!({ "elicitation": { "url": {} } });
+        for says in [json!({}), by_address, can_ask()] {
             if says == can_ask() && ASKABLE.contains(&mode) {
                 continue;
             }
@@ -502,28 +482,10 @@ async fn an_unaskable_client_removes_at_once_unless_the_operator_says_always() {
 fn names_the_operator_alone(text: &str) {
     let removal = "\"backup 1\", made 2026-06-01T00:00:00Z) would have been removed";
     let id = backup_id(1);
-    contains(
-        text,
-        [
-            &id,
-            removal,
-            "Nothing was removed.",
-            "only the operator",
-            "--confirm",
-        ],
-    );
-    lacks(
-        text,
-        [
-            "argument",
-            "parameter",
-            "force",
-            "confirmed",
-            "true",
-            "retry",
-            "again",
-        ],
-    );
+    contains(text, [&id, removal, "Nothing was removed."]);
+    contains(text, ["only the operator", "--confirm"]);
+    lacks(text, ["argument", "parameter", "force"]);
+    lacks(text, ["confirmed", "true", "retry", "again"]);
 }
 
 #[tokio::test]
@@ -639,10 +601,8 @@ async fn text_from_qovery_cannot_change_the_question() {
             database.change(|backups| *backups = vec![ours, other]);
             let question = client.ask(number).await;
             let cancel = json!({ "action": "cancel" });
-            client
-                .respond(&question, cancel)
-                .await
-                .outcome("not_removed");
+            let step = client.respond(&question, cancel).await;
+            step.outcome("not_removed");
             question.text().to_owned()
         };
         // In the middle of a day and of an hour: their ages do not change meanwhile.
@@ -697,10 +657,8 @@ async fn an_answer_counts_once() {
         for action in ["decline", "cancel"] {
             let question = client.ask(2).await;
             let answer = json!({ "action": action });
-            let no = client
-                .respond(&question, answer)
-                .await
-                .outcome("not_removed");
+            let step = client.respond(&question, answer).await;
+            let no = step.outcome("not_removed");
             // A person who changes their mind is asked again.
             let yes = client.respond(&question, yes()).await.report();
             assert_eq!(yes, no, "{mode:?}");

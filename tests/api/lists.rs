@@ -134,6 +134,7 @@ async fn a_list_says_what_each_rule_protects() {
         "newest_finished_id": backup_id(2),
     });
     assert_eq!(list["summary"], summary);
+    assert_eq!(list["backups"][6]["created_at"], "yesterday");
     let oldest = &list["backups"][5];
     assert_eq!(oldest["updated_at"], "2026-06-09T00:00:00Z");
     // It is the date of its making.
