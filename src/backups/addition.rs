@@ -6,6 +6,7 @@ use std::{borrow::Borrow, collections::VecDeque};
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Backups;
@@ -59,7 +60,8 @@ impl Backups {
             .recent_additions
             .find(listed, database, wanted, since)?;
         // Its own JSON, as the lost answer would have had it.
-        let json = serde_json::to_vec(&page.whole()["results"][position]).ok()?;
+        let whole: Value = serde_json::from_slice(&page.json).ok()?;
+        let json = serde_json::to_vec(&whole["results"][position]).ok()?;
         let request_id = &context.request_id;
         tracing::warn!(%request_id, "an addition whose answer was lost was found by listing");
         Some(Addition {

@@ -6,16 +6,17 @@ use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::{Instant, sleep, timeout_at},
 };
+use uuid::Uuid;
 
 use super::{
     Backup, BackupId, BackupPage, BaseUrl, Credentials, Database, DatabaseId, Error, Failure,
-    NewBackup, Organization, OrganizationId, Outcome, Service, error::root_cause,
-    exchange::Response, model::Results,
+    NewBackup, Organization, Outcome, Service, error::root_cause, exchange::Response,
+    model::Results,
 };
 use crate::{
     context::Context,
@@ -46,15 +47,6 @@ pub struct Answered<T> {
     pub json: Bytes,
     /// The `Date` header, in whole seconds, and our own time when the answer began to arrive.
     pub date: Option<(DateTime<Utc>, Instant)>,
-}
-
-impl<T> Answered<T> {
-    /// The whole body, with the fields that `T` leaves out.
-    #[must_use]
-    pub fn whole(&self) -> Value {
-        // `value` was deserialized from the same text.
-        serde_json::from_slice(&self.json).unwrap_or_default()
-    }
 }
 
 /// A request, which is sent once per attempt.
@@ -157,14 +149,12 @@ impl Client {
     ) -> Result<(), Error> {
         let path = format!("/database/{database}/backup/{backup}");
         let request = Request::new(Method::DELETE, path);
-        match self.send(&request, context).await?.status {
-            204 => Ok(()),
-            status => Err(Error {
-                failure: Failure::Unexpected { status },
-                outcome: Outcome::Unknown,
-                pending: true,
-            }),
-        }
+        let response = self.send(&request, context).await?;
+        response.require(204).map_err(|failure| Error {
+            failure,
+            outcome: Outcome::Unknown,
+            pending: true,
+        })
     }
 
     /// Lists the organizations that the key can see.
@@ -173,8 +163,7 @@ impl Client {
     ///
     /// Any [`Failure`].
     pub async fn organizations(&self, context: &Context) -> Result<Vec<Organization>, Error> {
-        let list: Answered<Results<_>> = self.get("/organization".to_owned(), context).await?;
-        Ok(list.value.results)
+        self.get_results("/organization".to_owned(), context).await
     }
 
     /// Lists the services of an organization, including its databases.
@@ -184,11 +173,11 @@ impl Client {
     /// Any [`Failure`].
     pub async fn services(
         &self,
-        organization: OrganizationId,
+        organization: Uuid,
         context: &Context,
-    ) -> Result<Answered<Results<Service>>, Error> {
+    ) -> Result<Vec<Service>, Error> {
         let path = format!("/organization/{organization}/services");
-        self.get(path, context).await
+        self.get_results(path, context).await
     }
 
     /// Returns a database's description.
@@ -199,6 +188,15 @@ impl Client {
     pub async fn database(&self, id: DatabaseId, context: &Context) -> Result<Database, Error> {
         let answered = self.get(format!("/database/{id}"), context).await?;
         Ok(answered.value)
+    }
+
+    async fn get_results<T: DeserializeOwned>(
+        &self,
+        path: String,
+        context: &Context,
+    ) -> Result<Vec<T>, Error> {
+        let list: Answered<Results<T>> = self.get(path, context).await?;
+        Ok(list.value.results)
     }
 
     async fn get<T: DeserializeOwned>(
@@ -235,7 +233,10 @@ impl Client {
         .map_err(Error::harmless)?;
         // Over all attempts: a later one does not settle what an earlier one may have changed.
         let (mut outcome, mut pending) = (Outcome::NotApplied, false);
-        let mut pauses = full_jitter();
+        // Random, so that clients that failed together do not repeat together.
+        let mut pauses = [200, 400]
+            .map(|longest| fastrand::u64(0..=longest))
+            .into_iter();
         loop {
             let failure = match self.attempt(request, context).await {
                 Ok(response) => return Ok(response),
@@ -249,7 +250,11 @@ impl Client {
             let pause = pauses
                 .next()
                 .filter(|_| request.is_repeatable_after(&failure))
-                .map(|pause| failure.retry_after().unwrap_or(pause))
+                .map(|pause| {
+                    failure
+                        .retry_after()
+                        .unwrap_or(Duration::from_millis(pause))
+                })
                 .filter(|pause| *pause <= self.limits.max_pause && *pause < latest.remaining());
             let error = |failure| Error {
                 failure,
@@ -298,9 +303,11 @@ impl Client {
             Err(failure) => {
                 let cause = root_cause(failure);
                 tracing::debug!(%method, path, milliseconds, cause, "{failure}");
-                let facts = failure.facts();
-                let failed = Attempt::Failed(facts.kind);
-                facts.status.map_or(failed, Attempt::Answered)
+                match failure {
+                    Failure::Unauthorized(_) => Attempt::Answered(401),
+                    Failure::Answered { status, .. } => Attempt::Answered(*status),
+                    _ => Attempt::Failed(failure.facts().kind),
+                }
             }
         });
         result
@@ -325,7 +332,7 @@ impl Request {
         let is_safe = self.method != Method::POST
             || matches!(
                 failure,
-                Failure::Unreachable { .. } | Failure::RateLimited { .. }
+                Failure::Unreachable { .. } | Failure::Answered { status: 429, .. }
             );
         is_safe && failure.facts().transient
     }
@@ -334,12 +341,4 @@ impl Request {
 fn page_path(database: DatabaseId, start_id: Option<BackupId>) -> String {
     let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
     format!("/database/{database}/backup{query}")
-}
-
-/// The pauses before at most two repetitions: random, up to 200 and 400 ms, so that clients that
-/// failed together do not repeat together.
-fn full_jitter() -> impl Iterator<Item = Duration> {
-    [200, 400]
-        .into_iter()
-        .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
 }
