@@ -100,8 +100,8 @@ impl Client {
         start_id: Option<BackupId>,
         context: &Context,
     ) -> Result<Bytes, Error> {
-        let request = Request::new(Method::GET, page_path(database, start_id));
-        let response = self.send(&request, context).await?;
+        let path = page_path(database, start_id);
+        let response = self.send(Method::GET, path, None, context).await?;
         response.into_json().map_err(Error::harmless)
     }
 
@@ -118,11 +118,8 @@ impl Client {
         backup: &NewBackup,
         context: &Context,
     ) -> Result<Answered<Backup>, Error> {
-        let request = Request {
-            body: Some(json!(backup).to_string()),
-            ..Request::new(Method::POST, page_path(database, None))
-        };
-        let response = self.send(&request, context).await?;
+        let (path, body) = (page_path(database, None), json!(backup).to_string());
+        let response = self.send(Method::POST, path, Some(body), context).await?;
         // 201 says that it was made; a gateway may answer with another status of success.
         let outcome = match response.status {
             201 => Outcome::Applied,
@@ -148,8 +145,7 @@ impl Client {
         context: &Context,
     ) -> Result<(), Error> {
         let path = format!("/database/{database}/backup/{backup}");
-        let request = Request::new(Method::DELETE, path);
-        let response = self.send(&request, context).await?;
+        let response = self.send(Method::DELETE, path, None, context).await?;
         response.require(204).map_err(|failure| Error {
             failure,
             outcome: Outcome::Unknown,
@@ -204,8 +200,7 @@ impl Client {
         path: String,
         context: &Context,
     ) -> Result<Answered<T>, Error> {
-        let request = Request::new(Method::GET, path);
-        let response = self.send(&request, context).await?;
+        let response = self.send(Method::GET, path, None, context).await?;
         response.deserialize().map_err(Error::harmless)
     }
 
@@ -213,7 +208,14 @@ impl Client {
     ///
     /// It can be cancelled before each attempt and in each pause. An attempt to change something
     /// is not interrupted.
-    async fn send(&self, request: &Request, context: &Context) -> Result<Response, Error> {
+    async fn send(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<String>,
+        context: &Context,
+    ) -> Result<Response, Error> {
+        let request = Request { method, path, body };
         let latest = if request.is_change() {
             // Only if a whole attempt fits: an interrupted one has an unknown outcome.
             context.deadline.reserve(self.limits.attempt)
@@ -223,14 +225,12 @@ impl Client {
         if latest.remaining().is_zero() {
             return Err(Error::harmless(Failure::TimedOut));
         }
-        let _permit = tokio::select! {
-            biased;
-            () = context.cancellation.cancelled() => Err(Failure::Cancelled),
-            permit = timeout_at(latest.at(), self.permits.acquire()) => {
-                permit.map_err(|_| Failure::Overloaded)
-            }
-        }
-        .map_err(Error::harmless)?;
+        let permit = timeout_at(latest.at(), self.permits.acquire());
+        let _permit = match context.cancellation.run_until_cancelled(permit).await {
+            Some(Ok(permit)) => permit,
+            Some(Err(_)) => return Err(Error::harmless(Failure::Overloaded)),
+            None => return Err(Error::harmless(Failure::Cancelled)),
+        };
         // Over all attempts: a later one does not settle what an earlier one may have changed.
         let (mut outcome, mut pending) = (Outcome::NotApplied, false);
         // Random, so that clients that failed together do not repeat together.
@@ -238,7 +238,7 @@ impl Client {
             .map(|longest| fastrand::u64(0..=longest))
             .into_iter();
         loop {
-            let failure = match self.attempt(request, context).await {
+            let failure = match self.attempt(&request, context).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
@@ -266,12 +266,7 @@ impl Client {
             };
             tokio::select! {
                 biased;
-                () = context.cancellation.cancelled() => {
-                    return Err(error(match outcome {
-                        Outcome::NotApplied => Failure::Cancelled,
-                        _ => failure,
-                    }));
-                }
+                () = context.cancellation.cancelled() => return Err(error(failure)),
                 () = self.shutdown.no_retries.cancelled() => return Err(error(failure)),
                 () = sleep(pause) => {}
             }
@@ -286,11 +281,8 @@ impl Client {
         let result = if request.is_change() {
             exchange.await
         } else {
-            tokio::select! {
-                biased;
-                () = context.cancellation.cancelled() => return Err(Failure::Cancelled),
-                result = exchange => result,
-            }
+            let result = context.cancellation.run_until_cancelled(exchange).await;
+            result.unwrap_or(Err(Failure::Cancelled))
         };
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
@@ -315,14 +307,6 @@ impl Client {
 }
 
 impl Request {
-    fn new(method: Method, path: String) -> Self {
-        Self {
-            method,
-            path,
-            body: None,
-        }
-    }
-
     fn is_change(&self) -> bool {
         self.method != Method::GET
     }
