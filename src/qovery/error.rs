@@ -1,6 +1,6 @@
 //! Failures of calls to Qovery: what happened, whether anything was changed, what to do next.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, time::Duration};
+use std::{error::Error as StdError, fmt, io, iter, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -113,35 +113,31 @@ impl Error {
     pub fn retryable(&self) -> bool {
         self.outcome == Outcome::NotApplied && self.failure.facts().transient
     }
-
-    fn advice(&self) -> Cow<'static, str> {
-        match (self.outcome, self.failure.retry_after()) {
-            (Outcome::Unknown, _) if self.pending => {
-                "Do not repeat the call: list the backups in a minute, to see what holds.".into()
-            }
-            (Outcome::Unknown, _) => {
-                "Do not repeat the call: list the backups first, to see what holds.".into()
-            }
-            (Outcome::Applied, _) => "Do not repeat the call: list the backups to see it.".into(),
-            (Outcome::NotApplied, Some(pause)) => {
-                format!("Try again in {} seconds.", pause.as_secs().max(1)).into()
-            }
-            (Outcome::NotApplied, None) => self.failure.facts().advice.into(),
-        }
-    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}. {} {}", self.failure, self.outcome, self.advice())
+        let facts = self.failure.facts();
+        write!(f, "{}. {} ", self.failure, self.outcome)?;
+        match (self.outcome, self.failure.retry_after()) {
+            (Outcome::Unknown, _) if self.pending => f.write_str(
+                "Do not repeat the call: list the backups in a minute, to see what holds.",
+            ),
+            (Outcome::Unknown, _) => {
+                f.write_str("Do not repeat the call: list the backups first, to see what holds.")
+            }
+            (Outcome::Applied, _) => {
+                f.write_str("Do not repeat the call: list the backups to see it.")
+            }
+            (Outcome::NotApplied, Some(pause)) if facts.transient => {
+                write!(f, "Try again in {} seconds.", pause.as_secs().max(1))
+            }
+            (Outcome::NotApplied, _) => f.write_str(facts.advice),
+        }
     }
 }
 
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.failure.source()
-    }
-}
+impl StdError for Error {}
 
 impl Failure {
     /// The meaning of the failure: one row per cause.
