@@ -157,9 +157,8 @@ impl Audit {
             timeout_at(deadline, async {
                 let lock = Arc::clone(&self.lock).lock_owned().await;
                 let write = spawn_blocking(move || {
-                    let result = append(&path, &line, deadline);
-                    drop(lock);
-                    result
+                    let _lock = lock;
+                    append(&path, &line, deadline)
                 });
                 write.await?
             })

@@ -235,7 +235,7 @@ impl Client {
         let (mut outcome, mut pending) = (Outcome::NotApplied, false);
         // Random, so that clients that failed together do not repeat together.
         let mut pauses = [200, 400]
-            .map(|longest| fastrand::u64(0..=longest))
+            .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
             .into_iter();
         loop {
             let failure = match self.attempt(&request, context).await {
@@ -250,11 +250,7 @@ impl Client {
             let pause = pauses
                 .next()
                 .filter(|_| request.is_repeatable_after(&failure))
-                .map(|pause| {
-                    failure
-                        .retry_after()
-                        .unwrap_or(Duration::from_millis(pause))
-                })
+                .map(|pause| failure.retry_after().unwrap_or(pause))
                 .filter(|pause| *pause <= self.limits.max_pause && *pause < latest.remaining());
             let error = |failure| Error {
                 failure,
@@ -282,7 +278,7 @@ impl Client {
             exchange.await
         } else {
             let result = context.cancellation.run_until_cancelled(exchange).await;
-            result.unwrap_or(Err(Failure::Cancelled))
+            result.ok_or(Failure::Cancelled)?
         };
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
