@@ -57,7 +57,7 @@ pub async fn check(
             )
         }
         (Err(error), key) => {
-            let is_policy = key.is_some_and(|key| key.scheme() == Scheme::Policy);
+            let is_policy = key.is_some_and(|key| key.scheme == Scheme::Policy);
             let hint = match error.failure {
                 Failure::Unauthorized(_) if is_policy && database.is_none() => {
                     " A policy may allow no list of organizations. Try what it is for: check \
@@ -73,7 +73,7 @@ pub async fn check(
 }
 
 fn scheme(key: &Credentials) -> String {
-    let scheme = match key.scheme() {
+    let scheme = match key.scheme {
         Scheme::Token => "Token, an API token: it does not expire",
         Scheme::Policy => "Token, a policy token: it may do what its policy allows",
         Scheme::Bearer => "Bearer, a JWT",

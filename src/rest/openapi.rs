@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{DOCUMENT, NewBackup, Problem, operation, operations};
 use crate::{
     backups::{Error, Obstacle, Protection, RemovalPlan},
-    qovery::{self, BackupPage, Failure, Scheme, Unreadable},
+    qovery::{self, BackupPage, Failure, Scheme},
 };
 
 const DATABASE: &str = "0de50000-0000-4000-8000-000000000001";
@@ -203,28 +203,17 @@ fn errors() -> Vec<Error> {
 }
 
 fn failures() -> Vec<Failure> {
-    let (message, retry_after) = (None, None);
-    let rejected = |status| Failure::Rejected {
+    let answered = |status| Failure::Answered {
         status,
         message: None,
+        retry_after: None,
     };
-    vec![
-        rejected(409),
-        rejected(400),
-        Failure::Forbidden { message: None },
-        Failure::NotFound { message: None },
-        Failure::RateLimited { retry_after },
-        Failure::Unavailable {
-            status: 503,
-            retry_after,
-            message,
-        },
+    let statuses = [409, 400, 403, 404, 429, 503, 302, 202];
+    let others = [
         Failure::Unauthorized(Scheme::Token),
         Failure::Unauthorized(Scheme::Policy),
         Failure::Cancelled,
-        Failure::Redirected { status: 302 },
-        Failure::Unexpected { status: 202 },
-        Failure::Unreadable(Unreadable::NotJson),
+        Failure::Unreadable,
         Failure::TooLarge,
         Failure::TimedOut,
         Failure::Interrupted(any_error()),
@@ -233,7 +222,8 @@ fn failures() -> Vec<Failure> {
         },
         Failure::Overloaded,
         Failure::Setup(Box::new(any_error())),
-    ]
+    ];
+    statuses.into_iter().map(answered).chain(others).collect()
 }
 
 fn any_error() -> reqwest::Error {

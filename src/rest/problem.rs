@@ -265,13 +265,17 @@ fn status(error: &Error) -> StatusCode {
         Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
     };
     match failure {
-        Failure::Forbidden { .. } | Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
-        Failure::NotFound { .. } => StatusCode::NOT_FOUND,
-        Failure::Rejected { status, .. } if [409, 423, 425].contains(status) => {
-            StatusCode::CONFLICT
-        }
-        Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
-        Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
+        Failure::Answered { status, .. } => match status {
+            403 => StatusCode::FORBIDDEN,
+            404 => StatusCode::NOT_FOUND,
+            409 | 423 | 425 => StatusCode::CONFLICT,
+            429 => StatusCode::TOO_MANY_REQUESTS,
+            // It is a gateway's.
+            408 => StatusCode::BAD_GATEWAY,
+            400..500 => StatusCode::BAD_REQUEST,
+            _ => StatusCode::BAD_GATEWAY,
+        },
         Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
@@ -301,9 +305,10 @@ mod tests {
     #[test]
     fn what_qovery_cannot_do_just_now_is_a_conflict() {
         for (answered, status) in [(409, 409), (423, 409), (425, 409), (400, 400), (422, 400)] {
-            let failure = Failure::Rejected {
+            let failure = Failure::Answered {
                 status: answered,
                 message: None,
+                retry_after: None,
             };
             let problem = Problem::from(Error::from(qovery::Error::harmless(failure)));
             assert_eq!(problem.status, status, "{answered}");

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use crate::{
     app::TestApp,
-    clients::{ADD, Client, LIST, MODES, REMOVE},
+    clients::{ADD, Client, LIST, MODES, REMOVE, orders},
     expect::{contains, lacks},
+    upstreams::{Upstream, backups, page},
 };
 
 const ID: &str = Sandbox::ORDERS;
@@ -112,8 +113,8 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
 /// Makes every call in every mode. Each is refused in-band in a short text that names the argument,
 /// without a request to the upstream.
 async fn refusals(cases: Vec<(&str, Value, &str)>) -> Vec<String> {
-    let sandbox = Sandbox::start().await.unwrap();
-    let app = TestApp::with_upstream(&sandbox.base_url());
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let app = upstream.app();
     let mut texts = Vec::new();
     for mode in MODES {
         let mut client = Client::start(&app, mode, &[], json!({})).await;
@@ -124,6 +125,6 @@ async fn refusals(cases: Vec<(&str, Value, &str)>) -> Vec<String> {
             texts.push(text);
         }
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     texts
 }

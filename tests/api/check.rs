@@ -1,18 +1,18 @@
 //! The `check` command: a wrong key and a failing network are told apart.
 
 use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::json;
 
 use crate::{
     app::TestApp,
     expect::{contains, lacks},
-    upstreams::{Reply, Upstream, backup, closed_port, page, reply},
+    upstreams::{Reply, Upstream, backup, closed_port, json_reply, page, reply},
 };
 
 #[tokio::test]
 async fn a_key_that_is_accepted() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let app = TestApp::with_upstream(&sandbox.base_url());
-    let end = app.run(&["check"]).await;
+    let upstream = Upstream::always(json_reply("200 OK", &json!({ "results": [] }))).await;
+    let end = upstream.app().run(&["check"]).await;
     assert_eq!(end.status.code(), Some(0), "{}{}", end.stdout, end.stderr);
     let lines: Vec<&str> = end.stdout.lines().collect();
     let line = |words: &[&str]| {
@@ -20,10 +20,10 @@ async fn a_key_that_is_accepted() {
         assert!(lines.iter().any(fits), "{words:?} in {lines:#?}");
     };
     line(&["QOVERY_API_KEY", "qov_…0000", "(environment)"]);
-    line(&["QOVERY_API_URL", &sandbox.base_url(), "(environment)"]);
+    line(&["QOVERY_API_URL", &upstream.url(), "(environment)"]);
     line(&["QOVERY_BACKUPS_KEEP_LATEST", "1", "(default)"]);
     assert!(lines.last().unwrap().starts_with("OK: "), "{lines:#?}");
-    assert_eq!(sandbox.requests(), 1);
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]

@@ -93,15 +93,13 @@ async fn a_host_that_leaves_at_once_is_no_error() {
 
 #[tokio::test]
 async fn starting_asks_nothing_of_the_upstream() {
-    let sandbox = Sandbox::start().await.unwrap();
+    let upstream = Upstream::always(Reply::Hang).await;
     for era in ERAS {
-        let mut session = TestApp::with_upstream(&sandbox.base_url())
-            .session(era, &[])
-            .await;
+        let mut session = upstream.app().session(era, &[]).await;
         session.request("tools/list", json!({})).await;
         assert!(session.finish().await.status.success());
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 /// A host may never read standard error: calls are answered while its pipe is full.

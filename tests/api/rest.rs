@@ -121,8 +121,8 @@ async fn a_removed_backup_leaves_no_body() {
 
 #[tokio::test]
 async fn what_does_not_fit_is_refused_before_qovery_is_asked() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let server = upstream.app().serve(&[]).await;
     let long = "a".repeat(10_000);
     let mut cases = Vec::new();
     for id in [
@@ -183,20 +183,20 @@ async fn what_does_not_fit_is_refused_before_qovery_is_asked() {
         assert_eq!(problem["outcome"], "not_applied");
         assert_eq!(problem["retryable"], false);
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 #[tokio::test]
 async fn read_only_forbids_changes_and_nothing_else() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let app = TestApp::with_upstream(&sandbox.base_url());
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let app = upstream.app();
     let server = app.serve(&["--read-only"]).await;
     let [list, add, remove] = operations();
     for request in [add, remove] {
         let problem = server.rest(request).await.problem(403, "read_only");
         assert_eq!(problem["outcome"], "not_applied");
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     assert_eq!(server.rest(list).await.status, 200);
 }
 
@@ -276,8 +276,8 @@ async fn an_answer_that_makes_no_sense_is_a_bad_gateway() {
 
 #[tokio::test]
 async fn a_path_answers_its_own_methods_and_names_them() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let server = upstream.app().serve(&[]).await;
     let reading = ["GET", "HEAD", "OPTIONS"];
     let removal = format!("{}/{}", backups_of(ID), backup_id(1));
     for (path, expected) in [
@@ -303,7 +303,7 @@ async fn a_path_answers_its_own_methods_and_names_them() {
         assert_eq!(answer.status, 204, "{path}");
         assert_eq!(allowed(&answer), expected, "{path}");
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 fn allowed(answer: &Answer) -> Vec<&str> {
@@ -336,8 +336,8 @@ async fn there_is_nothing_at_other_paths() {
 
 #[tokio::test]
 async fn media_types_that_do_not_fit_have_their_own_status() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let server = upstream.app().serve(&[]).await;
     let [list, add, remove] = operations();
     let bare = Request::new("POST", &backups_of(ID)).body(new_backup().to_string());
     for request in [
@@ -355,7 +355,7 @@ async fn media_types_that_do_not_fit_have_their_own_status() {
             server.rest(request).await.problem(406, "not_acceptable");
         }
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 
     let html = list.header("Accept", "text/html, application/*;q=0.1");
     assert_eq!(server.rest(html).await.status, 200);

@@ -7,7 +7,7 @@ use crate::{
     app::{TestApp, sandbox_session},
     clients::{ADD, Client, Era, LIST, MODES, REMOVE, order, orders},
     expect::contains,
-    upstreams::{Upstream, backup_id, json_reply},
+    upstreams::{Upstream, backup_id, backups, json_reply, page},
 };
 
 #[tokio::test]
@@ -174,19 +174,19 @@ async fn the_newest_backups_and_those_of_other_databases_stay() {
 
 #[tokio::test]
 async fn read_only_lists_and_does_nothing_else() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let app = TestApp::with_upstream(&sandbox.base_url());
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let app = upstream.app();
     for mode in MODES {
         let mut client = Client::start(&app, mode, &["--read-only"], json!({})).await;
         let tools = client.request("tools/list", json!({})).await;
         let tools = tools["result"]["tools"].as_array().unwrap();
         assert_eq!((&tools[0]["name"], tools.len()), (&json!(LIST), 1));
-        let before = sandbox.requests();
+        let before = upstream.requests().len();
         for (tool, arguments) in [(ADD, json!({ "databaseId": "x" })), (REMOVE, json!({}))] {
             let text = client.refused(tool, arguments).await;
             contains(&text, ["read-only mode"]);
         }
-        assert_eq!(sandbox.requests(), before);
+        assert_eq!(upstream.requests().len(), before);
         client.ok(LIST, orders()).await;
     }
 }
