@@ -14,7 +14,7 @@ use qovery_backups_mcp::{
     backups::{Backups, Policy},
     check::check,
     config::{Command, Config, Error, Upstream},
-    http::Listeners,
+    http,
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
@@ -139,15 +139,19 @@ async fn start(
         sandboxed,
     );
     if config.command == Command::Http {
-        let http = config.http;
-        let listeners = Listeners::bind(&http)?;
-        let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
-        let mcp_url = format!("{}/mcp", http.reachable(mcp));
+        let settings = config.http;
+        let mcp_listener = http::listen(settings.mcp, "--mcp-addr").await?;
+        let rest_listener = match settings.rest {
+            Some(address) => Some(http::listen(address, "--rest-addr").await?),
+            None => None,
+        };
+        let mcp = mcp_listener.local_addr()?;
+        let mcp_url = format!("{}/mcp", settings.reachable(mcp));
         tracing::info!("MCP is listening on http://{mcp}/mcp");
-        if let Some(rest) = rest {
-            tracing::info!("REST is listening on http://{rest}");
+        if let Some(listener) = &rest_listener {
+            tracing::info!("REST is listening on http://{}", listener.local_addr()?);
         }
-        let authenticated = !http.tokens.is_empty();
+        let authenticated = !settings.tokens.is_empty();
         log_mode(sandboxed, Some(authenticated), &policy);
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
@@ -156,12 +160,11 @@ async fn start(
         };
         tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
         let rest = Rest::new(backups.clone(), &mcp_url);
-        listeners
-            .serve(http, server, rest, limits, shutdown.clone())
-            .await;
+        let listeners = (mcp_listener, rest_listener);
+        http::serve(listeners, settings, server, rest, limits, shutdown.clone()).await;
     } else {
         log_mode(sandboxed, None, &policy);
-        Box::pin(stdio::serve(server, limits, shutdown.clone())).await?;
+        Box::pin(stdio::serve(server, shutdown.clone())).await?;
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !shutdown.was_forced()))

@@ -2,31 +2,23 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use rmcp::{
     RoleServer, ServiceExt,
-    model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion},
+    model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage},
     service::{RxJsonRpcMessage, ServerInitializeError, TxJsonRpcMessage},
     transport::{StdioReader, StdioWriter, Transport, stdio_pipes},
 };
 use serde_json::json;
 use tokio::{
-    io::{self, AsyncWriteExt},
+    io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader, Split},
     sync::Mutex,
     task::JoinSet,
 };
-use tokio_util::{
-    bytes::Bytes,
-    codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead},
-};
 
 use crate::{
-    context::{Context, Interface},
-    limits::Limits,
     mcp,
     normalize::{InvalidMessage, normalize},
     shutdown::Shutdown,
-    telemetry::Call,
 };
 
 /// Serves until standard input is closed or the shutdown begins, and until the calls in flight are
@@ -37,19 +29,15 @@ use crate::{
 /// When the session cannot begin. A client that closes standard input before is no error.
 pub async fn serve(
     server: mcp::Server,
-    limits: Arc<Limits>,
     shutdown: Shutdown,
 ) -> Result<(), Box<ServerInitializeError>> {
     let (input, output) = stdio_pipes();
-    let newline = b"\n".to_vec();
-    let codec = AnyDelimiterCodec::new_with_max_length(newline.clone(), newline, limits.line_bytes);
     let deadline = shutdown.deadline.clone();
     let transport = Lines {
-        input: FramedRead::new(input, codec),
+        input: BufReader::new(input).split(b'\n'),
         output: Arc::new(Mutex::new(output)),
         refusals: JoinSet::new(),
         is_open: false,
-        limits,
         shutdown,
     };
     let session = async {
@@ -73,13 +61,12 @@ pub async fn serve(
 /// A transport over lines. Unlike rmcp's, it normalizes messages, reads a last line without an end, and
 /// drops notifications and responses before the first request, which would end rmcp's handshake.
 struct Lines {
-    input: FramedRead<StdioReader, AnyDelimiterCodec>,
+    input: Split<BufReader<StdioReader>>,
     output: Arc<Mutex<StdioWriter>>,
     /// Responses that rmcp does not know of. `receive` may be dropped at any await, so tasks write them.
     refusals: JoinSet<()>,
     /// Whether a message was received that begins rmcp's session.
     is_open: bool,
-    limits: Arc<Limits>,
     shutdown: Shutdown,
 }
 
@@ -110,8 +97,8 @@ impl Transport<RoleServer> for Lines {
             match self.read(&line) {
                 Ok(None) => {}
                 Ok(message) => return message,
-                Err(invalid) if invalid.expects_answer() => self.refuse(&invalid),
-                Err(invalid) => tracing::debug!(%invalid, "dropped a line"),
+                Err(invalid) if invalid.id.is_null() => tracing::debug!(%invalid, "dropped a line"),
+                Err(invalid) => self.refuse(&invalid),
             }
         }
     }
@@ -123,25 +110,13 @@ impl Transport<RoleServer> for Lines {
 
 impl Lines {
     /// The next line, once all refusals are written: a client that reads no answers is not read either.
-    async fn next_line(&mut self) -> Option<Bytes> {
+    async fn next_line(&mut self) -> Option<Vec<u8>> {
         while self.refusals.join_next().await.is_some() {}
-        loop {
-            match self.input.next().await? {
-                Ok(line) => return Some(line),
-                Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {
-                    tracing::warn!(
-                        "dropped a line of more than {} bytes",
-                        self.limits.line_bytes
-                    );
-                    // After an error, the stream ends once before it goes on.
-                    self.input.next().await;
-                }
-                Err(AnyDelimiterCodecError::Io(error)) => {
-                    tracing::warn!(%error, "standard input cannot be read");
-                    return None;
-                }
-            }
-        }
+        let line = self.input.next_segment().await;
+        line.unwrap_or_else(|error| {
+            tracing::warn!(%error, "standard input cannot be read");
+            None
+        })
     }
 
     /// Returns the message of a line, if there is one for rmcp.
@@ -149,7 +124,7 @@ impl Lines {
         if line.trim_ascii().is_empty() {
             return Ok(None);
         }
-        let message = serde_json::from_value(normalize(line)?.value);
+        let message = serde_json::from_value(normalize(line)?);
         // Requests and notifications are checked; a response may still be malformed.
         let message = message.inspect_err(|error| tracing::debug!(%error, "dropped a response"));
         if let Ok(JsonRpcMessage::Request(request)) = &message
@@ -163,8 +138,6 @@ impl Lines {
     }
 
     fn refuse(&mut self, invalid: &InvalidMessage) {
-        let context = Context::new(Interface::Mcp, self.limits.call);
-        Call::begin(&context, "other").end("refused", None);
         let line = invalid.to_json().into_bytes();
         let output = Arc::clone(&self.output);
         self.refusals.spawn(async move {
@@ -177,17 +150,11 @@ impl Lines {
 
 /// Whether rmcp begins its session with this request. Fails if the request needs one and cannot begin it.
 fn opens_session(request: &ClientRequest) -> Result<bool, &'static str> {
-    let meta = request.get_meta();
-    match (request, meta.protocol_version()) {
-        (ClientRequest::InitializeRequest(_), _) => Ok(true),
-        (ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_), _) => Ok(false),
-        (_, Some(version)) => {
-            let missing = meta.missing_required_keys(&ProtocolVersion::V_2026_07_28);
-            Ok(missing.is_empty() && ProtocolVersion::KNOWN_VERSIONS.contains(&version))
-        }
-        (_, None) => {
-            Err("begin with initialize, or send the _meta of 2026-07-28 with each request")
-        }
+    match request {
+        ClientRequest::InitializeRequest(_) => Ok(true),
+        ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_) => Ok(false),
+        request if request.get_meta().protocol_version().is_some() => Ok(true),
+        _ => Err("begin with initialize, or send the _meta of 2026-07-28 with each request"),
     }
 }
 

@@ -228,25 +228,25 @@ async fn an_invalid_request_is_answered_with_its_id() {
             r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#.to_owned(),
             -32600,
             "1.5",
-            "id must be",
+            "not one JSON-RPC message",
         ),
         (
             r#"{"jsonrpc":"2.0","id":9223372036854775808,"method":"ping"}"#.to_owned(),
             -32600,
             "9223372036854775808",
-            "id must be",
+            "not one JSON-RPC message",
         ),
         (
             r#"{"jsonrpc":"1.0","id":3,"method":"ping"}"#.to_owned(),
             -32600,
             "3",
-            "jsonrpc must be",
+            "not one JSON-RPC message",
         ),
         (
             r#"{"id":3,"method":"ping"}"#.to_owned(),
             -32600,
             "3",
-            "jsonrpc must be",
+            "not one JSON-RPC message",
         ),
         (
             r#"{"jsonrpc":"2.0","id":4}"#.to_owned(),
@@ -578,7 +578,7 @@ async fn dates_pass_as_qovery_writes_them() {
 }
 
 #[tokio::test]
-async fn an_accept_header_that_admits_json_or_events_is_served() {
+async fn every_accept_header_is_served() {
     let server = serve_sandbox(&[]).await;
     for era in ERAS {
         let mut client = Client::over_http(&server, era, None);
@@ -589,7 +589,7 @@ async fn an_accept_header_that_admits_json_or_events_is_served() {
             "text/html, */*;q=0.1",
             "APPLICATION/JSON;q=0.5",
             "text/event-stream",
-            "text/event-stream, application/json;q=0",
+            "text/html",
             "",
         ] {
             let request = client
@@ -597,20 +597,6 @@ async fn an_accept_header_that_admits_json_or_events_is_served() {
                 .header("Accept", accept);
             let answer = request.send(server.mcp).await;
             assert_eq!(answer.status, 200, "{accept}: {answer:?}");
-        }
-        for accept in [
-            "text/html",
-            "application/json;q=0",
-            "*/*;q=0",
-            "*/*, application/json;q=0.0, text/*;q=0",
-        ] {
-            let request = client
-                .message("tools/list", json!({}))
-                .header("Accept", accept);
-            request
-                .send(server.mcp)
-                .await
-                .problem(406, "not_acceptable");
         }
         // A client that accepts no events gets no progress.
         let mut call = json!({ "name": LIST, "arguments": { "databaseId": ID, "backupId": ONE } });
