@@ -61,29 +61,6 @@ pub struct Settings {
     pub tokens: Tokens,
 }
 
-/// A port that cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("{address} cannot be listened on ({problem}). Free the port, or choose another: {flag}.")]
-pub struct PortError {
-    address: SocketAddr,
-    flag: &'static str,
-    problem: io::Error,
-}
-
-/// Listens on an address. `flag` chooses it.
-///
-/// # Errors
-///
-/// When the address is in use, or is not one of this machine's.
-pub async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, PortError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|problem| PortError {
-        address,
-        flag,
-        problem,
-    })
-}
-
 /// Serves on both listeners until the shutdown drains. Answers the calls in flight until its deadline.
 pub async fn serve(
     (mcp_listener, rest_listener): (TcpListener, Option<TcpListener>),

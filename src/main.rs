@@ -4,6 +4,7 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    net::SocketAddr,
     num::NonZeroU32,
     process::ExitCode,
     sync::Arc,
@@ -23,7 +24,7 @@ use qovery_backups_mcp::{
     shutdown::Shutdown,
     stdio, telemetry,
 };
-use tokio::runtime;
+use tokio::{net::TcpListener, runtime};
 
 /// Returns the memory of a load to the system, of which glibc's keeps tens of megabytes, and takes a sixth
 /// off a call's processor time.
@@ -140,9 +141,9 @@ async fn start(
     );
     if config.command == Command::Http {
         let settings = config.http;
-        let mcp_listener = http::listen(settings.mcp, "--mcp-addr").await?;
+        let mcp_listener = listen(settings.mcp, "--mcp-addr").await?;
         let rest_listener = match settings.rest {
-            Some(address) => Some(http::listen(address, "--rest-addr").await?),
+            Some(address) => Some(listen(address, "--rest-addr").await?),
             None => None,
         };
         let mcp = mcp_listener.local_addr()?;
@@ -168,6 +169,13 @@ async fn start(
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !shutdown.was_forced()))
+}
+
+/// Listens on an address, which `flag` chooses.
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let failure =
+        || format!("{address} cannot be listened on (free the port, or choose another: {flag})");
+    TcpListener::bind(address).await.with_context(failure)
 }
 
 fn exit_code(success: bool) -> ExitCode {

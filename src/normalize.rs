@@ -63,12 +63,10 @@ impl InvalidMessage {
 /// Corrects a response in the style of JSON-RPC 1.0: without a version, and with both members, of which
 /// one is null.
 fn normalize_response(message: &mut Value) {
-    let Some(fields) = message.as_object_mut() else {
+    let fields = message.as_object_mut();
+    let Some(fields) = fields.filter(|fields| !fields.contains_key("method")) else {
         return;
     };
-    if fields.contains_key("method") {
-        return;
-    }
     for (member, other) in [("result", "error"), ("error", "result")] {
         if fields.contains_key(other) && fields.get(member).is_some_and(Value::is_null) {
             fields.remove(member);
@@ -82,7 +80,6 @@ fn normalize_request(message: &mut Value) {
     if is_initialize(message) {
         normalize_handshake(message);
     }
-    let is_call = message["method"] == "tools/call";
     let Some(params) = message.get_mut("params") else {
         return;
     };
@@ -91,11 +88,10 @@ fn normalize_request(message: &mut Value) {
     if let Some(capabilities) = params.pointer_mut(capabilities) {
         normalize_capabilities(capabilities);
     }
-    if is_call {
-        remove_empty(params, "arguments");
-        if let Some(arguments) = params.get_mut("arguments") {
-            text::parse_embedded_json(arguments);
-        }
+    // Of `tools/call`: no other method of this server has them.
+    remove_empty(params, "arguments");
+    if let Some(arguments) = params.get_mut("arguments") {
+        text::parse_embedded_json(arguments);
     }
 }
 
@@ -135,10 +131,11 @@ fn normalize_handshake(message: &mut Value) {
 fn normalize_capabilities(capabilities: &mut Value) {
     if ClientCapabilities::deserialize(&*capabilities).is_err() {
         let elicitation = &capabilities["elicitation"];
-        *capabilities = match elicitation.is_null() || *elicitation == false {
-            true => json!({}),
-            false => json!({ "elicitation": {} }),
-        };
+        let is_declared = !elicitation.is_null() && *elicitation != false;
+        *capabilities = json!({});
+        if is_declared {
+            capabilities["elicitation"] = json!({});
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use axum::{
         Path, Query, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::{delete, get},
 };
@@ -28,7 +28,6 @@ use crate::{
     telemetry,
 };
 pub use problem::Problem;
-pub(crate) use problem::is_json;
 
 /// The OpenAPI document. A test holds it to the code.
 const DOCUMENT: &str = include_str!("rest/openapi.json");
@@ -123,11 +122,8 @@ async fn add(
     let database = path?.databaseid;
     let added = backups.add(&context, database, backup?.0).await?;
     let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
-    let mut response = json(StatusCode::CREATED, added.answered.json);
-    if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let response = json(StatusCode::CREATED, added.answered.json);
+    Ok(([(header::LOCATION, location)], response).into_response())
 }
 
 /// `removeDatabaseBackup`.

@@ -64,7 +64,7 @@ struct Lines {
     input: Split<BufReader<StdioReader>>,
     output: Arc<Mutex<StdioWriter>>,
     /// Responses that rmcp does not know of. `receive` may be dropped at any await, so tasks write them.
-    refusals: JoinSet<()>,
+    refusals: JoinSet<io::Result<()>>,
     /// Whether a message was received that begins rmcp's session.
     is_open: bool,
     shutdown: Shutdown,
@@ -77,9 +77,7 @@ impl Transport<RoleServer> for Lines {
         &mut self,
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = io::Result<()>> + Send + 'static {
-        let line = serde_json::to_vec(&message);
-        let output = Arc::clone(&self.output);
-        async move { write(&output, line?).await }
+        self.write(serde_json::to_vec(&message))
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
@@ -98,7 +96,10 @@ impl Transport<RoleServer> for Lines {
                 Ok(None) => {}
                 Ok(message) => return message,
                 Err(invalid) if invalid.id.is_null() => tracing::debug!(%invalid, "dropped a line"),
-                Err(invalid) => self.refuse(&invalid),
+                Err(invalid) => {
+                    let refusal = self.write(Ok(invalid.to_json().into_bytes()));
+                    self.refusals.spawn(refusal);
+                }
             }
         }
     }
@@ -111,7 +112,11 @@ impl Transport<RoleServer> for Lines {
 impl Lines {
     /// The next line, once all refusals are written: a client that reads no answers is not read either.
     async fn next_line(&mut self) -> Option<Vec<u8>> {
-        while self.refusals.join_next().await.is_some() {}
+        while let Some(written) = self.refusals.join_next().await {
+            if let Ok(Err(error)) = written {
+                tracing::debug!(%error, "a refusal could not be written");
+            }
+        }
         let line = self.input.next_segment().await;
         line.unwrap_or_else(|error| {
             tracing::warn!(%error, "standard input cannot be read");
@@ -121,9 +126,6 @@ impl Lines {
 
     /// Returns the message of a line, if there is one for rmcp.
     fn read(&mut self, line: &[u8]) -> Result<Option<ClientJsonRpcMessage>, InvalidMessage> {
-        if line.trim_ascii().is_empty() {
-            return Ok(None);
-        }
         let message = serde_json::from_value(normalize(line)?);
         // Requests and notifications are checked; a response may still be malformed.
         let message = message.inspect_err(|error| tracing::debug!(%error, "dropped a response"));
@@ -137,14 +139,19 @@ impl Lines {
         Ok(message.ok().filter(|_| self.is_open))
     }
 
-    fn refuse(&mut self, invalid: &InvalidMessage) {
-        let line = invalid.to_json().into_bytes();
+    /// Writes one whole line.
+    fn write(
+        &self,
+        line: serde_json::Result<Vec<u8>>,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<> {
         let output = Arc::clone(&self.output);
-        self.refusals.spawn(async move {
-            if let Err(error) = write(&output, line).await {
-                tracing::debug!(%error, "a refusal could not be written");
-            }
-        });
+        async move {
+            let mut line = line?;
+            line.push(b'\n');
+            let mut output = output.lock().await;
+            output.write_all(&line).await?;
+            output.flush().await
+        }
     }
 }
 
@@ -156,12 +163,4 @@ fn opens_session(request: &ClientRequest) -> Result<bool, &'static str> {
         request if request.get_meta().protocol_version().is_some() => Ok(true),
         _ => Err("begin with initialize, or send the _meta of 2026-07-28 with each request"),
     }
-}
-
-/// Writes one whole line.
-async fn write(output: &Mutex<StdioWriter>, mut line: Vec<u8>) -> io::Result<()> {
-    line.push(b'\n');
-    let mut output = output.lock().await;
-    output.write_all(&line).await?;
-    output.flush().await
 }

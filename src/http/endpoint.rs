@@ -18,7 +18,6 @@ use crate::{
     context::Context,
     mcp,
     normalize::{is_initialize, normalize},
-    rest::{Problem, is_json},
     telemetry::Call,
 };
 
@@ -45,10 +44,7 @@ async fn answer(
     Extension(context): Extension<Context>,
     mut parts: Parts,
     body: Bytes,
-) -> Result<Response, Problem> {
-    if !is_json(&parts.headers) {
-        return Err(Problem::unsupported_media_type());
-    }
+) -> Response {
     // rmcp requires both, and answers in JSON unless there is progress to report first.
     let both = HeaderValue::from_static("application/json, text/event-stream");
     parts.headers.insert(header::ACCEPT, both);
@@ -57,7 +53,7 @@ async fn answer(
         Err(invalid) => {
             Call::begin(&context, "other").end("refused", Some(400));
             let json = [(header::CONTENT_TYPE, "application/json")];
-            return Ok((StatusCode::BAD_REQUEST, json, invalid.to_json()).into_response());
+            return (StatusCode::BAD_REQUEST, json, invalid.to_json()).into_response();
         }
     };
     if is_initialize(&message) {
@@ -65,5 +61,5 @@ async fn answer(
         parts.headers.remove("mcp-protocol-version");
     }
     let request = Request::from_parts(parts, Body::from(message.to_string()));
-    Ok(service.handle(request).await.map(Body::new))
+    service.handle(request).await.map(Body::new)
 }

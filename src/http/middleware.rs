@@ -12,8 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http_body_util::{BodyExt, LengthLimitError};
-use hyper::body::Body as _;
+use http_body_util::LengthLimitError;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::timeout,
@@ -81,14 +80,16 @@ impl Middleware {
                 log_request,
             ))
             .option_layer(self.cors())
-            .layer(from_fn_with_state(Arc::clone(self), authorize))
+            .layer(from_fn_with_state(Arc::clone(self), admit))
             .layer(CatchPanicLayer::custom(|_| {
                 Problem::internal().into_response()
             }));
         let draining = self.shutdown.draining.clone();
-        let ready = async move || match draining.is_cancelled() {
-            true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-            false => (StatusCode::OK, "ready\n"),
+        let ready = async move || {
+            if draining.is_cancelled() {
+                return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+            }
+            (StatusCode::OK, "ready\n")
         };
         let router = router
             .layer(layers)
@@ -119,9 +120,7 @@ impl Middleware {
             .get(header::USER_AGENT)
             .map(|agent| text::excerpt(&String::from_utf8_lossy(agent.as_bytes())))
             .filter(|agent| !agent.is_empty());
-        let accepted = headers.get_all(header::ACCEPT).iter();
-        let mut accepted = accepted.filter_map(|value| value.to_str().ok());
-        let value = |name| headers.get(name)?.to_str().ok();
+        let value = |name: HeaderName| headers.get(name)?.to_str().ok();
         Context {
             request_id: value(REQUEST_ID)
                 .and_then(RequestId::parse)
@@ -134,7 +133,8 @@ impl Middleware {
             },
             deadline: Deadline::after(self.limits.call),
             cancellation: CancellationToken::new(),
-            accepts_events: accepted.any(|value| value.contains("text/event-stream")),
+            accepts_events: value(header::ACCEPT)
+                .is_some_and(|accept| accept.contains("text/event-stream")),
             trace: value(TRACE_PARENT).and_then(TraceParent::parse),
         }
     }
@@ -184,44 +184,30 @@ async fn log_request(
     response
 }
 
-/// Checks the host, the origin and the access token.
-async fn authorize(
+/// Checks the host, the origin and the access token, reads the body, and takes the permits for the call or
+/// refuses it. tower's layer would queue it.
+async fn admit(
     State(middleware): State<Arc<Middleware>>,
     Extension(context): Extension<Context>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let settings = &middleware.settings;
     settings.check_host(&request)?;
     settings.check_origin(&request)?;
-    settings.check_token(&context, &mut request)?;
-    limit_concurrency(&middleware, &context.caller, request, next).await
-}
-
-/// Reads the body, then takes a permit for the call or refuses it. tower's layer would queue it.
-async fn limit_concurrency(
-    middleware: &Middleware,
-    caller: &Caller,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
+    settings.check_token(&context, &request)?;
     let (mut parts, body) = request.into_parts();
+    // Nothing further in needs it.
+    parts.headers.remove(header::AUTHORIZATION);
     let body = read_body(body, &middleware.limits).await?;
-    let permit = middleware.try_acquire(caller);
-    let permit = Arc::new(permit.map_err(|_| Problem::overloaded())?);
-    // A call over MCP has it until it ends, which may be after its client disconnected.
-    parts.extensions.insert(Arc::clone(&permit));
+    let permits = middleware.try_acquire(&context.caller);
+    let permits = Arc::new(permits.map_err(|_| Problem::overloaded())?);
+    // A call over MCP keeps its request until it ends, which may be after its response began or after its
+    // client disconnected.
+    parts.extensions.insert(Arc::clone(&permits));
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
-    if response.body().size_hint().exact().is_some() {
-        return Ok(response);
-    }
-    // A stream of events lasts as long as its call.
-    Ok(response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _until_the_end = &permit;
-            frame
-        }))
-    }))
+    drop(permits);
+    Ok(response)
 }
 
 /// Reads a body whole. tower-http's layers would answer in plain text, and the time of one begins anew with
@@ -246,6 +232,7 @@ async fn read_body(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
 mod tests {
     use axum::routing::get;
     use futures_util::stream;
+    use tokio::sync::mpsc;
     use tower::ServiceExt;
 
     use super::*;
@@ -283,16 +270,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_keeps_its_permit_until_its_end() {
-        let events = async || Body::from_stream(stream::iter(["a", "b"].map(Ok::<_, axum::Error>)));
-        let service = one_call().layer(Interface::Rest, Router::new().route("/", get(events)));
-        let stream = respond(&service, "/").await;
-        assert_eq!(stream.status(), 200);
+    async fn a_call_is_counted_until_its_request_is_dropped() {
+        let (sender, mut requests) = mpsc::unbounded_channel();
+        let keep = async move |request: Request| sender.send(request).is_ok().to_string();
+        let service = one_call().layer(Interface::Rest, Router::new().route("/", get(keep)));
+        assert_eq!(respond(&service, "/").await.status(), 200);
         let refused = respond(&service, "/").await;
         assert_eq!(refused.status(), 503);
         assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
-        let body = to_bytes(stream.into_body(), usize::MAX).await.unwrap();
-        assert_eq!(body, "ab");
+        drop(requests.recv().await.unwrap());
         assert_eq!(respond(&service, "/").await.status(), 200);
     }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::{
     body::Body,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{AppendHeaders, IntoResponse, Response},
 };
 use schemars::JsonSchema;
@@ -132,10 +132,13 @@ impl Problem {
         if let Some(own) = response.extensions_mut().remove() {
             return Some(own);
         }
+        let content_type = response.headers().get(header::CONTENT_TYPE);
         let problem = match status {
-            _ if is_json(response.headers()) => return None,
+            // rmcp's own.
+            _ if content_type.is_some_and(|it| it == "application/json") => return None,
             StatusCode::NOT_FOUND => Self::no_such_path(),
             StatusCode::METHOD_NOT_ALLOWED => Self::method_not_allowed(),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::unsupported_media_type(),
             _ if status.is_client_error() => Self::invalid("The request is malformed"),
             _ => Self::internal(),
         };
@@ -222,14 +225,6 @@ impl From<Error> for Problem {
         };
         problem.with_header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
-}
-
-/// Whether the `Content-Type` is JSON.
-pub(crate) fn is_json(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok()?.split(';').next())
-        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
