@@ -122,13 +122,7 @@ impl Connections {
                 () = self.shutdown.draining.cancelled() => return,
             };
             match accepted {
-                Ok((stream, permit)) => {
-                    let connection = self.serve(stream, service.clone());
-                    self.tasks.spawn(async move {
-                        connection.await;
-                        drop(permit);
-                    });
-                }
+                Ok((stream, permit)) => self.serve(stream, permit, service.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(RETRY_PAUSE).await;
@@ -146,12 +140,14 @@ impl Connections {
         Ok((stream, permit.map_err(io::Error::other)?))
     }
 
-    /// Serves one connection. During a drain, each response closes it, as does a pause without a request.
+    /// Serves one connection in a task of its own. During a drain, each response closes it, as does a pause
+    /// without a request.
     fn serve(
         &self,
         stream: TcpStream,
+        permit: OwnedSemaphorePermit,
         service: NormalizePath<Router>,
-    ) -> impl Future<Output = ()> + use<> {
+    ) {
         /// Of a header and of an answer.
         const MAX_BUFFERED_BYTES: usize = 64 << 10;
         /// For requests that a proxy sends before it learns of the drain.
@@ -179,7 +175,7 @@ impl Connections {
                 TokioIo::new(Box::pin(stream)),
                 TowerToHyperService::new(service),
             );
-        async move {
+        self.tasks.spawn(async move {
             telemetry::connections().inc();
             let mut connection = pin!(connection);
             let drained = async {
@@ -197,7 +193,8 @@ impl Connections {
                 tracing::debug!(%error, "a connection broke");
             }
             telemetry::connections().dec();
-        }
+            drop(permit);
+        });
     }
 }
 

@@ -204,12 +204,7 @@ impl Settings {
         if is_public || is_authorized {
             return Ok(());
         }
-        // RFC 6750, section 3: an error is named only if a token was sent.
-        let challenge = match bearer(request.headers()) {
-            Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
-            None => r#"Bearer realm="qovery-backups-mcp""#,
-        };
-        let challenge = HeaderValue::from_static(challenge);
+        let challenge = HeaderValue::from_static(r#"Bearer realm="qovery-backups-mcp""#);
         Err(Problem::unauthenticated().with_header(header::WWW_AUTHENTICATE, challenge))
     }
 }

@@ -7,7 +7,7 @@ use axum::{
     Extension, Router,
     body::{Body, Bytes, to_bytes},
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
@@ -35,8 +35,7 @@ use crate::{
     text,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const REQUEST_ID: &str = "x-request-id";
 
 /// The middleware of both ports.
 pub(super) struct Middleware {
@@ -120,7 +119,7 @@ impl Middleware {
             .get(header::USER_AGENT)
             .map(|agent| text::excerpt(&String::from_utf8_lossy(agent.as_bytes())))
             .filter(|agent| !agent.is_empty());
-        let value = |name: HeaderName| headers.get(name)?.to_str().ok();
+        let value = |name| headers.get(name)?.to_str().ok();
         Context {
             request_id: value(REQUEST_ID)
                 .and_then(RequestId::parse)
@@ -133,9 +132,9 @@ impl Middleware {
             },
             deadline: Deadline::after(self.limits.call),
             cancellation: CancellationToken::new(),
-            accepts_events: value(header::ACCEPT)
+            accepts_events: value("accept")
                 .is_some_and(|accept| accept.contains("text/event-stream")),
-            trace: value(TRACE_PARENT).and_then(TraceParent::parse),
+            trace: value("traceparent").and_then(TraceParent::parse),
         }
     }
 

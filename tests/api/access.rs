@@ -208,22 +208,18 @@ async fn pages_of_other_sites_may_not_call_without_an_origin() {
 async fn a_call_without_a_right_token_is_refused() {
     let server = TestApp::new(&[TOKENS]).serve(&["--sandbox"]).await;
     let realm = r#"Bearer realm="qovery-backups-mcp""#;
-    let invalid = format!(r#"{realm}, error="invalid_token""#);
     for (address, request) in requests(&server) {
-        for (authorization, challenge) in [
-            (None, realm),
-            (Some("access-token-of-ada"), realm),
-            (Some("Basic YWNjZXNzLXRva2VuLW9mLWFkYQ=="), realm),
-            (Some("Bearer"), realm),
-            (Some("Bearer access-token-of-ben"), &invalid),
-            (Some("Bearer ACCESS-TOKEN-OF-ADA"), &invalid),
-            (Some("Bearer access-token-of-ad"), &invalid),
-            (
-                Some("Bearer access-token-of-ada access-token-of-ada"),
-                &invalid,
-            ),
-            (Some("Bearer ada:access-token-of-ada"), &invalid),
-            (Some("Bearer ada"), &invalid),
+        for authorization in [
+            None,
+            Some("access-token-of-ada"),
+            Some("Basic YWNjZXNzLXRva2VuLW9mLWFkYQ=="),
+            Some("Bearer"),
+            Some("Bearer access-token-of-ben"),
+            Some("Bearer ACCESS-TOKEN-OF-ADA"),
+            Some("Bearer access-token-of-ad"),
+            Some("Bearer access-token-of-ada access-token-of-ada"),
+            Some("Bearer ada:access-token-of-ada"),
+            Some("Bearer ada"),
         ] {
             let request = match authorization {
                 Some(value) => request.clone().header("Authorization", value),
@@ -233,7 +229,7 @@ async fn a_call_without_a_right_token_is_refused() {
             let problem = answer.problem(401, "unauthenticated");
             assert_eq!(problem["outcome"], "not_applied");
             let given = answer.header("www-authenticate");
-            assert_eq!(given, Some(challenge), "{authorization:?}");
+            assert_eq!(given, Some(realm), "{authorization:?}");
             let call = server.call_of(&answer).await;
             assert_eq!(call["caller"], "anonymous");
             assert_eq!(call["outcome"], "unauthenticated");
