@@ -4,6 +4,7 @@
 use std::{
     fmt::Display,
     io::{self, Write},
+    net::SocketAddr,
     num::NonZeroU32,
     process::ExitCode,
     sync::Arc,
@@ -14,7 +15,7 @@ use qovery_backups_mcp::{
     backups::{Backups, Policy},
     check::check,
     config::{Command, Config, Error, Upstream},
-    http::Listeners,
+    http,
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
@@ -23,7 +24,7 @@ use qovery_backups_mcp::{
     shutdown::Shutdown,
     stdio, telemetry,
 };
-use tokio::runtime;
+use tokio::{net::TcpListener, runtime};
 
 /// Returns the memory of a load to the system, of which glibc's keeps tens of megabytes, and takes a sixth
 /// off a call's processor time.
@@ -139,15 +140,19 @@ async fn start(
         sandboxed,
     );
     if config.command == Command::Http {
-        let http = config.http;
-        let listeners = Listeners::bind(&http)?;
-        let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
-        let mcp_url = format!("{}/mcp", http.reachable(mcp));
+        let settings = config.http;
+        let mcp_listener = listen(settings.mcp, "--mcp-addr").await?;
+        let rest_listener = match settings.rest {
+            Some(address) => Some(listen(address, "--rest-addr").await?),
+            None => None,
+        };
+        let mcp = mcp_listener.local_addr()?;
+        let mcp_url = format!("{}/mcp", settings.reachable(mcp));
         tracing::info!("MCP is listening on http://{mcp}/mcp");
-        if let Some(rest) = rest {
-            tracing::info!("REST is listening on http://{rest}");
+        if let Some(listener) = &rest_listener {
+            tracing::info!("REST is listening on http://{}", listener.local_addr()?);
         }
-        let authenticated = !http.tokens.is_empty();
+        let authenticated = !settings.tokens.is_empty();
         log_mode(sandboxed, Some(authenticated), &policy);
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
@@ -156,15 +161,21 @@ async fn start(
         };
         tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
         let rest = Rest::new(backups.clone(), &mcp_url);
-        listeners
-            .serve(http, server, rest, limits, shutdown.clone())
-            .await;
+        let listeners = (mcp_listener, rest_listener);
+        http::serve(listeners, settings, server, rest, limits, shutdown.clone()).await;
     } else {
         log_mode(sandboxed, None, &policy);
-        Box::pin(stdio::serve(server, limits, shutdown.clone())).await?;
+        Box::pin(stdio::serve(server, shutdown.clone())).await?;
     }
     let settled = backups.end().await;
     Ok(exit_code(settled && !shutdown.was_forced()))
+}
+
+/// Listens on an address, which `flag` chooses.
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let failure =
+        || format!("{address} cannot be listened on (free the port, or choose another: {flag})");
+    TcpListener::bind(address).await.with_context(failure)
 }
 
 fn exit_code(success: bool) -> ExitCode {

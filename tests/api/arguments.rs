@@ -4,8 +4,7 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
-    app::TestApp,
-    clients::{ADD, Client, LIST, MODES, REMOVE, orders},
+    clients::{ADD, Client, LIST, MODES, REMOVE},
     expect::{contains, lacks},
     upstreams::{Upstream, backups, page},
 };

@@ -1,6 +1,6 @@
 //! Lines that are not what the protocol has: the process goes on and answers the next request.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     app::{TestApp, sandbox_session, serve_sandbox},
@@ -15,17 +15,12 @@ fn dropped_lines() -> Vec<Vec<u8>> {
         "[".repeat(200),
         "]".repeat(200)
     );
-    let long = format!(
-        r#"{{"jsonrpc":"2.0","id":"long","method":"{}"}}"#,
-        "x".repeat(17 << 20)
-    );
     vec![
         b"hello".to_vec(),
         b"{".to_vec(),
         b"\xff\xfe\x00".to_vec(),
         b"{\"jsonrpc\":\"2.0\",\"id\":\"utf8\",\"method\":\"a\xff\"}".to_vec(),
         deep.into_bytes(),
-        long.into_bytes(),
         br#"{"jsonrpc":"2.0","id":"a response","result":{}}"#.to_vec(),
         br#"{"jsonrpc":"2.0","result":{}}"#.to_vec(),
         br#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"an error"}}"#.to_vec(),
@@ -35,26 +30,25 @@ fn dropped_lines() -> Vec<Vec<u8>> {
             .to_vec(),
         br#"{"jsonrpc":"2.0","method":"notifications/unheard-of"}"#.to_vec(),
         br#"{"jsonrpc":"1.0","method":"notifications/unheard-of"}"#.to_vec(),
+        br#"[{"jsonrpc":"2.0","id":"batch","method":"ping"}]"#.to_vec(),
+        b"null".to_vec(),
+        b"42".to_vec(),
         b"".to_vec(),
     ]
 }
 
-/// Sends lines that are no requests, and expects a refusal of those that are JSON.
+/// Sends lines without an id to answer, and one with an id.
 async fn send_strange_lines(session: &mut Client) {
     for line in dropped_lines() {
         session.send(&line).await;
     }
-    for line in [
-        &br#"[{"jsonrpc":"2.0","id":"batch","method":"ping"}]"#[..],
-        b"null",
-        b"42",
-    ] {
-        session.send(line).await;
-        // The first answer since, so the lines before have none.
-        let answer = session.receive().await;
-        assert_eq!(answer["id"], Value::Null, "{answer}");
-        assert_eq!(answer["error"]["code"], -32600, "{answer}");
-    }
+    session
+        .send(br#"{"jsonrpc":"1.0","id":"last","method":"ping"}"#)
+        .await;
+    // The first answer since, so the lines before have none.
+    let answer = session.receive().await;
+    assert_eq!(answer["id"], "last", "{answer}");
+    assert_eq!(answer["error"]["code"], -32600, "{answer}");
 }
 
 async fn lists_the_tools(session: &mut Client) {
