@@ -2,18 +2,16 @@
 //! success, 1 for a failure, 2 for a configuration that does not fit.
 
 use std::{
-    fmt::Display,
     io::{self, Write},
-    num::NonZeroU32,
     process::ExitCode,
     sync::Arc,
 };
 
 use anyhow::Context;
 use qovery_backups_mcp::{
-    backups::{Backups, Policy},
+    backups::Backups,
     check::check,
-    config::{Command, Config, Error, Upstream},
+    config::{Command, Config, Source, Upstream},
     http::Listeners,
     limits::Limits,
     mcp::{self, Seal},
@@ -33,24 +31,28 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let config = match Config::load() {
         Ok(config) => config,
-        // A call for `--help` or `--version` goes to standard output.
-        Err(Error::Usage(usage)) => {
-            return match usage.print() {
-                Ok(()) if !usage.use_stderr() => ExitCode::SUCCESS,
-                _ => ExitCode::from(2),
-            };
+        Err(error) => {
+            let printed = error.print();
+            let is_help = printed.is_ok() && !error.use_stderr();
+            return ExitCode::from(if is_help { 0 } else { 2 });
         }
-        Err(error) => return refuse(&error),
     };
     let _flush_on_exit = match telemetry::init_log(config.log_filter.clone(), config.log_format) {
         Ok(flush) => flush,
-        Err(error) => return refuse(&format!("The log cannot be written: {error}.")),
+        Err(error) => {
+            // Without standard error, the exit code has to do.
+            let _ = writeln!(
+                io::stderr(),
+                "error: the log's thread did not start: {error}"
+            );
+            return ExitCode::FAILURE;
+        }
     };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     match run(config) {
-        Ok(code) => code,
+        Ok(success) => ExitCode::from(u8::from(!success)),
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -58,14 +60,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says why the program does not start.
-fn refuse(error: &dyn Display) -> ExitCode {
-    // Without standard error, the exit code has to do.
-    let _ = writeln!(io::stderr(), "error: {error}");
-    ExitCode::from(2)
-}
-
-fn run(config: Config) -> anyhow::Result<ExitCode> {
+fn run(config: Config) -> anyhow::Result<bool> {
     let limits = Limits::default();
     #[cfg(debug_assertions)]
     let limits = if config.short_limits {
@@ -91,99 +86,70 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     result
 }
 
-async fn start(
-    config: Config,
-    limits: Arc<Limits>,
-    shutdown: Shutdown,
-) -> anyhow::Result<ExitCode> {
-    let (sandbox, base_url, credentials) = match config.upstream {
-        Upstream::Qovery {
-            base_url,
-            credentials,
-        } => (None, base_url, credentials),
-        Upstream::Sandbox => {
-            let sandbox = Sandbox::start()
-                .await
-                .context("the sandbox could not be started")?;
-            let base_url = sandbox.base_url().parse()?;
-            (Some(sandbox), base_url, Credentials::parse(Sandbox::KEY)?)
+/// Checks the configuration, or serves. Returns whether that succeeded.
+async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyhow::Result<bool> {
+    let mut sandbox = None;
+    let upstream = match config.upstream {
+        Some(upstream) => upstream,
+        None => {
+            let started = Sandbox::start().await;
+            let started = sandbox.insert(started.context("the sandbox could not be started")?);
+            Upstream {
+                base_url: started.base_url().parse()?,
+                credentials: Credentials::parse(Sandbox::KEY)?,
+            }
         }
     };
-    let sandboxed = sandbox.is_some();
+    let credentials = upstream.credentials.clone();
     let qovery = Client::new(
-        base_url,
-        credentials.clone(),
+        upstream.base_url,
+        upstream.credentials,
         limits.clone(),
         shutdown.clone(),
     );
     if let Command::Check { database } = config.command {
-        let key = (!sandboxed).then_some(&credentials);
-        let report = tokio::select! {
-            report = check(&config.settings, key, &qovery, &limits, database) => report,
-            () = shutdown.draining.cancelled() => return Ok(ExitCode::FAILURE),
+        let key = sandbox.is_none().then_some(&credentials);
+        let output = io::stdout();
+        return tokio::select! {
+            works = check(&config.settings, key, &qovery, &limits, database, output) => Ok(works?),
+            () = shutdown.draining.cancelled() => Ok(false),
         };
-        io::stdout().write_all(report.text.as_bytes())?;
-        return Ok(exit_code(report.works));
     }
     let seal = match config.seal {
         Some(seal) => seal,
         None => Seal::random().context("the system gave no random key")?,
     };
-    let policy = config.policy;
-    let backups = Backups::new(qovery, policy.clone(), limits.clone(), shutdown.clone());
+    let backups = Backups::new(qovery, config.policy, limits.clone(), shutdown.clone());
     let server = mcp::Server::new(
         backups.clone(),
         seal,
         limits.clone(),
         shutdown.clone(),
-        sandboxed,
+        sandbox.is_some(),
     );
+    let given = config.settings.iter();
+    let given = given.filter(|setting| setting.source != Source::Default);
+    let settings = given.map(|setting| format!("{}={}", setting.variable, setting.value));
+    let settings = settings.collect::<Vec<_>>().join(" ");
     if config.command == Command::Http {
         let http = config.http;
         let listeners = Listeners::bind(&http)?;
         let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
-        let mcp_url = format!("{}/mcp", http.reachable(mcp));
         tracing::info!("MCP is listening on http://{mcp}/mcp");
         if let Some(rest) = rest {
             tracing::info!("REST is listening on http://{rest}");
         }
-        let authenticated = !http.tokens.is_empty();
-        log_mode(sandboxed, Some(authenticated), &policy);
-        let header = if authenticated {
-            " --header \"Authorization: Bearer $ACCESS_TOKEN\""
-        } else {
-            ""
-        };
-        tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
-        let rest = Rest::new(backups.clone(), &mcp_url);
+        tracing::info!(settings, authenticated = !http.tokens.is_empty(), "serving");
+        let rest = Rest::new(backups.clone(), &format!("{}/mcp", http.reachable(mcp)));
         listeners
             .serve(http, server, rest, limits, shutdown.clone())
             .await;
     } else {
-        log_mode(sandboxed, None, &policy);
+        tracing::info!(settings, "serving");
         Box::pin(stdio::serve(server, limits, shutdown.clone())).await?;
     }
     let settled = backups.end().await;
-    Ok(exit_code(settled && !shutdown.was_forced()))
-}
-
-fn exit_code(success: bool) -> ExitCode {
-    ExitCode::from(u8::from(!success))
-}
-
-/// Logs how it serves: what an operator wants to see at once.
-fn log_mode(sandboxed: bool, authenticated: Option<bool>, policy: &Policy) {
-    let audit_log = policy.audit_log.as_ref();
-    tracing::info!(
-        upstream = if sandboxed { "sandbox" } else { "Qovery" },
-        authenticated,
-        read_only = policy.read_only,
-        confirm = policy.confirm.name(),
-        keep_latest = policy.keep_latest,
-        changes_per_hour = policy.changes_per_hour.map(NonZeroU32::get),
-        audit_log = audit_log.map(|path| path.display().to_string()),
-        "serving"
-    );
+    Ok(settled && !shutdown.was_forced())
 }
 
 /// Requests the shutdown at each signal that asks for it.
