@@ -19,7 +19,7 @@ use crate::{
     qovery::{BaseUrl, Credentials},
     telemetry::LogFormat,
 };
-use cli::Cli;
+use cli::HttpOptions;
 pub use cli::{Command, command};
 use env_file::EnvFile;
 pub use secrets::SECRETS;
@@ -116,8 +116,8 @@ impl Config {
             None => None,
         };
         let file = file.as_ref();
-        check_unknown_variables(file, &mut warnings)?;
         let settings = cli::settings(&matches, file);
+        check_unknown_variables(&settings, file, &mut warnings)?;
         let cli = cli::parse(&settings)?;
 
         let mut key = Secret::find(API_KEY, file)?;
@@ -145,9 +145,8 @@ impl Config {
                      (Settings > API tokens), or try the program without a key: --sandbox.",
                 )
             })?;
-            let base_url = cli.api_url.clone();
             Some(Upstream {
-                base_url,
+                base_url: cli.api_url,
                 credentials,
             })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
@@ -165,7 +164,7 @@ impl Config {
             secret_files.extend(path.map(|path| (setting.variable.clone(), path)));
             shown.push(setting);
         }
-        let http = http_settings(&cli, access_tokens, &settings)?;
+        let http = http_settings(cli.http, access_tokens, &settings)?;
         shown.extend(settings);
         Ok(Self {
             command: cli::subcommand(&matches)?,
@@ -236,14 +235,14 @@ fn invalid(message: impl fmt::Display) -> Error {
 /// Refuses a misspelt variable, which might be one that restricts what the program does. Warns of others
 /// with our prefix: Kubernetes and Docker make some for a service that is called `qovery-backups`.
 fn check_unknown_variables(
+    settings: &[SettingValue],
     file: Option<&EnvFile>,
     warnings: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let command = command();
     let files = SECRETS.map(|name| format!("{name}_FILE"));
     let secrets = SECRETS.into_iter().chain(files.iter().map(String::as_str));
-    let arguments = command.get_arguments().filter_map(cli::variable);
-    let known: Vec<_> = secrets.chain(arguments).collect();
+    let others = settings.iter().map(|setting| setting.variable.as_str());
+    let known: Vec<_> = secrets.chain(others).collect();
     let lossy = |text: OsString| text.to_string_lossy().into_owned();
     let in_environment = env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
     let in_file = file.into_iter().flat_map(|file| file.variables.clone());
@@ -312,12 +311,15 @@ fn parse_secret<T, E: fmt::Display>(
 }
 
 fn http_settings(
-    cli: &Cli,
+    options: HttpOptions,
     tokens: Tokens,
     settings: &[SettingValue],
 ) -> Result<http::Settings, Error> {
-    let rest = (!cli.no_rest).then_some(cli.rest_addr);
-    let addresses = [(cli::MCP_ADDR, Some(cli.mcp_addr)), (cli::REST_ADDR, rest)];
+    let rest = (!options.no_rest).then_some(options.rest_addr);
+    let addresses = [
+        (cli::MCP_ADDR, Some(options.mcp_addr)),
+        (cli::REST_ADDR, rest),
+    ];
     for (variable, address) in addresses {
         if tokens.is_empty() && address.is_some_and(|address| !address.ip().is_loopback()) {
             let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
@@ -329,11 +331,11 @@ fn http_settings(
         }
     }
     Ok(http::Settings {
-        mcp: cli.mcp_addr,
+        mcp: options.mcp_addr,
         rest,
-        allowed_hosts: cli.allowed_host.clone(),
-        allowed_origins: cli.allowed_origin.clone(),
-        public_url: cli.public_url.clone(),
+        allowed_hosts: options.allowed_host,
+        allowed_origins: options.allowed_origin,
+        public_url: options.public_url,
         tokens,
     })
 }

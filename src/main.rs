@@ -89,15 +89,14 @@ fn run(config: Config) -> anyhow::Result<bool> {
 /// Checks the configuration, or serves. Returns whether that succeeded.
 async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyhow::Result<bool> {
     let mut sandbox = None;
-    let upstream = match config.upstream {
-        Some(upstream) => upstream,
-        None => {
-            let started = Sandbox::start().await;
-            let started = sandbox.insert(started.context("the sandbox could not be started")?);
-            Upstream {
-                base_url: started.base_url().parse()?,
-                credentials: Credentials::parse(Sandbox::KEY)?,
-            }
+    let upstream = if let Some(upstream) = config.upstream {
+        upstream
+    } else {
+        let started = Sandbox::start().await;
+        let started = sandbox.insert(started.context("the sandbox could not be started")?);
+        Upstream {
+            base_url: started.base_url().parse()?,
+            credentials: Credentials::parse(Sandbox::KEY)?,
         }
     };
     let credentials = upstream.credentials.clone();
@@ -115,20 +114,17 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
             () = shutdown.draining.cancelled() => Ok(false),
         };
     }
-    let seal = match config.seal {
-        Some(seal) => seal,
-        None => Seal::random().context("the system gave no random key")?,
-    };
+    let seal = config.seal.map_or_else(Seal::random, Ok);
     let backups = Backups::new(qovery, config.policy, limits.clone(), shutdown.clone());
     let server = mcp::Server::new(
         backups.clone(),
-        seal,
+        seal.context("the system gave no random key")?,
         limits.clone(),
         shutdown.clone(),
         sandbox.is_some(),
     );
     let given = config.settings.iter();
-    let given = given.filter(|setting| setting.source != Source::Default);
+    let given = given.filter(|it| it.flag.is_some() && it.source != Source::Default);
     let settings = given.map(|setting| format!("{}={}", setting.variable, setting.value));
     let settings = settings.collect::<Vec<_>>().join(" ");
     if config.command == Command::Http {

@@ -119,34 +119,41 @@ pub(super) struct Cli {
     #[arg(long, hide = true)]
     short_limits: bool,
 
+    #[command(flatten)]
+    pub(super) http: HttpOptions,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of the command http")]
+pub(super) struct HttpOptions {
     /// Where the command http serves MCP, at /mcp
-    #[arg(long, env = MCP_ADDR, value_name = "ADDRESS", help_heading = HTTP)]
+    #[arg(long, env = MCP_ADDR, value_name = "ADDRESS")]
     #[arg(default_value = "127.0.0.1:9090", value_parser = parse_as::<SocketAddr>(ADDRESS))]
     pub(super) mcp_addr: SocketAddr,
 
     /// Where the command http serves the REST API
-    #[arg(long, env = REST_ADDR, value_name = "ADDRESS", help_heading = HTTP)]
+    #[arg(long, env = REST_ADDR, value_name = "ADDRESS")]
     #[arg(default_value = "127.0.0.1:8080", value_parser = parse_as::<SocketAddr>(ADDRESS))]
     pub(super) rest_addr: SocketAddr,
 
     /// Serve MCP only
-    #[arg(long, env = "QOVERY_BACKUPS_NO_REST", value_name = "BOOL", help_heading = HTTP)]
+    #[arg(long, env = "QOVERY_BACKUPS_NO_REST", value_name = "BOOL")]
     #[arg(default_value = "false", default_missing_value = "true", value_parser = boolean)]
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub(super) no_rest: bool,
 
     /// A name under which callers reach the ports, repeatable: any port unless it names one
-    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_HOST", value_name = "HOST", help_heading = HTTP)]
+    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_HOST", value_name = "HOST")]
     #[arg(value_delimiter = ',', default_value = "localhost,127.0.0.1,[::1]")]
     pub(super) allowed_host: Vec<AllowedHost>,
 
     /// A web origin whose pages may call the ports, repeatable: scheme, host and port, which may be *
-    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_ORIGIN", value_name = "ORIGIN", help_heading = HTTP)]
+    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_ORIGIN", value_name = "ORIGIN")]
     #[arg(value_delimiter = ',')]
     pub(super) allowed_origin: Vec<AllowedOrigin>,
 
     /// Where callers reach the ports behind a proxy: what the page at / prints
-    #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL", value_name = "URL", help_heading = HTTP)]
+    #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL", value_name = "URL")]
     #[arg(value_parser = public_url)]
     pub(super) public_url: Option<String>,
 }
@@ -167,7 +174,6 @@ pub enum Command {
     },
 }
 
-const HTTP: &str = "Options of the command http";
 /// The variables that others name, too.
 pub(super) const ENV_FILE: &str = "QOVERY_BACKUPS_ENV_FILE";
 pub(super) const MCP_ADDR: &str = "QOVERY_BACKUPS_MCP_ADDR";
@@ -212,7 +218,7 @@ pub(super) fn subcommand(matches: &ArgMatches) -> Result<Command, Error> {
 /// leave a variable empty where it is not set.
 pub(super) fn settings(matches: &ArgMatches, file: Option<&EnvFile>) -> Vec<SettingValue> {
     let setting = |argument: &Arg| {
-        let variable = variable(argument)?;
+        let variable = argument.get_env()?.to_str()?;
         let id = argument.get_id().as_str();
         let values = matches.get_raw(id).into_iter().flatten();
         let given = values.map(OsStr::to_string_lossy).collect::<Vec<_>>();
@@ -264,11 +270,6 @@ pub(super) fn parse(settings: &[SettingValue]) -> Result<Cli, Error> {
     let matches = command.try_get_matches_from(arguments);
     let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
     cli.map_err(|error| reworded(error, settings))
-}
-
-/// The variable of an argument.
-pub(super) fn variable(argument: &Arg) -> Option<&str> {
-    argument.get_env()?.to_str()
 }
 
 /// Names the setting, and replaces texts in which clap repeats what was given: it may be a misplaced secret.

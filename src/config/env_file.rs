@@ -69,19 +69,13 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
     let mut variables = BTreeMap::new();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let line = line.trim();
-        let statement = match line.strip_prefix("export") {
-            Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-            _ => line,
-        };
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-        let end = statement.find(|c| !is_part(c)).unwrap_or(statement.len());
-        let name = &statement[..end];
-        if !name.starts_with(PREFIX) && !name.starts_with("QOVERY_API_") {
+        let statement = line.strip_prefix("export").unwrap_or(line).trim_start();
+        if !statement.starts_with(PREFIX) && !statement.starts_with("QOVERY_API_") {
             continue;
         }
         let masked = statement.replace('$', MASKED_DOLLAR);
         // dotenvy's error repeats the line, and is dropped.
-        let Some(Ok((_, value))) = dotenvy::from_read_iter(masked.as_bytes()).next() else {
+        let Some(Ok((name, value))) = dotenvy::from_read_iter(masked.as_bytes()).next() else {
             return Err(number);
         };
         // `C:\new` without quotes gets a line break. What was not UTF-8 is not what was meant.
@@ -89,7 +83,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
             return Err(number);
         }
         let value = value.replace(MASKED_DOLLAR, "$");
-        variables.insert(name.to_owned(), trim(&value).to_owned());
+        variables.insert(name, trim(&value).to_owned());
     }
     Ok(variables)
 }
