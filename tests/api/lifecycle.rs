@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use crate::{
     app::{TestApp, sandbox_session, signal},
     clients::{Client, ERAS, Era, LIST, orders},
-    upstreams::{Upstream, held_page},
+    upstreams::{Reply, Upstream, held_page},
 };
 
 #[cfg(unix)]
