@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rmcp::{
     RoleServer, ServiceExt,
-    model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage},
+    model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion},
     service::{RxJsonRpcMessage, ServerInitializeError, TxJsonRpcMessage},
     transport::{StdioReader, StdioWriter, Transport, stdio_pipes},
 };
@@ -157,10 +157,16 @@ impl Lines {
 
 /// Whether rmcp begins its session with this request. Fails if the request needs one and cannot begin it.
 fn opens_session(request: &ClientRequest) -> Result<bool, &'static str> {
-    match request {
-        ClientRequest::InitializeRequest(_) => Ok(true),
-        ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_) => Ok(false),
-        request if request.get_meta().protocol_version().is_some() => Ok(true),
-        _ => Err("begin with initialize, or send the _meta of 2026-07-28 with each request"),
+    let meta = request.get_meta();
+    match (request, meta.protocol_version()) {
+        (ClientRequest::InitializeRequest(_), _) => Ok(true),
+        (ClientRequest::PingRequest(_) | ClientRequest::DiscoverRequest(_), _) => Ok(false),
+        (_, Some(version)) => {
+            let missing = meta.missing_required_keys(&ProtocolVersion::V_2026_07_28);
+            Ok(missing.is_empty() && ProtocolVersion::KNOWN_VERSIONS.contains(&version))
+        }
+        (_, None) => {
+            Err("begin with initialize, or send the _meta of 2026-07-28 with each request")
+        }
     }
 }

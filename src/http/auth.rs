@@ -204,7 +204,11 @@ impl Settings {
         if is_public || is_authorized {
             return Ok(());
         }
-        let challenge = HeaderValue::from_static(r#"Bearer realm="qovery-backups-mcp""#);
+        // RFC 6750, section 3.1: the error is named only if a token was sent.
+        let challenge = HeaderValue::from_static(match bearer(request.headers()) {
+            Some(_) => r#"Bearer realm="qovery-backups-mcp", error="invalid_token""#,
+            None => r#"Bearer realm="qovery-backups-mcp""#,
+        });
         Err(Problem::unauthenticated().with_header(header::WWW_AUTHENTICATE, challenge))
     }
 }
