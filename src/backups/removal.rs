@@ -4,18 +4,18 @@
 use std::{collections::HashSet, fmt};
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Backups, Condition, Error,
+    Backups, Condition, Error, Listed,
     error::Obstacle,
-    guard::{newest, protections},
+    guard::{Clock, assess, newest},
 };
 use crate::{
     context::Context,
-    qovery::{self, Backup, BackupId, DatabaseId},
+    qovery::{self, Backup, BackupId, DatabaseId, Outcome},
     text,
 };
 
@@ -27,7 +27,7 @@ pub struct RemovalRequest {
     /// The backups. If a rule keeps one of them, none is removed.
     pub backups: Vec<BackupId>,
     /// The facts that a person confirmed, if one was asked.
-    pub confirmed: Option<Fingerprint>,
+    pub confirmed: Option<ConfirmedFacts>,
     /// Receives how many were removed so far.
     pub gone: watch::Sender<usize>,
 }
@@ -38,15 +38,24 @@ pub struct RemovalPlan {
     /// The database.
     pub database: DatabaseId,
     /// What goes, in the order of the request.
-    pub backups: Vec<Backup>,
+    pub backups: Vec<Listed>,
     /// How many backups of the database remain.
     pub remaining: usize,
-    /// How many of those are finished.
-    pub finished: usize,
+    /// The finished ones of those.
+    pub finished: Vec<BackupId>,
     /// The newest of the finished ones that remain.
     pub newest_finished: Option<Backup>,
     /// The newest of those that remain.
     pub newest: Option<Backup>,
+}
+
+/// The facts that a confirmation holds for. Ages and counts are shown, and not part of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmedFacts {
+    /// The condition of each backup that goes.
+    conditions: Vec<Condition>,
+    /// The newest finished backup, which the question says stays.
+    stays: Option<BackupId>,
 }
 
 /// What became of a removal.
@@ -54,12 +63,46 @@ pub struct RemovalPlan {
 pub struct RemovalOutcome {
     /// The plan that was carried out.
     pub plan: RemovalPlan,
+    /// What stood for a person's consent.
+    pub consent: Consent,
     /// The result for each backup of the plan in turn, up to the first that was not removed.
     pub results: Vec<Result<Backup, Error>>,
 }
 
-/// The SHA-256 digest of the facts that a person decides by.
-pub type Fingerprint = [u8; 32];
+/// What stood for a person's consent to a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Consent {
+    /// The host answered yes for the person.
+    Accepted,
+    /// The host answered otherwise.
+    Declined,
+    /// No question was put: the host's own approval had to suffice.
+    NotAsked,
+    /// The operator runs the server without questions.
+    Unattended,
+    /// The request came over REST.
+    #[schemars(skip)]
+    Rest,
+}
+
+/// When a list was read, by two clocks: the monotonic one stands still while a laptop sleeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadAt(Instant, DateTime<Utc>);
+
+impl ReadAt {
+    pub(super) fn now() -> Self {
+        Self(Instant::now(), Utc::now())
+    }
+
+    /// Whether the list is too old to remove by.
+    pub(super) fn is_stale(self) -> bool {
+        const MAX_SECONDS: i64 = 5;
+        let wall = (Utc::now() - self.1).num_seconds();
+        self.0.elapsed().as_secs() >= MAX_SECONDS.unsigned_abs() || wall.abs() >= MAX_SECONDS
+    }
+}
 
 impl Backups {
     /// Plans a removal by the complete list of this moment, for a person to decide by. Changes nothing.
@@ -76,9 +119,23 @@ impl Backups {
     ) -> Result<RemovalPlan, Error> {
         self.allow_changes()?;
         self.inner.allowance.check(wanted.len())?;
-        let listed = self.complete_list(context, database).await?;
+        let (plan, _) = self.plan(context, database, wanted).await?;
+        Ok(plan)
+    }
+
+    /// The same, for a change that is allowed already; and when the last page of the list was read.
+    pub(super) async fn plan(
+        &self,
+        context: &Context,
+        database: DatabaseId,
+        wanted: &[BackupId],
+    ) -> Result<(RemovalPlan, ReadAt), Error> {
+        let (listed, qovery) = self.complete_list(context, database).await?;
+        let read_at = ReadAt::now();
         let keep_latest = self.inner.policy.keep_latest;
-        evaluate(database, &listed, wanted, keep_latest, Utc::now())
+        let clock = Clock::new(Utc::now(), qovery);
+        let plan = evaluate(database, &listed, wanted, keep_latest, clock)?;
+        Ok((plan, read_at))
     }
 
     /// Finds out by the list whether a backup of the plan was removed. A list that lacks a backup that
@@ -90,28 +147,33 @@ impl Backups {
         backup: &Backup,
         error: qovery::Error,
     ) -> Result<Backup, qovery::Error> {
-        let Ok(listed) = self.complete_list(context, plan.database).await else {
+        let Ok((listed, qovery)) = self.complete_list(context, plan.database).await else {
             return Err(error);
         };
+        let clock = Clock::new(Utc::now(), qovery);
         let find = |wanted: &Backup| listed.iter().find(|listed| listed.id == wanted.id);
-        match find(backup).map(Condition::of) {
+        match find(backup).map(|listed| Condition::of(listed, clock)) {
             Some(Condition::BeingRemoved) => Ok(backup.clone()),
-            Some(_) if !error.pending => Err(qovery::Error::harmless(error.failure)),
+            Some(_) if !error.pending => Err(qovery::Error {
+                outcome: Outcome::NotApplied,
+                ..error
+            }),
             None if plan.newest.as_ref().and_then(find).is_some() => Ok(backup.clone()),
             _ => Err(error),
         }
     }
 
-    /// Every backup of the database: a part of a list cannot tell which backup is the newest.
+    /// Every backup of the database, and Qovery's time: a part of a list cannot tell which backup is the
+    /// newest.
     async fn complete_list(
         &self,
         context: &Context,
         database: DatabaseId,
-    ) -> Result<Vec<Backup>, Error> {
+    ) -> Result<(Vec<Backup>, Option<DateTime<Utc>>), Error> {
         let max = self.inner.limits.list_backups;
         let list = self.read_pages(context, database, None, max, |_| false);
         match list.await? {
-            list if list.complete => Ok(list.backups),
+            list if list.complete => Ok((list.backups, list.date)),
             _ => Err(Error::ListIncomplete { database }),
         }
     }
@@ -123,20 +185,21 @@ pub(super) fn evaluate(
     listed: &[Backup],
     wanted: &[BackupId],
     keep_latest: usize,
-    now: DateTime<Utc>,
+    clock: Clock,
 ) -> Result<RemovalPlan, Error> {
-    let protections = protections(listed, keep_latest, now);
+    let assessments = assess(listed, keep_latest, clock);
     let mut named = HashSet::new();
     let (mut backups, mut obstacles) = (Vec::new(), Vec::new());
     for id in wanted {
         let position = listed.iter().position(|backup| backup.id == *id);
-        let obstacle = match position.map(|position| protections[position]) {
+        let obstacle = match position.map(|position| assessments[position].protection) {
             _ if !named.insert(*id) => Some(Obstacle::NamedTwice),
             None => Some(Obstacle::NotListed),
             Some(protection) => protection.map(Obstacle::Protected),
         };
         obstacles.extend(obstacle.map(|obstacle| (*id, obstacle)));
-        backups.extend(position.map(|position| listed[position].clone()));
+        let entry = |position: usize| Listed::new(listed[position].clone(), assessments[position]);
+        backups.extend(position.map(entry));
     }
     if !obstacles.is_empty() {
         return Err(Error::Obstructed {
@@ -145,32 +208,74 @@ pub(super) fn evaluate(
             obstacles,
         });
     }
-    let remaining = || listed.iter().filter(|backup| !named.contains(&backup.id));
-    let finished = || remaining().filter(|backup| Condition::of(backup) == Condition::Finished);
+    let remaining: Vec<_> = listed
+        .iter()
+        .zip(&assessments)
+        .filter(|(backup, _)| !named.contains(&backup.id))
+        .collect();
+    let finished = || {
+        let finished = remaining.iter().filter(|row| row.1.condition.is_finished());
+        finished.map(|(backup, _)| *backup)
+    };
     Ok(RemovalPlan {
         database,
         backups,
-        remaining: remaining().count(),
-        finished: finished().count(),
-        newest_finished: newest(finished(), now).cloned(),
-        newest: newest(remaining(), now).cloned(),
+        remaining: remaining.len(),
+        finished: finished().map(|backup| backup.id).collect(),
+        newest_finished: newest(finished(), clock.now).cloned(),
+        newest: newest(remaining.iter().map(|(backup, _)| *backup), clock.now).cloned(),
     })
 }
 
 impl RemovalPlan {
-    /// A digest of the facts that a person decides by.
+    /// Whether Qovery is removing all of these backups already, so that nothing is sent.
     #[must_use]
-    pub fn fingerprint(&self) -> Fingerprint {
-        let backup =
-            |backup: &Backup| json!([backup.id, backup.name, backup.created_at, backup.state()]);
-        let facts = json!([
-            self.database,
-            self.backups.iter().map(backup).collect::<Vec<_>>(),
-            self.remaining,
-            self.finished,
-            self.newest_finished.as_ref().map(|it| &it.created_at),
-        ]);
-        Sha256::digest(facts.to_string()).into()
+    pub fn sends_nothing(&self) -> bool {
+        let mut backups = self.backups.iter();
+        backups.all(|listed| listed.condition == Condition::BeingRemoved)
+    }
+
+    /// The facts that a person confirms.
+    #[must_use]
+    pub fn facts(&self) -> ConfirmedFacts {
+        ConfirmedFacts {
+            conditions: self.backups.iter().map(|listed| listed.condition).collect(),
+            stays: self.newest_finished.as_ref().map(|backup| backup.id),
+        }
+    }
+
+    /// What makes the confirmed facts untrue: a backup that goes is worth more than it was, or the one
+    /// that was to stay is not there, or not finished any more. What else changes is no reason to ask
+    /// again.
+    #[must_use]
+    pub fn contradiction(&self, confirmed: &ConfirmedFacts) -> Option<String> {
+        use Condition::{BeingRemoved, Failed, Finished, Unknown};
+        let mut pairs = self.backups.iter().zip(&confirmed.conditions);
+        let better = pairs.find(|(listed, before)| match (before, listed.condition) {
+            (Failed, now) => !matches!(now, Failed | BeingRemoved),
+            (Unknown, now) => now == Finished,
+            _ => false,
+        });
+        if let Some((listed, before)) = better {
+            let (id, now) = (listed.backup.id, listed.condition.name());
+            return Some(format!("{id} was {}, is {now}.", before.name()));
+        }
+        let stays = confirmed.stays.filter(|id| !self.finished.contains(id))?;
+        Some(format!("{stays} was to stay: no longer good."))
+    }
+}
+
+impl Consent {
+    /// Its name in the audit trail, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Declined => "declined",
+            Self::NotAsked => "not_asked",
+            Self::Unattended => "unattended",
+            Self::Rest => "rest",
+        }
     }
 }
 
@@ -178,7 +283,7 @@ impl fmt::Display for RemovalPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Qovery documents no length of a name or a date.
         const MAX_CHARACTERS: usize = 80;
-        let [backup] = self.backups.as_slice() else {
+        let [Listed { backup, .. }] = self.backups.as_slice() else {
             return write!(f, "{} backups", self.backups.len());
         };
         write!(f, "Backup {} (", backup.id)?;

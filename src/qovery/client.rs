@@ -140,6 +140,7 @@ impl Client {
             failure,
             outcome,
             pending: false,
+            sent: true,
         })
     }
 
@@ -163,6 +164,7 @@ impl Client {
                 failure: Failure::Unexpected { status },
                 outcome: Outcome::Unknown,
                 pending: true,
+                sent: true,
             }),
         }
     }
@@ -234,13 +236,17 @@ impl Client {
         }
         .map_err(Error::harmless)?;
         // Over all attempts: a later one does not settle what an earlier one may have changed.
-        let (mut outcome, mut pending) = (Outcome::NotApplied, false);
+        let (mut outcome, mut pending, mut sent) = (Outcome::NotApplied, false, false);
         let mut pauses = full_jitter();
         loop {
             let failure = match self.attempt(request, context).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
+            sent |= !matches!(
+                failure,
+                Failure::Unreachable { .. } | Failure::Setup(_) | Failure::Cancelled
+            );
             let facts = failure.facts();
             if request.is_change() && facts.outcome == Outcome::Unknown {
                 outcome = Outcome::Unknown;
@@ -255,6 +261,7 @@ impl Client {
                 failure,
                 outcome,
                 pending,
+                sent,
             };
             let Some(pause) = pause else {
                 return Err(error(failure));
