@@ -90,7 +90,7 @@ limits! {
     /// How long a peer may read nothing of its answer.
     write_stall: Duration = seconds(10), short milliseconds(1_000);
     /// Open connections, on both ports together.
-    connections: usize = 512;
+    connections: usize = 512, short 64;
     /// Calls in flight over HTTP, on both ports together.
     calls: usize = 64;
     /// Calls in flight over HTTP of one access token.

@@ -18,7 +18,6 @@ pub(crate) struct Setting {
     pub(crate) variable: String,
     pub(crate) flag: Option<String>,
     pub(crate) default: String,
-    pub(crate) http: bool,
 }
 
 /// Every setting of the program, by its own definition.
@@ -27,7 +26,6 @@ pub(crate) fn settings() -> Vec<Setting> {
         .iter()
         .flat_map(|name| [(*name).to_owned(), format!("{name}_FILE")]);
     let secrets = secrets.map(|variable| Setting {
-        http: variable.starts_with("QOVERY_BACKUPS_"),
         variable,
         flag: None,
         default: String::new(),
@@ -39,7 +37,6 @@ pub(crate) fn settings() -> Vec<Setting> {
             variable: argument.get_env()?.to_str()?.to_owned(),
             flag: argument.get_long().map(str::to_owned),
             default: default.to_str()?.to_owned(),
-            http: argument.get_help_heading().is_some(),
         })
     });
     let settings: Vec<_> = secrets.chain(arguments).collect();

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use crate::{
     app::{TestApp, serve_sandbox},
     clients::{ADD, Era, LIST, REMOVE, orders},
-    config::settings,
     connection::{Request, backups_of},
     expect::contains,
 };
@@ -230,42 +229,73 @@ fn the_buttons_install_what_the_page_of_hosts_says() {
     );
 }
 
-#[test]
-fn the_tables_list_every_setting_as_it_is() {
-    for (page, http) in [("README.md", false), ("docs/operating.md", true)] {
-        let text = read(page);
-        let rows = text
-            .lines()
-            .filter(|line| line.starts_with("| `QOVERY_"))
-            .map(|line| line.split('|').skip(1).map(str::trim));
-        let rows = rows.map(Iterator::collect::<Vec<_>>);
-        let mut rows: Vec<_> = rows.filter(|row| row.len() == 5).collect();
-        for setting in settings()
-            .into_iter()
-            .filter(|setting| setting.http == http)
-        {
-            let name = format!("`{}`", setting.variable);
-            let row = rows.iter().position(|row| row[0] == name);
-            let row = rows.remove(row.expect(&setting.variable));
-            let flag = setting.flag.as_ref().map(|flag| format!("`--{flag}`"));
-            assert_eq!(row[1], flag.as_deref().unwrap_or("none"), "{name}");
-            if !setting.default.is_empty() {
-                contains(row[2], [&format!("`{}`", setting.default)]);
-            }
-            assert!(row[3].len() > 10, "{name}");
+/// A setting, as the help has it. Secrets have no flag.
+struct Setting {
+    variable: String,
+    flag: Option<String>,
+    default: Option<String>,
+}
+
+async fn settings() -> Vec<Setting> {
+    let help = TestApp::new(&[]).run(&["http", "--help"]).await.stdout;
+    let mut settings: Vec<Setting> = Vec::new();
+    for option in help.split("\n      --").skip(1) {
+        let value = |start: &str| {
+            let (_, rest) = option.split_once(start)?;
+            Some(rest.lines().next()?.strip_suffix(']')?.to_owned())
+        };
+        let flag = option.split([' ', '[', '\n']).next().unwrap();
+        if let Some(variable) = value("[env: ") {
+            settings.push(Setting {
+                variable,
+                flag: Some(format!("`--{flag}`")),
+                default: value("[default: ").filter(|default| default != "none"),
+            });
         }
-        assert_eq!(rows, [[""; 0]; 0], "{page}");
     }
+    for variable in variables(&help) {
+        if settings.iter().all(|setting| setting.variable != variable) {
+            settings.push(Setting {
+                variable: variable.to_owned(),
+                flag: None,
+                default: None,
+            });
+        }
+    }
+    assert!(settings.len() > 20, "{help}");
+    settings
+}
+
+/// The variables of the program that a text names.
+fn variables(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+    words.filter(|word| word.starts_with("QOVERY_"))
+}
+
+#[tokio::test]
+async fn the_tables_list_every_setting_as_it_is() {
+    let text = read("README.md") + &read("docs/operating.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `QOVERY_"));
+    let rows = rows.map(|line| line.split('|').skip(1).map(str::trim).collect());
+    let mut rows: Vec<Vec<&str>> = rows.filter(|row: &Vec<&str>| row.len() == 5).collect();
+    for setting in settings().await {
+        let name = format!("`{}`", setting.variable);
+        let row = rows.iter().position(|row| row[0] == name);
+        let row = rows.remove(row.unwrap_or_else(|| panic!("no table has {name}")));
+        assert_eq!(row[1], setting.flag.as_deref().unwrap_or("none"), "{name}");
+        if let Some(default) = setting.default {
+            contains(row[2], [&format!("`{default}`")]);
+        }
+        assert!(row[3].len() > 10, "{name}");
+    }
+    assert_eq!(rows, [[""; 0]; 0]);
 }
 
 #[tokio::test]
 async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
     let check = TestApp::new(&[]).run(&["check", "--help"]).await.stdout;
     let whole = TestApp::new(&[]).run(&["--help"]).await.stdout;
-    let settings = settings();
-    for setting in &settings {
-        contains(&whole, [setting.variable.as_str()]);
-    }
+    let settings = settings().await;
     let mut flags: BTreeSet<&str> = check
         .split_whitespace()
         .chain(whole.split_whitespace())
@@ -289,9 +319,9 @@ async fn the_help_and_the_pages_name_the_same_and_the_readme_every_tool() {
             let flag = code.split([' ', '=']).next().unwrap();
             assert!(flags.contains(flag), "{name} names {flag}");
         }
-        for word in page.split(|c: char| !(c.is_ascii_uppercase() || c == '_')) {
-            let known = settings.iter().any(|setting| setting.variable == word);
-            assert!(known || !word.starts_with("QOVERY_"), "{name}: {word}");
+        for variable in variables(page) {
+            let known = settings.iter().any(|known| known.variable == variable);
+            assert!(known, "{name}: {variable}");
         }
     }
     for tool in [LIST, ADD, REMOVE] {

@@ -347,7 +347,6 @@ async fn there_is_nothing_at_other_paths() {
         "/v1/",
         "/v2/database/x/backup",
         "/v1/database",
-        &format!("/{}", backups_of(ID)),
         &format!("{}/{ID}/x", backups_of(ID)),
         &format!("/v1/database/{ID}/backups"),
         "/OPENAPI.JSON",
