@@ -74,7 +74,8 @@ struct Inner {
 pub struct Policy {
     /// Refuse to add and to remove.
     pub read_only: bool,
-    /// How many of a database's newest backups are never removed.
+    /// How many of a database's newest finished backups are never removed, and of the newest that may
+    /// be good: at least one.
     pub keep_latest: usize,
     /// Whether a person has to confirm a removal.
     pub confirm: Confirm,

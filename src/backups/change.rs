@@ -94,7 +94,7 @@ impl Backups {
             let mut results = Vec::with_capacity(wanted);
             for listed in &plan.backups {
                 let (backup, mut condition) = (&listed.backup, listed.condition);
-                if read_at.is_stale() {
+                if read_at.is_older_than(inner.limits.list_age) {
                     // The backups that were to stay may have failed or gone meanwhile.
                     match this.plan(&context, database, &[backup.id]).await {
                         Ok((plan, now)) => (read_at, condition) = (now, plan.backups[0].condition),

@@ -1,10 +1,9 @@
 //! Removals: what one comes to by the complete and fresh list, and what became of one whose answer is
 //! lost, where the list can tell.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
@@ -70,9 +69,8 @@ pub struct RemovalOutcome {
 }
 
 /// What stood for a person's consent to a removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[schemars(inline)]
 pub enum Consent {
     /// The host answered yes for the person.
     Accepted,
@@ -83,7 +81,6 @@ pub enum Consent {
     /// The operator runs the server without questions.
     Unattended,
     /// The request came over REST.
-    #[schemars(skip)]
     Rest,
 }
 
@@ -96,11 +93,10 @@ impl ReadAt {
         Self(Instant::now(), Utc::now())
     }
 
-    /// Whether the list is too old to remove by.
-    pub(super) fn is_stale(self) -> bool {
-        const MAX_SECONDS: i64 = 5;
-        let wall = (Utc::now() - self.1).num_seconds();
-        self.0.elapsed().as_secs() >= MAX_SECONDS.unsigned_abs() || wall.abs() >= MAX_SECONDS
+    /// Whether the list is older than `max_age`, or the wall clock was set back.
+    pub(super) fn is_older_than(self, max_age: Duration) -> bool {
+        let by_the_wall = (Utc::now() - self.1).to_std().ok();
+        self.0.elapsed() > max_age || by_the_wall.is_none_or(|age| age > max_age)
     }
 }
 
@@ -292,5 +288,21 @@ impl fmt::Display for RemovalPlan {
         }
         let created_at = text::truncate(&backup.created_at, MAX_CHARACTERS);
         write!(f, "made {created_at})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The monotonic clock stands still while a laptop sleeps, and the wall clock can be set.
+    #[test]
+    fn a_list_ages_by_either_clock() {
+        let age = Duration::from_secs(5);
+        let (instant, wall) = (Instant::now(), Utc::now());
+        assert!(!ReadAt(instant, wall).is_older_than(age));
+        assert!(ReadAt(instant - age, wall).is_older_than(age));
+        assert!(ReadAt(instant, wall - age).is_older_than(age));
+        assert!(ReadAt(instant, wall + age).is_older_than(age));
     }
 }

@@ -69,8 +69,8 @@ pub(super) struct Cli {
     #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
     pub(super) read_only: bool,
 
-    /// How many of a database's newest backups are never removed; whatever the number, the newest one
-    /// that has not failed never is
+    /// How many of a database's newest finished backups are never removed, and as many of the newest that
+    /// may be good; at least one of each
     #[arg(long, env = "QOVERY_BACKUPS_KEEP_LATEST")]
     #[arg(value_name = "N", default_value = "1", value_parser = checked(whole_number::<usize>))]
     pub(super) keep_latest: usize,
@@ -83,7 +83,7 @@ pub(super) struct Cli {
 
     /// How many backups may be added and removed in any hour, by all callers together; 0 for any number
     #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR")]
-    #[arg(value_name = "N", default_value = "60", value_parser = checked(whole_number::<u32>))]
+    #[arg(value_name = "N", default_value = "100", value_parser = checked(whole_number::<u32>))]
     pub(super) changes_per_hour: u32,
 
     /// A file to which each change is written, before it is made and after: one JSON object a line

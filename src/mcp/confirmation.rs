@@ -9,14 +9,14 @@ use std::borrow::Cow;
 use rmcp::{
     ErrorData,
     model::{
-        CallToolResponse, ClientCapabilities, ElicitRequest, ElicitationCapability,
-        FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
-        InputResponses, ServerRequest,
+        ClientCapabilities, ElicitRequest, ElicitationCapability, FormElicitationCapability,
+        InputRequest, InputRequests, InputRequiredResult, InputResponses,
+        ProgressNotificationParam, ServerRequest,
     },
     service::PeerRequestOptions,
 };
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     Request, Server, is_stateless,
@@ -74,19 +74,15 @@ impl Server {
             // A no counts without proof that the question was put.
             (Some(Answer::NotConfirmed(reason)), None) => not_confirmed(&reason),
             (Some(answer), Some(state)) => {
-                let outcome = self.questions.outcome(state)?;
+                let outcome = self.questions.outcome(&context.caller, state)?;
                 let reply = outcome.get_or_try_init(async || {
-                    let reply = match answer {
+                    // A failure is no outcome to keep.
+                    match answer {
                         Answer::NotConfirmed(reason) => not_confirmed(&reason),
                         Answer::Confirmed => remove(confirmed).await,
-                    };
-                    match reply {
-                        Ok(reply) if is_complete(&reply) => Ok(reply),
-                        // A failure or another question is no outcome to keep.
-                        other => Err(other),
                     }
                 });
-                reply.await.cloned().or_else(|other| other)
+                reply.await.cloned()
             }
             // Without both parts nothing is confirmed.
             _ => remove(None).await,
@@ -201,7 +197,7 @@ impl Server {
                 "this server is shutting down",
                 "This server is shutting down. Nothing was removed.",
             ),
-            () = sleep(self.limits.prompt_timeout) => (
+            () = self.report_waiting(request) => (
                 "nobody answered",
                 "Nobody answered the question. Nothing was removed.",
             ),
@@ -213,6 +209,32 @@ impl Server {
             }
         });
         Ok(Answer::NotConfirmed(text.into()))
+    }
+
+    /// Notifies the client, if it asked for progress, that a person is waited for, until the time for an
+    /// answer is over.
+    async fn report_waiting(&self, request: &Request) {
+        let end = Instant::now() + self.limits.prompt_timeout;
+        // Progress must increase, and the first removal after the answer is number 1.
+        let mut waiting = request.meta.get_progress_token().map(|token| {
+            ProgressNotificationParam::new(token, 0.0).with_message("waiting for the person")
+        });
+        while let Some(progress) = &mut waiting
+            && timeout_at(end, sleep(self.limits.prompt_progress))
+                .await
+                .is_ok()
+        {
+            progress.progress += 0.001;
+            if request
+                .peer
+                .notify_progress(progress.clone())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        sleep_until(end).await;
     }
 }
 
@@ -268,10 +290,6 @@ impl Answer {
 
 fn malformed_answer(reason: &str) -> String {
     format!("The answer to the question does not fit: {reason}. Nothing was removed.")
-}
-
-fn is_complete(reply: &Reply) -> bool {
-    matches!(reply.response, CallToolResponse::Complete(_))
 }
 
 /// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).

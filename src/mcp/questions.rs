@@ -29,7 +29,7 @@ struct State {
     /// When a question about a backup was put for a caller.
     prompts: HashMap<(CallerKey, BackupId), VecDeque<Instant>>,
     /// The outcomes of answers and when they came, by the digest of their request state.
-    answers: HashMap<[u8; 32], (Instant, AnswerOutcome)>,
+    answers: HashMap<[u8; 32], (Instant, CallerKey, AnswerOutcome)>,
 }
 
 /// The name of an access token. All callers without one are the same: a client can claim any name.
@@ -115,8 +115,7 @@ impl Questions {
                 (Utc::now() + pause).format("%H:%M:%S UTC"),
             )));
         }
-        let own = state.prompts.keys().filter(|(owner, _)| *owner == caller);
-        if state.prompts.len() >= MAX_RECORDS || own.count() >= MAX_RECORDS / 2 {
+        if is_full(state.prompts.keys().map(|(owner, _)| owner), &caller) {
             return Err(not_asked(
                 "Too many questions were put. Nothing was removed. Try later.",
             ));
@@ -125,20 +124,27 @@ impl Questions {
     }
 
     /// The outcome of the answer that came with a sealed request state.
-    pub(super) fn outcome(&self, request_state: &str) -> Result<AnswerOutcome, Refusal> {
+    pub(super) fn outcome(
+        &self,
+        caller: &Caller,
+        request_state: &str,
+    ) -> Result<AnswerOutcome, Refusal> {
         let now = Instant::now();
         let mut state = self.state.lock();
         // A state that is older than that does not open.
         let kept = self.limits.answer_timeout + Duration::from_secs(1);
         let answers = &mut state.answers;
-        answers.retain(|_, (since, _)| now.duration_since(*since) < kept);
+        answers.retain(|_, (since, ..)| now.duration_since(*since) < kept);
         let key = Sha256::digest(request_state).into();
-        if answers.len() >= MAX_RECORDS && !answers.contains_key(&key) {
+        let caller = caller_key(caller);
+        let owners = answers.values().map(|(_, owner, _)| owner);
+        if is_full(owners, &caller) && !answers.contains_key(&key) {
             return Err(not_asked(
                 "Too many answers came at once. Nothing was removed. Try again in five minutes.",
             ));
         }
-        let (_, outcome) = answers.entry(key).or_insert_with(|| (now, Arc::default()));
+        let entry = answers.entry(key);
+        let (.., outcome) = entry.or_insert_with(|| (now, caller, Arc::default()));
         Ok(Arc::clone(outcome))
     }
 }
@@ -150,6 +156,12 @@ impl Drop for OpenQuestion<'_> {
             state.open.remove(backup);
         }
     }
+}
+
+/// Whether all records are taken, or half of them by this caller.
+fn is_full<'a>(owners: impl Iterator<Item = &'a CallerKey>, caller: &CallerKey) -> bool {
+    let (own, others): (Vec<_>, Vec<_>) = owners.partition(|owner| *owner == caller);
+    own.len() >= MAX_RECORDS / 2 || own.len() + others.len() >= MAX_RECORDS
 }
 
 fn caller_key(caller: &Caller) -> CallerKey {
@@ -224,10 +236,16 @@ mod tests {
             assert!(text(open(caller, half).unwrap_err()).contains("Too many"));
         }
         assert!(text(open(&tokens[2], 0).unwrap_err()).contains("Too many"));
-        let outcome = |number: usize| questions.outcome(&number.to_string());
-        assert!((0..MAX_RECORDS).all(|number| outcome(number).is_ok()));
-        assert!(text(outcome(MAX_RECORDS).unwrap_err()).contains("Too many"));
-        assert!(outcome(0).is_ok(), "a known answer still has its outcome");
+        let outcome = |caller: &Caller, number: usize| {
+            questions.outcome(caller, &format!("{caller:?} {number}"))
+        };
+        for caller in &tokens[..2] {
+            let half = MAX_RECORDS / 2;
+            assert!((0..half).all(|number| outcome(caller, number).is_ok()));
+            assert!(text(outcome(caller, half).unwrap_err()).contains("Too many"));
+            assert!(outcome(caller, 0).is_ok(), "a known answer has its outcome");
+        }
+        assert!(text(outcome(&tokens[2], 0).unwrap_err()).contains("Too many"));
     }
 
     #[test]
@@ -247,7 +265,7 @@ mod tests {
     #[test]
     fn an_answer_has_one_outcome() {
         let questions = Questions::new(Arc::default());
-        let outcome = |state| questions.outcome(state).unwrap();
+        let outcome = |state| questions.outcome(&Caller::Anonymous, state).unwrap();
         assert!(Arc::ptr_eq(&outcome("a"), &outcome("a")));
         assert!(!Arc::ptr_eq(&outcome("a"), &outcome("b")));
     }

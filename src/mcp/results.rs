@@ -117,6 +117,7 @@ pub(super) struct RemovalReport {
     outcome: &'static str,
     /// What stood for the person's yes: the host's answer (accepted, declined), nothing (not_asked), or
     /// the operator's setting (unattended).
+    #[schemars(with = "String", extend("enum" = CONSENTS))]
     consent: Consent,
     /// Why nothing was removed, if nothing was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,6 +146,7 @@ struct RemovalRow {
     reason: Option<String>,
 }
 
+const CONSENTS: [&str; 4] = ["accepted", "declined", "not_asked", "unattended"];
 const REMOVED: &str = "removed";
 const PARTLY_REMOVED: &str = "partly_removed";
 const NOT_REMOVED: &str = "not_removed";
