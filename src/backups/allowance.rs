@@ -150,7 +150,7 @@ mod tests {
         let three = Allowance::new(NonZeroU32::new(3));
         let mut reserved = three.reserve(3).unwrap();
         let text = three.check(1).unwrap_err().to_string();
-        assert!(text.contains("3 are under way"), "{text}");
+        assert!(text.contains("3 of them by changes under way"), "{text}");
         reserved.spend();
         drop(reserved);
         assert!(three.check(2).is_ok());

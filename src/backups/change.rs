@@ -79,8 +79,8 @@ impl Backups {
             let inner = &this.inner;
             let (database, wanted) = (request.database, request.backups.len());
             let _lock = this.begin(&context, database, wanted).await?;
-            let plan = this.plan(&context, database, &request.backups);
-            let (plan, mut read_at) = plan.await?;
+            let mut list = this.complete_list(&context, database).await?;
+            let plan = this.plan(&list, database, &request.backups)?;
             if let Some(facts) = &request.confirmed {
                 if let Some(change) = plan.contradiction(facts) {
                     let plan = Box::new(plan);
@@ -93,22 +93,7 @@ impl Backups {
             let consent = this.consent(&context, request.confirmed.is_some());
             let mut results = Vec::with_capacity(wanted);
             for listed in &plan.backups {
-                let (backup, mut condition) = (&listed.backup, listed.condition);
-                if read_at.is_older_than(inner.limits.list_age) {
-                    // The backups that were to stay may have failed or gone meanwhile.
-                    match this.plan(&context, database, &[backup.id]).await {
-                        Ok((plan, now)) => (read_at, condition) = (now, plan.backups[0].condition),
-                        Err(error) if results.is_empty() => return Err(error),
-                        Err(error) => {
-                            results.push(Err(error));
-                            break;
-                        }
-                    }
-                }
-                if condition == Condition::BeingRemoved {
-                    results.push(Ok(backup.clone()));
-                    continue;
-                }
+                let backup = &listed.backup;
                 let record = Record::new(&context, "remove", consent, database).about(backup);
                 let send = async |context: Context| {
                     let removed = inner.qovery.remove_backup(database, backup.id, &context);
@@ -117,8 +102,17 @@ impl Backups {
                 let settle = async |context: Context, error, _| {
                     this.settle_removal(&context, &plan, backup, error).await
                 };
-                let result = this.request(&context, record, &mut reserved, send, settle);
-                match result.await {
+                let step = async {
+                    let target = (database, backup.id);
+                    match this.check_again(&context, &mut list, target).await? {
+                        Condition::BeingRemoved => Ok(backup.clone()),
+                        _ => {
+                            this.request(&context, record, &mut reserved, send, settle)
+                                .await
+                        }
+                    }
+                };
+                match step.await {
                     Ok(backup) => {
                         request.gone.send_modify(|gone| *gone += 1);
                         results.push(Ok(backup));

@@ -79,7 +79,7 @@ pub enum Error {
          tell the person.",
         match (.left, .under_way) {
             (0, 0) => "they are used up".to_owned(),
-            (0, under_way) => format!("of these {under_way} are under way, the others used up"),
+            (0, under_way) => format!("they are used up, {under_way} of them by changes under way"),
             (left, _) => format!("{left} of them are left, of {wanted} that this call takes"),
         },
         match .wanted {

@@ -84,17 +84,20 @@ pub enum Consent {
     Rest,
 }
 
+/// Every backup of a database.
+pub(super) struct CompleteList {
+    backups: Vec<Backup>,
+    clock: Clock,
+    read_at: ReadAt,
+}
+
 /// When a list was read, by two clocks: the monotonic one stands still while a laptop sleeps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ReadAt(Instant, DateTime<Utc>);
+#[derive(Clone, Copy)]
+struct ReadAt(Instant, DateTime<Utc>);
 
 impl ReadAt {
-    pub(super) fn now() -> Self {
-        Self(Instant::now(), Utc::now())
-    }
-
     /// Whether the list is older than `max_age`, or the wall clock was set back.
-    pub(super) fn is_older_than(self, max_age: Duration) -> bool {
+    fn is_older_than(self, max_age: Duration) -> bool {
         let by_the_wall = (Utc::now() - self.1).to_std().ok();
         self.0.elapsed() > max_age || by_the_wall.is_none_or(|age| age > max_age)
     }
@@ -115,23 +118,33 @@ impl Backups {
     ) -> Result<RemovalPlan, Error> {
         self.allow_changes()?;
         self.inner.allowance.check(wanted.len())?;
-        let (plan, _) = self.plan(context, database, wanted).await?;
-        Ok(plan)
+        let list = self.complete_list(context, database).await?;
+        self.plan(&list, database, wanted)
     }
 
-    /// The same, for a change that is allowed already; and when the last page of the list was read.
-    pub(super) async fn plan(
+    /// The same by a list that was read, for a change that is allowed already.
+    pub(super) fn plan(
         &self,
-        context: &Context,
+        list: &CompleteList,
         database: DatabaseId,
         wanted: &[BackupId],
-    ) -> Result<(RemovalPlan, ReadAt), Error> {
-        let (listed, qovery) = self.complete_list(context, database).await?;
-        let read_at = ReadAt::now();
+    ) -> Result<RemovalPlan, Error> {
         let keep_latest = self.inner.policy.keep_latest;
-        let clock = Clock::new(Utc::now(), qovery);
-        let plan = evaluate(database, &listed, wanted, keep_latest, clock)?;
-        Ok((plan, read_at))
+        evaluate(database, &list.backups, wanted, keep_latest, list.clock)
+    }
+
+    /// The condition of a backup in the middle of a removal of several, if it still may go: those that
+    /// were to stay may have failed or gone meanwhile. Reads a list again that is too old.
+    pub(super) async fn check_again(
+        &self,
+        context: &Context,
+        list: &mut CompleteList,
+        (database, backup): (DatabaseId, BackupId),
+    ) -> Result<Condition, Error> {
+        if list.read_at.is_older_than(self.inner.limits.list_age) {
+            *list = self.complete_list(context, database).await?;
+        }
+        Ok(self.plan(list, database, &[backup])?.backups[0].condition)
     }
 
     /// Finds out by the list whether a backup of the plan was removed. A list that lacks a backup that
@@ -143,12 +156,11 @@ impl Backups {
         backup: &Backup,
         error: qovery::Error,
     ) -> Result<Backup, qovery::Error> {
-        let Ok((listed, qovery)) = self.complete_list(context, plan.database).await else {
+        let Ok(list) = self.complete_list(context, plan.database).await else {
             return Err(error);
         };
-        let clock = Clock::new(Utc::now(), qovery);
-        let find = |wanted: &Backup| listed.iter().find(|listed| listed.id == wanted.id);
-        match find(backup).map(|listed| Condition::of(listed, clock)) {
+        let find = |wanted: &Backup| list.backups.iter().find(|listed| listed.id == wanted.id);
+        match find(backup).map(|listed| Condition::of(listed, list.clock)) {
             Some(Condition::BeingRemoved) => Ok(backup.clone()),
             Some(_) if !error.pending => Err(qovery::Error {
                 outcome: Outcome::NotApplied,
@@ -159,19 +171,24 @@ impl Backups {
         }
     }
 
-    /// Every backup of the database, and Qovery's time: a part of a list cannot tell which backup is the
-    /// newest.
-    async fn complete_list(
+    /// Every backup of the database: a part of a list cannot tell which backup is the newest.
+    pub(super) async fn complete_list(
         &self,
         context: &Context,
         database: DatabaseId,
-    ) -> Result<(Vec<Backup>, Option<DateTime<Utc>>), Error> {
+    ) -> Result<CompleteList, Error> {
         let max = self.inner.limits.list_backups;
         let list = self.read_pages(context, database, None, max, |_| false);
-        match list.await? {
-            list if list.complete => Ok((list.backups, list.date)),
-            _ => Err(Error::ListIncomplete { database }),
+        let list = list.await?;
+        if !list.complete {
+            return Err(Error::ListIncomplete { database });
         }
+        let now = Utc::now();
+        Ok(CompleteList {
+            backups: list.backups,
+            clock: Clock::new(now, list.date),
+            read_at: ReadAt(Instant::now(), now),
+        })
     }
 }
 

@@ -6,7 +6,10 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{ASKABLE, Client, Era, MODES, Mode, STATELESS, Transport, can_ask, removal, yes},
+    clients::{
+        ASKABLE, Client, DECLINED, Era, MODES, Mode, STATELESS, Transport, can_ask, declined,
+        removal, yes,
+    },
     connection::{Request, backups_of},
     expect::{Question, contains, lacks},
     upstreams::{Database, backup, backup_id, backups, removes},
@@ -54,7 +57,9 @@ async fn a_client_that_shows_forms_is_asked_and_a_backup_goes_after_a_yes() {
                 "id": backup_id(1), "name": "backup 1", "created_at": "2026-06-01T00:00:00Z",
                 "outcome": "removed",
             });
-            let removed = json!({ "outcome": "removed", "backups": [gone], "remaining": 2 });
+            let removed = json!({
+                "outcome": "removed", "consent": "accepted", "backups": [gone], "remaining": 2
+            });
             assert_eq!(report, removed, "{mode:?}");
             assert_eq!(database.changes(), [removes(1)]);
         }
@@ -124,10 +129,11 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
 async fn anything_but_a_yes_removes_nothing() {
     const NO_TICK: Option<&str> =
         Some("The host answered for the person without ticking the box. Nothing was removed.");
-    const NO: Option<&str> = Some(
-        "The host answered no for the person. Nothing was removed. Do not ask again about these \
-         backups; the rest of the task may go on. If the host showed no question, it cannot show one.",
-    );
+    const NO: Option<&str> = Some(DECLINED);
+    const YES: Option<&str> =
+        Some("The host answered \"yes\" in place of true. Nothing was removed.");
+    const TRUE: Option<&str> =
+        Some("The host answered \"True\" in place of true. Nothing was removed.");
     const CLOSED: Option<&str> = Some(
         "The host closed the question without an answer. Nothing was removed. If it showed no \
          question, it cannot show one.",
@@ -149,8 +155,9 @@ async fn anything_but_a_yes_removes_nothing() {
         (json!({ "action": "cancel" }), CLOSED),
         (json!({ "action": "cancel", "content": ticked }), CLOSED),
         // Text is a yes only where it is `true`.
-        (accept(json!({ "remove": "yes" })), NO_TICK),
-        (accept(json!({ "remove": "True" })), NO_TICK),
+        (accept(json!({ "remove": "yes" })), YES),
+        (accept(json!({ "remove": "True" })), TRUE),
+        (accept(json!({ "remove": "false" })), NO_TICK),
         (accept(json!({ "remove": null })), NO_TICK),
         // Neither a yes nor a no is reported as it is.
         (json!({ "action": "Accept", "content": ticked }), OTHER),
@@ -180,9 +187,7 @@ async fn anything_but_a_yes_removes_nothing() {
             let question = client.ask(number).await;
             let step = client.respond(&question, answer.clone()).await;
             if let Some(note) = note {
-                let kept = json!([{ "id": backup_id(number), "outcome": "not_removed" }]);
-                let report = json!({ "outcome": "not_removed", "backups": kept, "note": note });
-                assert_eq!(step.report(), report, "{mode:?} {answer}");
+                assert_eq!(step.report(), declined(note), "{mode:?} {answer}");
             } else {
                 let text = step.malformed(mode.1);
                 assert!(text.ends_with("Nothing was removed."), "{answer}: {text}");

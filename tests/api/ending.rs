@@ -18,7 +18,7 @@ use crate::{
     connection::Connection,
     expect::{contains, content_of},
     upstreams::{
-        Reply, Upstream, backup, backup_id, backups, held_page, held_reply, json_reply, page, reply,
+        Reply, Upstream, backup_id, backups, held_page, held_reply, json_reply, page, recent, reply,
     },
 };
 
@@ -59,7 +59,7 @@ fn held_creation() -> Reply {
 }
 
 fn created() -> Value {
-    backup(4, "QUEUED")
+    recent(4, "QUEUED")
 }
 
 fn gone() -> Reply {
