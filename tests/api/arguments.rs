@@ -102,7 +102,7 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
             "`backupIds`",
         ),
         (REMOVE, of(json!({ "backupIds": [] })), "1 to 50"),
-        (REMOVE, of(json!({ "backupIds": vec![ID; 21] })), "has 21"),
+        (REMOVE, of(json!({ "backupIds": vec![ID; 51] })), "has 51"),
         (REMOVE, of(json!({ "backupIds": ID })), "backupIds"),
         (
             REMOVE,

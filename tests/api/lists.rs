@@ -42,7 +42,7 @@ async fn a_list_is_whole_and_says_what_follows_from_it() {
             "newest_finished_id": backup_id(27),
         });
         assert_eq!(list["summary"], summary);
-        assert_eq!(backups[0]["protected"], "newest");
+        assert_eq!(backups[0]["protected"], "newest and newest finished");
         assert!(backups[1].get("protected").is_none(), "{list}");
         let shown = [&backups[3]["condition"], &backups[3]["state"]];
         assert_eq!(shown, ["failed", "DEPLOYMENT_ERROR"]);
