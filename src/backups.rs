@@ -43,7 +43,7 @@ pub use listing::{Listed, Listing};
 use locks::Locks;
 use names::DatabaseNames;
 pub use names::Found;
-pub use removal::{Fingerprint, RemovalOutcome, RemovalPlan, RemovalRequest};
+pub use removal::{ConfirmedFacts, Consent, RemovalOutcome, RemovalPlan, RemovalRequest};
 
 /// The backups of databases, under one operator's policy. Clones share one client.
 #[derive(Clone, Debug)]
@@ -73,7 +73,8 @@ struct Inner {
 pub struct Policy {
     /// Refuse to add and to remove.
     pub read_only: bool,
-    /// How many of a database's newest backups are never removed.
+    /// How many of a database's newest finished backups are never removed, and of the newest that may
+    /// be good: at least one.
     pub keep_latest: usize,
     /// Whether a person has to confirm a removal.
     pub confirm: Confirm,

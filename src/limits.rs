@@ -51,7 +51,9 @@ limits! {
     /// One call that removes several backups.
     batch: Duration = seconds(45), short milliseconds(5_000);
     /// Backups that one call may remove.
-    batch_size: usize = 20;
+    batch_size: usize = 50;
+    /// How old a list may be by which a batch goes on.
+    list_age: Duration = seconds(5), short milliseconds(400);
     /// The part of a change's time that is reserved for finding out a lost outcome.
     settle: Duration = seconds(5), short milliseconds(1_000);
     /// The longest `Retry-After` that is waited for; a longer one is reported to the caller.
@@ -97,6 +99,8 @@ limits! {
     answer_timeout: Duration = seconds(5 * 60);
     /// How long an `elicitation/create` request waits for its answer.
     prompt_timeout: Duration = seconds(4 * 60);
+    /// How often a client that waits for a person is sent progress: SDKs give up after 60 silent seconds.
+    prompt_progress: Duration = seconds(10), short milliseconds(200);
     /// How often a person is asked about one backup within [`prompt_window`](Self::prompt_window).
     max_prompts: usize = 3;
     /// The period of [`max_prompts`](Self::max_prompts).

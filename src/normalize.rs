@@ -3,9 +3,12 @@
 //! Each rule corrects a fault of released hosts and SDKs. A valid message stays unchanged, and one that
 //! rmcp would refuse or misread is refused here.
 
-use rmcp::model::{
-    CallToolRequestParams, ClientCapabilities, InitializeRequestParams, PaginatedRequestParams,
-    RequestId,
+use rmcp::{
+    ErrorData,
+    model::{
+        CallToolRequestParams, ClientCapabilities, InitializeRequestParams, PaginatedRequestParams,
+        RequestId,
+    },
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -58,21 +61,6 @@ impl InvalidMessage {
         let error = json!({ "code": self.code, "message": self.message });
         json!({ "jsonrpc": "2.0", "id": self.id, "error": error }).to_string()
     }
-}
-
-/// Corrects a response in the style of JSON-RPC 1.0: without a version, and with both members, of which
-/// one is null.
-fn normalize_response(message: &mut Value) {
-    let fields = message.as_object_mut();
-    let Some(fields) = fields.filter(|fields| !fields.contains_key("method")) else {
-        return;
-    };
-    for (member, other) in [("result", "error"), ("error", "result")] {
-        if fields.contains_key(other) && fields.get(member).is_some_and(Value::is_null) {
-            fields.remove(member);
-        }
-    }
-    fields.entry("jsonrpc").or_insert_with(|| json!("2.0"));
 }
 
 fn normalize_request(message: &mut Value) {
@@ -137,6 +125,25 @@ fn normalize_capabilities(capabilities: &mut Value) {
             capabilities["elicitation"] = json!({});
         }
     }
+}
+
+/// Corrects a response: one in the style of JSON-RPC 1.0, with another version and with both members,
+/// and one whose error is of another shape. What cannot be read would be waited for in vain.
+fn normalize_response(message: &mut Value) {
+    let has = |name| message.get(name).is_some();
+    if has("method") || !(has("result") || has("error")) {
+        return;
+    }
+    let mut error = message["error"].take();
+    let (member, outcome) = if error.is_null() {
+        ("result", message["result"].take())
+    } else {
+        if ErrorData::deserialize(&error).is_err() {
+            error = json!({ "code": -32603, "message": "an error of another shape" });
+        }
+        ("error", error)
+    };
+    *message = json!({ "jsonrpc": "2.0", "id": message["id"], member: outcome });
 }
 
 /// Checks what rmcp would refuse in its own words or, where it is parameters, take for a request of an
@@ -393,6 +400,13 @@ mod tests {
         let answer = json!({ "id": 1, "result": null, "error": error });
         let expected = json!({ "jsonrpc": "2.0", "id": 1, "error": error });
         assert_eq!(rewritten(&answer), expected);
+        for answer in [
+            json!({ "jsonrpc": "2.0", "id": 1, "result": {}, "error": {} }),
+            json!({ "jsonrpc": "1.0", "id": 1, "error": "denied" }),
+            json!({ "id": 1, "error": { "message": "m" } }),
+        ] {
+            assert_eq!(rewritten(&answer)["error"]["code"], -32603, "{answer}");
+        }
     }
 
     #[test]
@@ -444,10 +458,10 @@ mod tests {
         for message in [
             r#"{"jsonrpc":"1.0","method":"notifications/x"}"#,
             r#"{"jsonrpc":"2.0","method":"notifications/x","params":7}"#,
-            r#"{"jsonrpc":"1.0","id":1,"result":{}}"#,
-            r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,
             r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
             r#"[{"jsonrpc":"2.0","id":4,"method":"ping"}]"#,
+            r#"{"jsonrpc":"2.0","id":{},"result":{}}"#,
+            r#"{"jsonrpc":"2.0","result":{}}"#,
             r#"{"jsonrpc":"2.0","id":1,"method":"#,
             "42",
         ] {

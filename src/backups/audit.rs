@@ -20,7 +20,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::Error;
+use super::{Consent, Error};
 use crate::{
     context::Context,
     qovery::{Backup, BackupId, DatabaseId, Outcome},
@@ -55,7 +55,7 @@ pub(super) struct Record {
     backup_id: Option<BackupId>,
     pub(super) name: Option<String>,
     created_at: Option<String>,
-    consent: &'static str,
+    consent: Consent,
     phase: &'static str,
     outcome: Option<Outcome>,
 }
@@ -68,7 +68,7 @@ impl Record {
     pub(super) fn new(
         context: &Context,
         operation: &'static str,
-        consent: &'static str,
+        consent: Consent,
         database: DatabaseId,
     ) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl Record {
             backup_id = self.backup_id.map(tracing::field::display),
             name = self.name,
             created_at = self.created_at,
-            consent = self.consent,
+            consent = self.consent.name(),
             phase = self.phase,
             outcome = self.outcome.map(Outcome::name),
             "audit"

@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Addition, Backups, Confirm, Error, RemovalOutcome, RemovalRequest, allowance::Reserved,
-    audit::Record,
+    Addition, Backups, Condition, Confirm, Consent, Error, RemovalOutcome, RemovalRequest,
+    allowance::Reserved, audit::Record,
 };
 use crate::{
     context::{Context, Interface},
@@ -79,21 +79,21 @@ impl Backups {
             let inner = &this.inner;
             let (database, wanted) = (request.database, request.backups.len());
             let _lock = this.begin(&context, database, wanted).await?;
-            let plan = this.plan_removal(&context, database, &request.backups);
-            let plan = plan.await?;
-            match request.confirmed {
-                Some(facts) if facts != plan.fingerprint() => {
-                    return Err(Error::Changed(Box::new(plan)));
+            let mut list = this.complete_list(&context, database).await?;
+            let plan = this.plan(&list, database, &request.backups)?;
+            if let Some(facts) = &request.confirmed {
+                if let Some(change) = plan.contradiction(facts) {
+                    let plan = Box::new(plan);
+                    return Err(Error::Changed { plan, change });
                 }
-                None if inner.policy.confirm == Confirm::Always => {
-                    return Err(Error::Unconfirmed(Box::new(plan)));
-                }
-                _ => {}
+            } else if inner.policy.confirm == Confirm::Always && !plan.sends_nothing() {
+                return Err(Error::Unconfirmed(Box::new(plan)));
             }
             let mut reserved = inner.allowance.reserve(wanted)?;
             let consent = this.consent(&context, request.confirmed.is_some());
             let mut results = Vec::with_capacity(wanted);
-            for backup in &plan.backups {
+            for listed in &plan.backups {
+                let backup = &listed.backup;
                 let record = Record::new(&context, "remove", consent, database).about(backup);
                 let send = async |context: Context| {
                     let removed = inner.qovery.remove_backup(database, backup.id, &context);
@@ -102,8 +102,17 @@ impl Backups {
                 let settle = async |context: Context, error, _| {
                     this.settle_removal(&context, &plan, backup, error).await
                 };
-                let result = this.request(&context, record, &mut reserved, send, settle);
-                match result.await {
+                let step = async {
+                    let target = (database, backup.id);
+                    match this.check_again(&context, &mut list, target).await? {
+                        Condition::BeingRemoved => Ok(backup.clone()),
+                        _ => {
+                            this.request(&context, record, &mut reserved, send, settle)
+                                .await
+                        }
+                    }
+                };
+                match step.await {
                     Ok(backup) => {
                         request.gone.send_modify(|gone| *gone += 1);
                         results.push(Ok(backup));
@@ -120,7 +129,11 @@ impl Backups {
                     }
                 }
             }
-            Ok(RemovalOutcome { plan, results })
+            Ok(RemovalOutcome {
+                plan,
+                consent,
+                results,
+            })
         };
         self.run(context, remove).await
     }
@@ -175,18 +188,18 @@ impl Backups {
             });
         }
         self.inner.audit.intent(&record).await?;
-        reserved.spend();
         let sent_at = Instant::now();
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
-        let result = match self.until_deadline(send(sending)).await {
+        let result = self.until_deadline(send(sending)).await;
+        // What Qovery refuses counts, too: an agent that loops must stop.
+        if result.as_ref().err().is_none_or(|error| error.sent) {
+            reserved.spend();
+        }
+        let result = match result {
             Err(error) if error.outcome == Outcome::Unknown => {
                 // A caller that cancelled wants no more attempts, but the outcome still counts.
                 let settled = settle(context.detached(), error, sent_at);
                 self.until_deadline(settled).await
-            }
-            Err(error) if error.outcome == Outcome::NotApplied => {
-                reserved.take_back();
-                Err(error)
             }
             result => result,
         };
@@ -234,17 +247,18 @@ impl Backups {
                 failure: Failure::Cancelled,
                 outcome: Outcome::Unknown,
                 pending: true,
+                sent: true,
             }),
         }
     }
 
     /// What stands for a person's consent, for the audit trail.
-    fn consent(&self, context: &Context, confirmed: bool) -> &'static str {
+    fn consent(&self, context: &Context, confirmed: bool) -> Consent {
         match (confirmed, context.interface, self.inner.policy.confirm) {
-            (true, ..) => "elicited",
-            (false, Interface::Rest, _) => "rest",
-            (false, Interface::Mcp, Confirm::Never) => "unattended",
-            (false, Interface::Mcp, _) => "host",
+            (true, ..) => Consent::Accepted,
+            (false, Interface::Rest, _) => Consent::Rest,
+            (false, Interface::Mcp, Confirm::Never) => Consent::Unattended,
+            (false, Interface::Mcp, _) => Consent::NotAsked,
         }
     }
 }

@@ -51,13 +51,18 @@ pub enum Error {
          that can show a question (elicitation); only the operator can change the rule (--confirm)."
     )]
     Unconfirmed(Box<RemovalPlan>),
-    /// The facts that a person confirmed have changed. These are the new ones.
+    /// The facts that a person confirmed are no longer true.
     #[error(
-        "The backups of database {} changed after a person was asked. Nothing was removed. \
+        "The backups of database {} changed after a person was asked: {change} Nothing was removed. \
          The person has to be asked again: call the tool again.",
-        .0.database
+        .plan.database
     )]
-    Changed(Box<RemovalPlan>),
+    Changed {
+        /// The removal by the new facts.
+        plan: Box<RemovalPlan>,
+        /// What changed.
+        change: String,
+    },
     /// Too little time was left.
     #[error(
         "There was no time left to make the change: Qovery is slow, or other changes of database \
@@ -72,9 +77,10 @@ pub enum Error {
         "This server makes at most {an_hour} change(s) an hour, and {}. Nothing was \
          changed. {} possible in {} seconds, at {}. If you are repeating calls, stop and \
          tell the person.",
-        match .left {
-            0 => "they are used up".to_owned(),
-            left => format!("{left} of them are left, of {wanted} that this call takes"),
+        match (.left, .under_way) {
+            (0, 0) => "they are used up".to_owned(),
+            (0, under_way) => format!("they are used up, {under_way} of them by changes under way"),
+            (left, _) => format!("{left} of them are left, of {wanted} that this call takes"),
         },
         match .wanted {
             1 => "The next one is".to_owned(),
@@ -88,6 +94,8 @@ pub enum Error {
         an_hour: NonZeroU32,
         /// How many of them are left.
         left: usize,
+        /// How many of the others are under way.
+        under_way: usize,
         /// How many the call would make.
         wanted: usize,
         /// How long it takes until that many are allowed.
@@ -173,7 +181,7 @@ impl Error {
             Self::LookupDenied => "lookup_denied",
             Self::ListIncomplete { .. } => "list_incomplete",
             Self::Unconfirmed(_) => "confirmation_required",
-            Self::Changed(_) => "changed",
+            Self::Changed { .. } => "changed",
             Self::Busy { .. } => "busy",
             Self::LimitReached { .. } | Self::TooMany { .. } => "limit_reached",
             Self::Unaudited => "unaudited",

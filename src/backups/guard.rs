@@ -4,24 +4,65 @@
 use std::fmt;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::qovery::Backup;
 
 /// Clocks and time zones cannot be further off than this: a date beyond it says nothing.
 const FUTURE: TimeDelta = TimeDelta::days(1);
 
+/// A backup that is in progress for longer is stuck: it will never be finished.
+const STUCK: TimeDelta = TimeDelta::days(1);
+
+/// The clocks by which ages are judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Our own time.
+    pub now: DateTime<Utc>,
+    /// The earlier of our own time and Qovery's: a clock that is fast makes no backup older.
+    earliest: DateTime<Utc>,
+}
+
+impl Clock {
+    /// `qovery` is the `Date` of the list.
+    #[must_use]
+    pub fn new(now: DateTime<Utc>, qovery: Option<DateTime<Utc>>) -> Self {
+        Self {
+            now,
+            earliest: qovery.map_or(now, |qovery| qovery.min(now)),
+        }
+    }
+}
+
+/// What the rules say of a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Assessment {
+    pub(super) condition: Condition,
+    pub(super) protection: Option<Protection>,
+}
+
 /// Why a backup must stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// It is one of the newest that the operator keeps.
+    /// No other backup is in the list.
+    OnlyOne,
+    /// It is one of the newest `keep` that are, or may be, finished; or the newest, if none may be.
     Newest {
-        /// How many those are.
-        keep_latest: usize,
+        /// How many are kept.
+        keep: usize,
     },
-    /// It is the newest that has not failed.
-    NewestNotFailed,
-    /// It is, or may be, the newest that can be restored from.
-    NewestFinished,
+    /// It is one of the newest `keep` that are finished.
+    NewestFinished {
+        /// How many are kept.
+        keep: usize,
+    },
+    /// Both of these.
+    NewestAndNewestFinished {
+        /// How many are kept.
+        keep: usize,
+    },
+    /// It is in progress.
+    BeingMade,
     /// Its date cannot be read.
     Undated,
     /// Its date is more than a day in the future.
@@ -29,7 +70,8 @@ pub enum Protection {
 }
 
 /// The condition of a backup, by its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// It can be restored from.
     Finished,
@@ -43,51 +85,55 @@ pub enum Condition {
     Unknown,
 }
 
-/// For each backup the rule that protects it, if any does.
+/// The condition of each backup, and the rule that protects it, if any does.
 ///
-/// The newest `keep_latest` stay. Whatever that number is, three more stay: the newest backup that is
-/// not known to have failed, the newest that is also not known to be unfinished, and the newest that
-/// is known to be finished. They differ while a new backup is being made, or when its state is unknown:
-/// the new one may still fail. Where the last that a rule keeps is one of several of the same instant,
-/// all of them stay.
+/// The newest `keep_latest` finished backups stay, at least one, and as many of the newest that are
+/// finished or of unknown condition. If there is none of these, the newest that is not being removed
+/// stays. What is in progress stays. What has failed or is being removed takes no place of another.
+/// Where the last that a rule keeps is one of several of the same instant, all of them stay.
 ///
 /// A backup of unknown age stays, too, and the rules run as if it were not in the list.
-pub(super) fn protections(
-    backups: &[Backup],
-    keep_latest: usize,
-    now: DateTime<Utc>,
-) -> Vec<Option<Protection>> {
-    use Condition::{Finished, InProgress, Unknown};
-    use Protection::{Newest, NewestFinished, NewestNotFailed};
-
-    // How many of the newest backups in these conditions stay, and as what.
-    let rules: [(usize, &[Condition], Protection); 4] = [
-        (keep_latest, &Condition::ALL, Newest { keep_latest }),
-        (1, &[Finished, InProgress, Unknown], NewestNotFailed),
-        (1, &[Finished, Unknown], NewestFinished),
-        (1, &[Finished], NewestFinished),
-    ];
+pub(super) fn assess(backups: &[Backup], keep_latest: usize, clock: Clock) -> Vec<Assessment> {
     let rows: Vec<_> = backups
         .iter()
-        .map(|backup| (date(backup, now), Condition::of(backup)))
+        .map(|backup| (date(backup, clock.now), Condition::of(backup, clock)))
         .collect();
-    let edges = rules.map(|(number, conditions, protection)| {
-        let counted = rows.iter().filter(|row| conditions.contains(&row.1));
+    // The date of the oldest of the newest `number` rows that count.
+    let edge = |number: usize, counts: fn(Condition) -> bool| {
+        let counted = rows.iter().filter(|(_, condition)| counts(*condition));
         let mut dates: Vec<_> = counted.filter_map(|(date, _)| date.ok()).collect();
         dates.sort_unstable();
-        let oldest_kept = dates.get(dates.len().saturating_sub(number)).copied();
-        (oldest_kept, conditions, protection)
-    });
-    let protection = |(date, condition): (Result<_, Protection>, Condition)| match date {
-        Err(protection) => Some(protection),
-        Ok(date) => edges
-            .iter()
-            .find_map(|(oldest_kept, conditions, protection)| {
-                let keeps = oldest_kept.is_some_and(|oldest_kept| date >= oldest_kept);
-                (keeps && conditions.contains(&condition)).then_some(*protection)
-            }),
+        dates.get(dates.len().saturating_sub(number)).copied()
     };
-    rows.iter().copied().map(protection).collect()
+    let keep = keep_latest.max(1);
+    let oldest_finished = edge(keep, Condition::is_finished);
+    let (counts, oldest_kept): (fn(Condition) -> bool, _) = match edge(keep, Condition::is_usable) {
+        Some(oldest) => (Condition::is_usable, Some(oldest)),
+        None => (Condition::is_present, edge(1, Condition::is_present)),
+    };
+    let alone = rows.iter().filter(|row| row.1.is_present()).count() == 1;
+    let protection = |(date, condition): (Result<_, Protection>, Condition)| {
+        let date = match date {
+            Err(protection) => return Some(protection),
+            Ok(_) if condition == Condition::InProgress => return Some(Protection::BeingMade),
+            Ok(date) => date,
+        };
+        let reaches = |oldest: Option<DateTime<Utc>>| oldest.is_some_and(|oldest| date >= oldest);
+        let newest = counts(condition) && reaches(oldest_kept);
+        let finished = condition.is_finished() && reaches(oldest_finished);
+        match (newest, finished) {
+            (false, false) => None,
+            _ if alone => Some(Protection::OnlyOne),
+            (true, false) => Some(Protection::Newest { keep }),
+            (false, true) => Some(Protection::NewestFinished { keep }),
+            (true, true) => Some(Protection::NewestAndNewestFinished { keep }),
+        }
+    };
+    let assessment = |row: &(_, Condition)| Assessment {
+        condition: row.1,
+        protection: protection(*row),
+    };
+    rows.iter().map(assessment).collect()
 }
 
 /// The newest of some backups; any of them, if none has a date.
@@ -118,19 +164,20 @@ impl Condition {
         Self::Unknown,
     ];
 
-    /// Only states that Qovery documents today are known, and only where their meaning is unambiguous.
+    /// Only states that Qovery documents today are known, and only where their meaning is unambiguous:
+    /// a removal that failed leaves a backup. What is in progress for more than a day counts as failed.
     #[must_use]
-    pub fn of(backup: &Backup) -> Self {
+    pub fn of(backup: &Backup, clock: Clock) -> Self {
         match backup.state() {
             Some("DEPLOYED" | "READY" | "RESTARTED") => Self::Finished,
             Some(
                 "BUILDING" | "DEPLOYING" | "DEPLOYMENT_QUEUED" | "EXECUTING" | "QUEUED"
                 | "RESTARTING" | "RESTART_QUEUED" | "WAITING_RESTARTING" | "WAITING_RUNNING",
-            ) => Self::InProgress,
-            Some(
-                "BUILD_ERROR" | "CANCELED" | "CANCELING" | "DELETE_ERROR" | "DEPLOYMENT_ERROR"
-                | "RESTART_ERROR" | "STOP_ERROR",
-            ) => Self::Failed,
+            ) => match date(backup, clock.now) {
+                Ok(date) if clock.earliest - date > STUCK => Self::Failed,
+                _ => Self::InProgress,
+            },
+            Some("BUILD_ERROR" | "CANCELED" | "CANCELING" | "DEPLOYMENT_ERROR") => Self::Failed,
             Some("DELETED" | "DELETE_QUEUED" | "DELETING" | "WAITING_DELETING") => {
                 Self::BeingRemoved
             }
@@ -149,6 +196,19 @@ impl Condition {
             Self::Unknown => "unknown",
         }
     }
+
+    pub(super) fn is_finished(self) -> bool {
+        self == Self::Finished
+    }
+
+    /// Whether it can, or may, be restored from.
+    fn is_usable(self) -> bool {
+        matches!(self, Self::Finished | Self::Unknown)
+    }
+
+    fn is_present(self) -> bool {
+        self != Self::BeingRemoved
+    }
 }
 
 impl Protection {
@@ -156,9 +216,11 @@ impl Protection {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::OnlyOne => "the only one",
             Self::Newest { .. } => "newest",
-            Self::NewestNotFailed => "newest not failed",
-            Self::NewestFinished => "newest finished",
+            Self::NewestFinished { .. } => "newest finished",
+            Self::NewestAndNewestFinished { .. } => "newest and newest finished",
+            Self::BeingMade => "being made",
             Self::Undated => "date not readable",
             Self::InFuture => "date in the future",
         }
@@ -167,13 +229,19 @@ impl Protection {
     /// Who can lift the protection, or when it ends.
     pub(super) fn remedy(self) -> &'static str {
         match self {
-            Self::Newest { .. } => {
+            Self::Newest { keep: 2.. }
+            | Self::NewestFinished { keep: 2.. }
+            | Self::NewestAndNewestFinished { keep: 2.. } => {
                 "No argument changes that; the operator sets how many are kept with --keep-latest, \
                  and the newest good one stays whatever the number."
             }
-            Self::NewestNotFailed | Self::NewestFinished => {
+            Self::OnlyOne
+            | Self::Newest { .. }
+            | Self::NewestFinished { .. }
+            | Self::NewestAndNewestFinished { .. } => {
                 "No argument and no setting changes that; it may go once a newer backup is finished."
             }
+            Self::BeingMade => "Wait for it, then decide.",
             Self::Undated => {
                 "No argument and no setting changes that; it may go once Qovery gives it a date that \
                  can be read. Tell the person."
@@ -189,16 +257,24 @@ impl Protection {
 impl fmt::Display for Protection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Newest { keep_latest: 1 } => f.write_str("it is the newest one"),
-            Self::Newest { keep_latest } => write!(f, "it is one of the {keep_latest} newest"),
-            Self::NewestNotFailed => f.write_str("it is the newest one that has not failed"),
-            Self::NewestFinished => f.write_str("it may be the newest finished one"),
-            Self::Undated => {
-                f.write_str("its date cannot be read, so nobody can tell how new it is")
+            Self::OnlyOne => f.write_str("it is the only one"),
+            Self::Newest { keep: 1 } => f.write_str("it is the newest one that may be good"),
+            Self::Newest { keep } => write!(f, "it is one of the {keep} newest that may be good"),
+            Self::NewestFinished { keep: 1 } => f.write_str("it is the newest finished one"),
+            Self::NewestFinished { keep } => {
+                write!(f, "it is one of the {keep} newest finished ones")
             }
-            Self::InFuture => f.write_str(
-                "its date is more than a day in the future, so nobody can tell how new it is",
-            ),
+            Self::NewestAndNewestFinished { keep: 1 } => {
+                f.write_str("it is the newest one, and finished")
+            }
+            Self::NewestAndNewestFinished { keep } => {
+                write!(f, "it is one of the {keep} newest, and finished")
+            }
+            Self::BeingMade => f.write_str("it is being made"),
+            Self::Undated => f.write_str("its date cannot be read, so its age is not known"),
+            Self::InFuture => {
+                f.write_str("its date is more than a day in the future, so its age is not known")
+            }
         }
     }
 }
@@ -210,8 +286,8 @@ mod tests {
 
     use super::{super::removal::evaluate, *};
 
-    fn now() -> DateTime<Utc> {
-        "2026-07-01T00:00:00Z".parse().unwrap()
+    fn clock() -> Clock {
+        Clock::new("2026-07-01T00:00:00Z".parse().unwrap(), None)
     }
 
     fn backup(number: usize, created_at: &str, state: Option<&str>) -> Backup {
@@ -223,7 +299,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Backups made at these times, of which the first has the highest id.
+    /// Finished backups made at these times, of which the first has the highest id.
     fn dated(dates: &[&str]) -> Vec<Backup> {
         let numbers = (0..dates.len()).rev();
         numbers
@@ -232,110 +308,167 @@ mod tests {
             .collect()
     }
 
-    /// Backups in these states, each a day younger than the one before.
+    /// Backups in these states, each an hour younger than the one before.
     fn list(states: &[&str]) -> Vec<Backup> {
         (1..)
             .zip(states)
-            .map(|(day, state)| backup(day, &format!("2026-06-{day:02}"), Some(state)))
+            .map(|(hour, state)| backup(hour, &format!("2026-06-30T{hour:02}:00:00Z"), Some(state)))
             .collect()
     }
 
     fn protections(backups: &[Backup], keep_latest: usize) -> Vec<Option<Protection>> {
-        super::protections(backups, keep_latest, now())
+        let assessed = assess(backups, keep_latest, clock());
+        assessed.iter().map(|row| row.protection).collect()
     }
 
-    const NEWEST: Option<Protection> = Some(Protection::Newest { keep_latest: 1 });
+    /// The names of the protections, or `-`.
+    fn names(states: &[&str], keep_latest: usize) -> Vec<&'static str> {
+        let protections = protections(&list(states), keep_latest);
+        let name = |protection: Option<Protection>| protection.map_or("-", Protection::name);
+        protections.into_iter().map(name).collect()
+    }
+
+    const BOTH: Option<Protection> = Some(Protection::NewestAndNewestFinished { keep: 1 });
 
     #[test]
-    fn the_newest_stay_and_the_others_may_go() {
-        use Protection::{Newest, NewestNotFailed};
-        let backups = list(&["READY"; 4]);
-        assert_eq!(protections(&backups, 1), [None, None, None, NEWEST]);
-        let two = Some(Newest { keep_latest: 2 });
-        assert_eq!(protections(&backups, 2), [None, None, two, two]);
-        assert_eq!(
-            protections(&backups, 0),
-            [None, None, None, Some(NewestNotFailed)]
-        );
-        let many = Some(Newest { keep_latest: 9 });
-        assert_eq!(protections(&backups, 9), [many; 4]);
-        assert_eq!(protections(&[], 1), []);
+    fn what_is_worth_nothing_takes_no_place() {
+        let both = "newest and newest finished";
+        for (keep_latest, states, expected) in [
+            (1, &["READY", "READY", "READY"][..], &["-", "-", both][..]),
+            (0, &["READY", "READY"], &["-", both]),
+            (2, &["READY", "READY", "READY"], &["-", both, both]),
+            (9, &["READY", "READY"], &[both, both]),
+            (
+                3,
+                &[
+                    "READY", "READY", "READY", "READY", "QUEUED", "QUEUED", "QUEUED",
+                ],
+                &[
+                    "-",
+                    both,
+                    both,
+                    both,
+                    "being made",
+                    "being made",
+                    "being made",
+                ],
+            ),
+            (
+                3,
+                &[
+                    "READY",
+                    "READY",
+                    "READY",
+                    "DEPLOYMENT_ERROR",
+                    "READY",
+                    "DELETING",
+                ],
+                &["-", both, both, "-", both, "-"],
+            ),
+            (
+                1,
+                &["READY", "DEPLOYMENT_ERROR", "READY", "DEPLOYMENT_ERROR"],
+                &["-", "-", both, "-"],
+            ),
+            (
+                1,
+                &["READY", "READY", "NEW"],
+                &["-", "newest finished", "newest"],
+            ),
+            (
+                1,
+                &["NEW", "READY", "UNAVAILABLE"],
+                &["-", "newest finished", "newest"],
+            ),
+            (1, &["DELETE_ERROR", "CANCELED"], &["newest", "-"]),
+            (
+                1,
+                &["READY", "DELETE_ERROR"],
+                &["newest finished", "newest"],
+            ),
+            (1, &["CANCELED", "DEPLOYMENT_ERROR"], &["-", "newest"]),
+            (1, &["CANCELED", "DELETING"], &["the only one", "-"]),
+            (1, &["READY"], &["the only one"]),
+            (1, &["QUEUED"], &["being made"]),
+            (1, &["DELETED", "DELETING"], &["-", "-"]),
+            (1, &[], &[]),
+        ] {
+            assert_eq!(
+                names(states, keep_latest),
+                expected,
+                "{keep_latest} {states:?}"
+            );
+        }
     }
 
     #[test]
-    fn behind_failed_and_unfinished_ones_the_last_good_one_stays() {
-        use Protection::{NewestFinished, NewestNotFailed};
-        let backups = list(&["READY", "READY", "QUEUED", "DEPLOYMENT_ERROR"]);
-        assert_eq!(
-            protections(&backups, 1),
-            [None, Some(NewestFinished), Some(NewestNotFailed), NEWEST]
-        );
+    fn what_is_in_progress_for_a_day_is_stuck_by_both_clocks() {
+        let now: DateTime<Utc> = "2026-07-01T00:00:00Z".parse().unwrap();
+        let early = now - TimeDelta::hours(2);
+        for (created_at, qovery, condition) in [
+            ("2026-06-30T00:00:00Z", None, Condition::InProgress),
+            ("2026-06-29T23:59:59Z", None, Condition::Failed),
+            ("2026-06-29T23:59:59Z", Some(early), Condition::InProgress),
+            ("2026-06-29T21:59:59Z", Some(early), Condition::Failed),
+            (
+                "2026-06-30T00:00:00Z",
+                Some(now + STUCK),
+                Condition::InProgress,
+            ),
+            ("soon", None, Condition::InProgress),
+        ] {
+            let backup = backup(1, created_at, Some("QUEUED"));
+            assert_eq!(Condition::of(&backup, Clock::new(now, qovery)), condition);
+        }
     }
 
     #[test]
     fn the_newest_is_found_wherever_it_stands() {
-        let found = |backups: &[Backup]| newest(backups, now()).map(|it| it.created_at.clone());
+        let found =
+            |backups: &[Backup]| newest(backups, clock().now).map(|it| it.created_at.clone());
         let mut backups = list(&["READY"; 3]);
         backups.swap(0, 2);
         backups.push(backup(9, "soon", None));
         backups.push(backup(9, "2999-01-01", None));
-        assert_eq!(found(&backups).as_deref(), Some("2026-06-03"));
+        assert_eq!(found(&backups).as_deref(), Some("2026-06-30T03:00:00Z"));
         assert_eq!(found(&dated(&["soon"])).as_deref(), Some("soon"));
         assert_eq!(found(&[]), None);
     }
 
     #[test]
     fn each_protection_says_what_it_protects_and_who_can_lift_it() {
-        let kept = Protection::Newest { keep_latest: 3 };
+        use Protection::{
+            BeingMade, InFuture, Newest, NewestAndNewestFinished, NewestFinished, OnlyOne, Undated,
+        };
         for (protection, words, remedy) in [
-            (kept, "one of the 3 newest", "--keep-latest"),
+            (OnlyOne, "the only one", "once a newer backup is finished"),
             (
-                Protection::Newest { keep_latest: 1 },
-                "the newest one",
+                Newest { keep: 1 },
+                "newest one",
+                "once a newer backup is finished",
+            ),
+            (
+                Newest { keep: 3 },
+                "one of the 3 newest that",
                 "--keep-latest",
             ),
             (
-                Protection::NewestNotFailed,
-                "has not failed",
-                "once a newer backup is finished",
+                NewestFinished { keep: 3 },
+                "3 newest finished",
+                "--keep-latest",
             ),
             (
-                Protection::NewestFinished,
-                "newest finished one",
-                "once a newer backup is finished",
+                NewestAndNewestFinished { keep: 3 },
+                "3 newest, and",
+                "--keep-latest",
             ),
-            (
-                Protection::Undated,
-                "cannot be read",
-                "once Qovery gives it a date",
-            ),
-            (
-                Protection::InFuture,
-                "in the future",
-                "once that date is past",
-            ),
+            (BeingMade, "being made", "Wait for it"),
+            (Undated, "cannot be read", "once Qovery gives it a date"),
+            (InFuture, "in the future", "once that date is past"),
         ] {
             assert!(protection.to_string().contains(words), "{protection}");
             assert!(protection.remedy().contains(remedy), "{protection}");
-            let by_operator = matches!(protection, Protection::Newest { .. });
-            assert_eq!(protection.remedy().contains("--"), by_operator);
         }
-    }
-
-    #[test]
-    fn what_qovery_removes_already_is_no_restore_point() {
-        for state in ["DELETED", "DELETE_QUEUED", "DELETING", "WAITING_DELETING"] {
-            let backups = list(&["READY", state]);
-            assert!(
-                Condition::of(&backups[1]) == Condition::BeingRemoved,
-                "{state}"
-            );
-            assert_eq!(
-                protections(&backups, 0),
-                [Some(Protection::NewestNotFailed), None]
-            );
-        }
-        assert!(Condition::of(&list(&["DELETE_ERROR"])[0]) != Condition::BeingRemoved);
     }
 
     #[test]
@@ -348,7 +481,7 @@ mod tests {
         ] {
             // 23:30 on the 2nd in UTC, though it reads as the 3rd.
             let backups = dated(&["2026-06-03T01:30:00+02:00", "2026-06-03T00:00:00Z", newest]);
-            assert_eq!(protections(&backups, 1), [None, None, NEWEST], "{newest}");
+            assert_eq!(protections(&backups, 1), [None, None, BOTH], "{newest}");
         }
     }
 
@@ -357,69 +490,38 @@ mod tests {
         use Protection::{InFuture, Undated};
         for (odd, protection) in [("", Undated), ("soon", Undated), ("2999-01-01", InFuture)] {
             let backups = dated(&[odd, "2026-06-01", "2026-06-02"]);
-            let odd = Some(protection);
-            assert_eq!(protections(&backups, 1), [odd, None, NEWEST]);
-            let two = Some(Protection::Newest { keep_latest: 2 });
-            assert_eq!(protections(&backups, 2), [odd, two, two]);
-            let good = Some(Protection::NewestNotFailed);
-            assert_eq!(protections(&backups, 0), [odd, None, good]);
+            assert_eq!(protections(&backups, 1), [Some(protection), None, BOTH]);
         }
-        assert_eq!(
-            protections(&dated(&["", "soon", "2999-01-01"]), 0),
-            [Some(Undated), Some(Undated), Some(InFuture)]
-        );
         // A day is as far as clocks and zones may be wrong.
         let backups = dated(&["2026-06-30", "2026-07-02T00:00:00Z"]);
-        assert_eq!(protections(&backups, 1), [None, NEWEST]);
-    }
-
-    #[test]
-    fn what_is_in_an_unknown_state_is_protected_and_protects_nothing_else() {
-        use Protection::{NewestFinished, NewestNotFailed};
-        for state in ["A_STATE_OF_TOMORROW", "UNAVAILABLE", "STOPPED"] {
-            assert_eq!(
-                protections(&list(&["READY", "READY", state]), 0),
-                [None, Some(NewestFinished), Some(NewestNotFailed)]
-            );
-        }
-        let mut backups = list(&["READY", "READY"]);
-        backups.push(backup(3, "2026-06-03", None));
-        assert_eq!(
-            protections(&backups, 0),
-            [None, Some(NewestFinished), Some(NewestNotFailed)]
-        );
-    }
-
-    /// The newest that counts as good is no less protected because it is not surely finished.
-    #[test]
-    fn behind_an_unfinished_one_both_what_counts_as_good_and_what_is_stay() {
-        use Protection::{NewestFinished, NewestNotFailed};
-        let backups = list(&["READY", "READY", "A_STATE_OF_TOMORROW", "QUEUED"]);
-        assert_eq!(
-            protections(&backups, 0),
-            [
-                None,
-                Some(NewestFinished),
-                Some(NewestFinished),
-                Some(NewestNotFailed)
-            ]
-        );
+        assert_eq!(protections(&backups, 1), [None, BOTH]);
     }
 
     #[test]
     fn backups_of_one_instant_stay_together() {
         let tied = dated(&["2026-06-02", "2026-06-02T02:00:00+02:00", "2026-06-01"]);
-        assert_eq!(protections(&tied, 1), [NEWEST, NEWEST, None]);
-        let good = Some(Protection::NewestNotFailed);
-        assert_eq!(protections(&tied, 0), [good, good, None]);
+        assert_eq!(protections(&tied, 1), [BOTH, BOTH, None]);
         let edge = dated(&["2026-06-03", "2026-06-02", "2026-06-02", "2026-06-01"]);
-        let two = Some(Protection::Newest { keep_latest: 2 });
+        let two = Some(Protection::NewestAndNewestFinished { keep: 2 });
         assert_eq!(protections(&edge, 2), [two, two, two, None]);
     }
 
+    const STATES: [Option<&str>; 8] = [
+        Some("READY"),
+        Some("DEPLOYED"),
+        Some("QUEUED"),
+        Some("DEPLOYMENT_ERROR"),
+        Some("CANCELED"),
+        Some("DELETING"),
+        Some("DELETE_ERROR"),
+        None,
+    ];
+    const WORTHLESS: [&str; 4] = ["QUEUED", "DEPLOYMENT_ERROR", "DELETING", "CANCELED"];
+
     /// Lists with every kind of state and date, of which many are the same.
     fn any_list() -> impl Strategy<Value = Vec<Backup>> {
-        prop::collection::vec((any_date(), any_state()), 1..12).prop_map(|rows| {
+        let state = prop::sample::select(STATES.to_vec());
+        prop::collection::vec((any_date(), state), 1..12).prop_map(|rows| {
             (0..)
                 .zip(rows)
                 .map(|(number, (date, state))| backup(number, &date, state))
@@ -429,7 +531,8 @@ mod tests {
 
     fn any_date() -> impl Strategy<Value = String> {
         prop_oneof![
-            6 => (1_u32..9).prop_map(|day| format!("2026-06-{day:02}T00:00:00Z")),
+            3 => (1_u32..9).prop_map(|day| format!("2026-06-{day:02}T00:00:00Z")),
+            3 => (1_u32..9).prop_map(|hour| format!("2026-06-30T{hour:02}:00:00Z")),
             1 => no_date(),
         ]
     }
@@ -439,18 +542,42 @@ mod tests {
             .prop_map(str::to_owned)
     }
 
-    fn any_state() -> impl Strategy<Value = Option<&'static str>> {
-        prop::option::of(prop::sample::select(vec![
-            "READY",
-            "DEPLOYED",
-            "QUEUED",
-            "EXECUTING",
-            "DEPLOYMENT_ERROR",
-            "CANCELED",
-            "DELETING",
-            "NEW",
-            "UNAVAILABLE",
-        ]))
+    fn finished(backups: &[Backup]) -> Vec<&Backup> {
+        let is_finished = |backup: &&Backup| Condition::of(backup, clock()).is_finished();
+        backups.iter().filter(is_finished).collect()
+    }
+
+    fn protected_finished(backups: &[Backup], keep_latest: usize) -> usize {
+        let protections = protections(backups, keep_latest);
+        let rows = backups.iter().zip(protections);
+        let kept = rows.filter(|(backup, protection)| {
+            protection.is_some() && Condition::of(backup, clock()).is_finished()
+        });
+        kept.count()
+    }
+
+    /// Every list of up to five rows: removing all that may go leaves what was good.
+    #[test]
+    fn no_list_of_five_rows_loses_what_is_good() {
+        let states = ["READY", "NEW", "QUEUED", "CANCELED", "DELETING"];
+        let mut lists = vec![vec![]];
+        for _ in 0..5 {
+            let longer = lists.iter().flat_map(|list: &Vec<&str>| {
+                states.map(|state| [list.as_slice(), &[state]].concat())
+            });
+            let longer: Vec<_> = longer.collect();
+            for states in &longer {
+                let backups = list(states);
+                for keep in 0..4 {
+                    let wanted = keep.max(1).min(finished(&backups).len());
+                    assert!(protected_finished(&backups, keep) >= wanted, "{states:?}");
+                    let kept = protections(&backups, keep).iter().flatten().count();
+                    let present = states.iter().filter(|state| **state != "DELETING").count();
+                    assert!(kept > 0 || present == 0, "{states:?}");
+                }
+            }
+            lists = longer;
+        }
     }
 
     proptest! {
@@ -462,11 +589,9 @@ mod tests {
             picks in prop::collection::vec(any::<Index>(), 12),
             keep_latest in 0_usize..4,
         ) {
-            let has = |backups: &[Backup], conditions: &[Condition]| {
-                backups.iter().any(|backup| conditions.contains(&Condition::of(backup)))
+            let usable = |backups: &[Backup]| {
+                backups.iter().any(|backup| Condition::of(backup, clock()).is_usable())
             };
-            let good = [Condition::Finished];
-            let maybe = [Condition::Finished, Condition::Unknown];
             let before = backups.clone();
             for pick in picks {
                 let protections = protections(&backups, keep_latest);
@@ -477,9 +602,39 @@ mod tests {
                 }
             }
             prop_assert!(protections(&backups, keep_latest).iter().all(Option::is_some));
-            prop_assert_eq!(has(&backups, &good), has(&before, &good));
-            prop_assert_eq!(has(&backups, &maybe), has(&before, &maybe));
-            prop_assert!(backups.len() >= keep_latest.min(before.len()));
+            prop_assert!(finished(&backups).len() >= keep_latest.max(1).min(finished(&before).len()));
+            prop_assert_eq!(usable(&backups), usable(&before));
+        }
+
+        /// Rows that are failed, being removed or unfinished take no place of a finished one.
+        #[test]
+        fn worthless_rows_free_nothing(
+            mut backups in any_list(),
+            more in prop::collection::vec((any_date(), prop::sample::select(WORTHLESS.to_vec())), 1..6),
+            keep_latest in 0_usize..4,
+        ) {
+            let before = protected_finished(&backups, keep_latest);
+            for (number, (date, state)) in (90..).zip(more) {
+                backups.insert(0, backup(number, &date, Some(state)));
+            }
+            let after = protected_finished(&backups, keep_latest);
+            prop_assert!(after >= before, "{} {}", before, after);
+        }
+
+        /// What the whole list protects, any part of it that holds it protects, too.
+        #[test]
+        fn a_part_of_a_list_frees_nothing(
+            backups in any_list(),
+            kept in prop::collection::vec(any::<bool>(), 12),
+            keep_latest in 0_usize..4,
+        ) {
+            let whole = protections(&backups, keep_latest);
+            let is_kept = |at: &usize| kept[*at];
+            let positions: Vec<usize> = (0..backups.len()).filter(is_kept).collect();
+            let part: Vec<_> = positions.iter().map(|at| backups[*at].clone()).collect();
+            for (at, protection) in positions.iter().zip(protections(&part, keep_latest)) {
+                prop_assert!(whole[*at].is_none() || protection.is_some());
+            }
         }
 
         /// What goes at once may all go alone, and leaves what must stay.
@@ -491,39 +646,21 @@ mod tests {
         ) {
             let database = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
             let wanted: Vec<_> = picks.iter().map(|pick| pick.get(&backups).id).collect();
-            let evaluate = |wanted: &[_]| evaluate(database, &backups, wanted, keep_latest, now());
+            let evaluate = |wanted: &[_]| evaluate(database, &backups, wanted, keep_latest, clock());
             let refused = wanted.iter().any(|id| evaluate(&[*id]).is_err());
             let twice = (1..wanted.len()).any(|at| wanted[..at].contains(&wanted[at]));
             let batch = evaluate(&wanted);
             prop_assert_eq!(batch.is_err(), refused || twice);
-            let is_finished = |backup: &&Backup| Condition::of(backup) == Condition::Finished;
-            let newest_finished = newest(backups.iter().filter(is_finished), now());
             if let Ok(plan) = batch {
                 prop_assert_eq!(plan.remaining, backups.len() - wanted.len());
-                prop_assert!(plan.remaining >= keep_latest.min(backups.len()));
+                let newest_finished = newest(finished(&backups), clock().now);
                 let left = plan.newest_finished.map(|backup| backup.created_at);
                 prop_assert_eq!(left.as_ref(), newest_finished.map(|backup| &backup.created_at));
             }
         }
 
         #[test]
-        fn the_newest_is_protected_whatever_stands_beside_it(
-            mut backups in any_list(),
-            (odd, state) in (any_date(), any_state()),
-            keep_latest in 1_usize..4,
-        ) {
-            backups.push(backup(99, &odd, state));
-            let protections = protections(&backups, keep_latest);
-            let readable = backups.iter().filter_map(|it| date(it, now()).ok());
-            let newest = readable.max();
-            for (backup, protection) in backups.iter().zip(protections) {
-                let date = date(backup, now()).ok();
-                prop_assert!(date.is_some() && date != newest || protection.is_some());
-            }
-        }
-
-        #[test]
-        fn a_date_that_is_lost_exposes_no_backup(
+        fn a_date_that_is_lost_frees_no_other_row(
             mut backups in any_list(),
             (at, odd) in (any::<Index>(), no_date()),
             keep_latest in 0_usize..4,
@@ -536,28 +673,15 @@ mod tests {
         }
 
         #[test]
-        fn a_row_without_a_date_changes_nothing_for_the_others(
-            mut backups in any_list(),
-            (odd, state) in (no_date(), any_state()),
-            keep_latest in 0_usize..4,
-        ) {
-            let before = protections(&backups, keep_latest);
-            backups.insert(0, backup(99, &odd, state));
-            let after = protections(&backups, keep_latest);
-            prop_assert!(after[0].is_some());
-            prop_assert_eq!(&after[1..], before);
-        }
-
-        #[test]
         fn what_differs_in_id_and_place_alone_stays_or_goes_together(
             backups in any_list(),
             keep_latest in 0_usize..4,
         ) {
-            let protections = protections(&backups, keep_latest);
-            let rows = || backups.iter().zip(&protections);
+            let assessed = assess(&backups, keep_latest, clock());
+            let rows = || backups.iter().zip(&assessed);
             for (one, its) in rows() {
                 for (other, others) in rows() {
-                    let same = one.created_at == other.created_at && Condition::of(one) == Condition::of(other);
+                    let same = one.created_at == other.created_at && its.condition == others.condition;
                     prop_assert!(!same || its == others);
                 }
             }

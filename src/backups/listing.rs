@@ -11,7 +11,10 @@ use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Backups, Condition, Error, Obstacle, Protection, guard};
+use super::{
+    Backups, Condition, Error, Obstacle, Protection,
+    guard::{self, Assessment, Clock},
+};
 use crate::{
     context::Context,
     qovery::{self, Backup, BackupId, DatabaseId, Failure},
@@ -49,15 +52,29 @@ pub struct Listed {
     pub status: Option<Value>,
 }
 
-impl From<Backup> for Listed {
-    /// A backup without the rest of its list.
-    fn from(backup: Backup) -> Self {
+impl Listed {
+    pub(super) fn new(backup: Backup, assessment: Assessment) -> Self {
         Self {
-            condition: Condition::of(&backup),
-            protection: None,
+            condition: assessment.condition,
+            protection: assessment.protection,
             status: None,
             backup,
         }
+    }
+}
+
+impl From<Backup> for Listed {
+    /// A backup without the rest of its list.
+    fn from(backup: Backup) -> Self {
+        let condition = Condition::of(&backup, Clock::new(Utc::now(), None));
+        let protection = None;
+        Self::new(
+            backup,
+            Assessment {
+                condition,
+                protection,
+            },
+        )
     }
 }
 
@@ -70,6 +87,8 @@ pub(super) struct Pages {
     pub(super) next: Option<BackupId>,
     /// Whether none comes after these.
     pub(super) complete: bool,
+    /// Qovery's time when it answered the last page.
+    pub(super) date: Option<DateTime<Utc>>,
 }
 
 /// One more than a list of 2,000 backups has at Qovery's page size.
@@ -176,6 +195,7 @@ impl Backups {
             json: Vec::new(),
             next: start_id,
             complete: false,
+            date: None,
         };
         let (mut seen, mut bytes) = (HashSet::new(), 0);
         for _ in 0..MAX_PAGES {
@@ -197,6 +217,7 @@ impl Backups {
             if bytes > self.inner.limits.list_bytes {
                 return Err(qovery::Error::harmless(Failure::TooLarge).into());
             }
+            list.date = page.date.map(|(date, _)| date);
             list.next = page.value.next_start_id();
             let mut results = page.value.results;
             let left = max - seen.len();
@@ -237,19 +258,16 @@ impl Backups {
         } else {
             HashMap::new()
         };
-        let protections = if whole {
-            guard::protections(&list.backups, self.inner.policy.keep_latest, now)
-        } else {
-            vec![None; list.backups.len()]
-        };
+        let clock = Clock::new(now, list.date);
+        let assessments = guard::assess(&list.backups, self.inner.policy.keep_latest, clock);
         let mut backups: Vec<_> = list
             .backups
             .into_iter()
-            .zip(protections)
-            .map(|(backup, protection)| Listed {
-                protection,
+            .zip(assessments)
+            .map(|(backup, assessment)| Listed {
+                protection: assessment.protection.filter(|_| whole),
                 status: statuses.remove(&backup.id),
-                ..backup.into()
+                ..Listed::new(backup, assessment)
             })
             .collect();
         backups.sort_by_cached_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));

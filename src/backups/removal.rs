@@ -1,21 +1,20 @@
 //! Removals: what one comes to by the complete and fresh list, and what became of one whose answer is
 //! lost, where the list can tell.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Backups, Condition, Error,
+    Backups, Condition, Error, Listed,
     error::Obstacle,
-    guard::{newest, protections},
+    guard::{Clock, assess, newest},
 };
 use crate::{
     context::Context,
-    qovery::{self, Backup, BackupId, DatabaseId},
+    qovery::{self, Backup, BackupId, DatabaseId, Outcome},
     text,
 };
 
@@ -27,7 +26,7 @@ pub struct RemovalRequest {
     /// The backups. If a rule keeps one of them, none is removed.
     pub backups: Vec<BackupId>,
     /// The facts that a person confirmed, if one was asked.
-    pub confirmed: Option<Fingerprint>,
+    pub confirmed: Option<ConfirmedFacts>,
     /// Receives how many were removed so far.
     pub gone: watch::Sender<usize>,
 }
@@ -38,15 +37,24 @@ pub struct RemovalPlan {
     /// The database.
     pub database: DatabaseId,
     /// What goes, in the order of the request.
-    pub backups: Vec<Backup>,
+    pub backups: Vec<Listed>,
     /// How many backups of the database remain.
     pub remaining: usize,
-    /// How many of those are finished.
-    pub finished: usize,
+    /// The finished ones of those.
+    pub finished: Vec<BackupId>,
     /// The newest of the finished ones that remain.
     pub newest_finished: Option<Backup>,
     /// The newest of those that remain.
     pub newest: Option<Backup>,
+}
+
+/// The facts that a confirmation holds for. Ages and counts are shown, and not part of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmedFacts {
+    /// The condition of each backup that goes.
+    conditions: Vec<Condition>,
+    /// The newest finished backup, which the question says stays.
+    stays: Option<BackupId>,
 }
 
 /// What became of a removal.
@@ -54,12 +62,46 @@ pub struct RemovalPlan {
 pub struct RemovalOutcome {
     /// The plan that was carried out.
     pub plan: RemovalPlan,
+    /// What stood for a person's consent.
+    pub consent: Consent,
     /// The result for each backup of the plan in turn, up to the first that was not removed.
     pub results: Vec<Result<Backup, Error>>,
 }
 
-/// The SHA-256 digest of the facts that a person decides by.
-pub type Fingerprint = [u8; 32];
+/// What stood for a person's consent to a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consent {
+    /// The host answered yes for the person.
+    Accepted,
+    /// The host answered otherwise.
+    Declined,
+    /// No question was put: the host's own approval had to suffice.
+    NotAsked,
+    /// The operator runs the server without questions.
+    Unattended,
+    /// The request came over REST.
+    Rest,
+}
+
+/// Every backup of a database.
+pub(super) struct CompleteList {
+    backups: Vec<Backup>,
+    clock: Clock,
+    read_at: ReadAt,
+}
+
+/// When a list was read, by two clocks: the monotonic one stands still while a laptop sleeps.
+#[derive(Clone, Copy)]
+struct ReadAt(Instant, DateTime<Utc>);
+
+impl ReadAt {
+    /// Whether the list is older than `max_age`, or the wall clock was set back.
+    fn is_older_than(self, max_age: Duration) -> bool {
+        let by_the_wall = (Utc::now() - self.1).to_std().ok();
+        self.0.elapsed() > max_age || by_the_wall.is_none_or(|age| age > max_age)
+    }
+}
 
 impl Backups {
     /// Plans a removal by the complete list of this moment, for a person to decide by. Changes nothing.
@@ -76,9 +118,33 @@ impl Backups {
     ) -> Result<RemovalPlan, Error> {
         self.allow_changes()?;
         self.inner.allowance.check(wanted.len())?;
-        let listed = self.complete_list(context, database).await?;
+        let list = self.complete_list(context, database).await?;
+        self.plan(&list, database, wanted)
+    }
+
+    /// The same by a list that was read, for a change that is allowed already.
+    pub(super) fn plan(
+        &self,
+        list: &CompleteList,
+        database: DatabaseId,
+        wanted: &[BackupId],
+    ) -> Result<RemovalPlan, Error> {
         let keep_latest = self.inner.policy.keep_latest;
-        evaluate(database, &listed, wanted, keep_latest, Utc::now())
+        evaluate(database, &list.backups, wanted, keep_latest, list.clock)
+    }
+
+    /// The condition of a backup in the middle of a removal of several, if it still may go: those that
+    /// were to stay may have failed or gone meanwhile. Reads a list again that is too old.
+    pub(super) async fn check_again(
+        &self,
+        context: &Context,
+        list: &mut CompleteList,
+        (database, backup): (DatabaseId, BackupId),
+    ) -> Result<Condition, Error> {
+        if list.read_at.is_older_than(self.inner.limits.list_age) {
+            *list = self.complete_list(context, database).await?;
+        }
+        Ok(self.plan(list, database, &[backup])?.backups[0].condition)
     }
 
     /// Finds out by the list whether a backup of the plan was removed. A list that lacks a backup that
@@ -90,30 +156,39 @@ impl Backups {
         backup: &Backup,
         error: qovery::Error,
     ) -> Result<Backup, qovery::Error> {
-        let Ok(listed) = self.complete_list(context, plan.database).await else {
+        let Ok(list) = self.complete_list(context, plan.database).await else {
             return Err(error);
         };
-        let find = |wanted: &Backup| listed.iter().find(|listed| listed.id == wanted.id);
-        match find(backup).map(Condition::of) {
+        let find = |wanted: &Backup| list.backups.iter().find(|listed| listed.id == wanted.id);
+        match find(backup).map(|listed| Condition::of(listed, list.clock)) {
             Some(Condition::BeingRemoved) => Ok(backup.clone()),
-            Some(_) if !error.pending => Err(qovery::Error::harmless(error.failure)),
+            Some(_) if !error.pending => Err(qovery::Error {
+                outcome: Outcome::NotApplied,
+                ..error
+            }),
             None if plan.newest.as_ref().and_then(find).is_some() => Ok(backup.clone()),
             _ => Err(error),
         }
     }
 
     /// Every backup of the database: a part of a list cannot tell which backup is the newest.
-    async fn complete_list(
+    pub(super) async fn complete_list(
         &self,
         context: &Context,
         database: DatabaseId,
-    ) -> Result<Vec<Backup>, Error> {
+    ) -> Result<CompleteList, Error> {
         let max = self.inner.limits.list_backups;
         let list = self.read_pages(context, database, None, max, |_| false);
-        match list.await? {
-            list if list.complete => Ok(list.backups),
-            _ => Err(Error::ListIncomplete { database }),
+        let list = list.await?;
+        if !list.complete {
+            return Err(Error::ListIncomplete { database });
         }
+        let now = Utc::now();
+        Ok(CompleteList {
+            backups: list.backups,
+            clock: Clock::new(now, list.date),
+            read_at: ReadAt(Instant::now(), now),
+        })
     }
 }
 
@@ -123,20 +198,21 @@ pub(super) fn evaluate(
     listed: &[Backup],
     wanted: &[BackupId],
     keep_latest: usize,
-    now: DateTime<Utc>,
+    clock: Clock,
 ) -> Result<RemovalPlan, Error> {
-    let protections = protections(listed, keep_latest, now);
+    let assessments = assess(listed, keep_latest, clock);
     let mut named = HashSet::new();
     let (mut backups, mut obstacles) = (Vec::new(), Vec::new());
     for id in wanted {
         let position = listed.iter().position(|backup| backup.id == *id);
-        let obstacle = match position.map(|position| protections[position]) {
+        let obstacle = match position.map(|position| assessments[position].protection) {
             _ if !named.insert(*id) => Some(Obstacle::NamedTwice),
             None => Some(Obstacle::NotListed),
             Some(protection) => protection.map(Obstacle::Protected),
         };
         obstacles.extend(obstacle.map(|obstacle| (*id, obstacle)));
-        backups.extend(position.map(|position| listed[position].clone()));
+        let entry = |position: usize| Listed::new(listed[position].clone(), assessments[position]);
+        backups.extend(position.map(entry));
     }
     if !obstacles.is_empty() {
         return Err(Error::Obstructed {
@@ -145,32 +221,74 @@ pub(super) fn evaluate(
             obstacles,
         });
     }
-    let remaining = || listed.iter().filter(|backup| !named.contains(&backup.id));
-    let finished = || remaining().filter(|backup| Condition::of(backup) == Condition::Finished);
+    let remaining: Vec<_> = listed
+        .iter()
+        .zip(&assessments)
+        .filter(|(backup, _)| !named.contains(&backup.id))
+        .collect();
+    let finished = || {
+        let finished = remaining.iter().filter(|row| row.1.condition.is_finished());
+        finished.map(|(backup, _)| *backup)
+    };
     Ok(RemovalPlan {
         database,
         backups,
-        remaining: remaining().count(),
-        finished: finished().count(),
-        newest_finished: newest(finished(), now).cloned(),
-        newest: newest(remaining(), now).cloned(),
+        remaining: remaining.len(),
+        finished: finished().map(|backup| backup.id).collect(),
+        newest_finished: newest(finished(), clock.now).cloned(),
+        newest: newest(remaining.iter().map(|(backup, _)| *backup), clock.now).cloned(),
     })
 }
 
 impl RemovalPlan {
-    /// A digest of the facts that a person decides by.
+    /// Whether Qovery is removing all of these backups already, so that nothing is sent.
     #[must_use]
-    pub fn fingerprint(&self) -> Fingerprint {
-        let backup =
-            |backup: &Backup| json!([backup.id, backup.name, backup.created_at, backup.state()]);
-        let facts = json!([
-            self.database,
-            self.backups.iter().map(backup).collect::<Vec<_>>(),
-            self.remaining,
-            self.finished,
-            self.newest_finished.as_ref().map(|it| &it.created_at),
-        ]);
-        Sha256::digest(facts.to_string()).into()
+    pub fn sends_nothing(&self) -> bool {
+        let mut backups = self.backups.iter();
+        backups.all(|listed| listed.condition == Condition::BeingRemoved)
+    }
+
+    /// The facts that a person confirms.
+    #[must_use]
+    pub fn facts(&self) -> ConfirmedFacts {
+        ConfirmedFacts {
+            conditions: self.backups.iter().map(|listed| listed.condition).collect(),
+            stays: self.newest_finished.as_ref().map(|backup| backup.id),
+        }
+    }
+
+    /// What makes the confirmed facts untrue: a backup that goes is worth more than it was, or the one
+    /// that was to stay is not there, or not finished any more. What else changes is no reason to ask
+    /// again.
+    #[must_use]
+    pub fn contradiction(&self, confirmed: &ConfirmedFacts) -> Option<String> {
+        use Condition::{BeingRemoved, Failed, Finished, Unknown};
+        let mut pairs = self.backups.iter().zip(&confirmed.conditions);
+        let better = pairs.find(|(listed, before)| match (before, listed.condition) {
+            (Failed, now) => !matches!(now, Failed | BeingRemoved),
+            (Unknown, now) => now == Finished,
+            _ => false,
+        });
+        if let Some((listed, before)) = better {
+            let (id, now) = (listed.backup.id, listed.condition.name());
+            return Some(format!("{id} was {}, is {now}.", before.name()));
+        }
+        let stays = confirmed.stays.filter(|id| !self.finished.contains(id))?;
+        Some(format!("{stays} was to stay: no longer good."))
+    }
+}
+
+impl Consent {
+    /// Its name in the audit trail, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Declined => "declined",
+            Self::NotAsked => "not_asked",
+            Self::Unattended => "unattended",
+            Self::Rest => "rest",
+        }
     }
 }
 
@@ -178,7 +296,7 @@ impl fmt::Display for RemovalPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Qovery documents no length of a name or a date.
         const MAX_CHARACTERS: usize = 80;
-        let [backup] = self.backups.as_slice() else {
+        let [Listed { backup, .. }] = self.backups.as_slice() else {
             return write!(f, "{} backups", self.backups.len());
         };
         write!(f, "Backup {} (", backup.id)?;
@@ -187,5 +305,21 @@ impl fmt::Display for RemovalPlan {
         }
         let created_at = text::truncate(&backup.created_at, MAX_CHARACTERS);
         write!(f, "made {created_at})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The monotonic clock stands still while a laptop sleeps, and the wall clock can be set.
+    #[test]
+    fn a_list_ages_by_either_clock() {
+        let age = Duration::from_secs(5);
+        let (instant, wall) = (Instant::now(), Utc::now());
+        assert!(!ReadAt(instant, wall).is_older_than(age));
+        assert!(ReadAt(instant - age, wall).is_older_than(age));
+        assert!(ReadAt(instant, wall - age).is_older_than(age));
+        assert!(ReadAt(instant, wall + age).is_older_than(age));
     }
 }

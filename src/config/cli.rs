@@ -66,8 +66,8 @@ pub(super) struct Cli {
     #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub(super) read_only: bool,
 
-    /// How many of a database's newest backups are never removed; whatever the number, the newest one
-    /// that has not failed never is
+    /// How many of a database's newest finished backups are never removed, and as many of the newest that
+    /// may be good; at least one of each
     #[arg(long, env = "QOVERY_BACKUPS_KEEP_LATEST", value_name = "N")]
     #[arg(default_value = "1", value_parser = parse_as::<usize>(WHOLE_NUMBER))]
     pub(super) keep_latest: usize,
@@ -84,7 +84,7 @@ pub(super) struct Cli {
 
     /// How many backups may be added and removed in any hour, by all callers together; 0 for any number
     #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR", value_name = "N")]
-    #[arg(default_value = "60", value_parser = parse_as::<u32>(WHOLE_NUMBER))]
+    #[arg(default_value = "100", value_parser = parse_as::<u32>(WHOLE_NUMBER))]
     pub(super) changes_per_hour: u32,
 
     /// A file to which each change is written, before it is made and after: one JSON object a line

@@ -1,5 +1,5 @@
 //! Arguments of the tools. A model reads a type's documentation to choose the tool, and a field's to
-//! fill it in. `{kept}` in it stands for the newest backups that the operator keeps.
+//! fill it in. `{kept}` in it stands for the number of backups that the operator keeps, if that is several.
 
 use rmcp::model::{JsonObject, Tool};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
@@ -52,10 +52,10 @@ pub(super) struct AddArguments {
 }
 
 /// Remove backups for good. This cannot be undone: remove only what the person asked to remove. Give
-/// backupId for one or backupIds for up to 20, never both. All or nothing: if one is not listed or is
-/// protected, none is removed, and the answer says which. Protected, whatever the arguments: {kept}the
-/// newest that has not failed, and the newest finished. A person may be asked, once for all that a call
-/// names; `outcome` says what became of it.
+/// backupId for one or backupIds for up to 50, never both. All or nothing: if one is not listed or is
+/// protected, none is removed, and the answer says which. Protected, whatever the arguments: the newest
+/// {kept}finished, the newest {kept}that may be good, and what is being made; what failed takes no place. A
+/// person may be asked, once for all that a call names; `outcome` says what became of it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RemoveArguments {
@@ -64,7 +64,7 @@ pub(super) struct RemoveArguments {
     /// The backup to remove, as the list gave it.
     backup_id: Option<BackupId>,
     /// The backups to remove, as the list gave them.
-    #[schemars(length(min = 1, max = 20))]
+    #[schemars(length(min = 1, max = 50))]
     backup_ids: Option<Vec<BackupId>>,
 }
 

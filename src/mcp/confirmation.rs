@@ -9,14 +9,14 @@ use std::borrow::Cow;
 use rmcp::{
     ErrorData,
     model::{
-        CallToolResponse, ClientCapabilities, ElicitRequest, ElicitationCapability,
-        FormElicitationCapability, InputRequest, InputRequests, InputRequiredResult,
-        InputResponses, ServerRequest,
+        ClientCapabilities, ElicitRequest, ElicitationCapability, FormElicitationCapability,
+        InputRequest, InputRequests, InputRequiredResult, InputResponses,
+        ProgressNotificationParam, ServerRequest,
     },
     service::PeerRequestOptions,
 };
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     Request, Server, is_stateless,
@@ -25,7 +25,7 @@ use super::{
     tools::REMOVE,
 };
 use crate::{
-    backups::{self, Confirm, Fingerprint, RemovalRequest},
+    backups::{self, Confirm, ConfirmedFacts, RemovalRequest},
     context::{Context, Deadline},
     qovery::{BackupId, DatabaseId},
     telemetry::OK,
@@ -71,21 +71,17 @@ impl Server {
         let remove = |confirmed| self.remove_or_ask(&target, confirmed, context, request);
         match (answer, state) {
             // A no counts without proof that the question was put.
-            (Some(Answer::NotConfirmed(reason)), None) => target.not_confirmed(&reason),
+            (Some(Answer::NotConfirmed(reason)), None) => not_confirmed(&reason),
             (Some(answer), Some(state)) => {
-                let outcome = self.questions.outcome(state)?;
+                let outcome = self.questions.outcome(&context.caller, state)?;
                 let reply = outcome.get_or_try_init(async || {
-                    let reply = match answer {
-                        Answer::NotConfirmed(reason) => target.not_confirmed(&reason),
+                    // A failure is no outcome to keep.
+                    match answer {
+                        Answer::NotConfirmed(reason) => not_confirmed(&reason),
                         Answer::Confirmed => remove(confirmed).await,
-                    };
-                    match reply {
-                        Ok(reply) if is_complete(&reply) => Ok(reply),
-                        // A failure or another question is no outcome to keep.
-                        other => Err(other),
                     }
                 });
-                reply.await.cloned().or_else(|other| other)
+                reply.await.cloned()
             }
             // Without both parts nothing is confirmed.
             _ => remove(None).await,
@@ -95,7 +91,7 @@ impl Server {
     async fn remove_or_ask(
         &self,
         target: &Target,
-        mut confirmed: Option<Fingerprint>,
+        mut confirmed: Option<ConfirmedFacts>,
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
@@ -109,9 +105,15 @@ impl Server {
                 _ => self.limits.batch,
             };
             let context = context.with_deadline(Deadline::after(time));
-            let plan = if asks && confirmed.is_none() {
+            let mut to_ask = None;
+            if asks && confirmed.is_none() {
+                // Before anything is sent to Qovery: an agent that repeats the call must stop.
+                self.questions.check(&context.caller, backups)?;
                 let plan = self.backups.plan_removal(&context, *database, backups);
-                plan.await?
+                to_ask = Some(plan.await?).filter(|plan| !plan.sends_nothing());
+            }
+            let (plan, change) = if let Some(plan) = to_ask {
+                (plan, None)
             } else {
                 let describe = |removed| format!("{removed} removed");
                 let total = Some(backups.len());
@@ -119,7 +121,7 @@ impl Server {
                     let removal = RemovalRequest {
                         database: *database,
                         backups: backups.clone(),
-                        confirmed,
+                        confirmed: confirmed.take(),
                         gone,
                     };
                     self.backups.remove(&context, removal)
@@ -133,20 +135,20 @@ impl Server {
                         report.note = self.note(report.note);
                         return Ok(Reply::new(report)?.with_outcome(label));
                     }
-                    Err(backups::Error::Changed(plan)) if asks => *plan,
+                    Err(backups::Error::Changed { plan, change }) if asks => (*plan, Some(change)),
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
                         return Err(missing_capability(&error));
                     }
                     Err(error) => return Err(error.into()),
                 }
             };
-            let _open = self.questions.open(backups)?;
+            let _open = self.questions.open(&context.caller, backups)?;
             let name = self.backups.name(&context, *database).await;
-            let question = ElicitRequest::new(question(&plan, name.as_deref()));
+            let question = ElicitRequest::new(question(&plan, name.as_deref(), change.as_deref()));
             if stateless {
                 let associated = target.associated_data(&context);
                 let ttl = self.limits.answer_timeout;
-                let state = self.seal.seal(plan.fingerprint(), &associated, ttl);
+                let state = self.seal.seal(&plan.facts(), &associated, ttl);
                 let question = InputRequest::Elicitation(question);
                 let requests = InputRequests::from([(QUESTION.to_owned(), question)]);
                 return Ok(Reply {
@@ -155,8 +157,8 @@ impl Server {
                 });
             }
             match self.elicit(question, &context, request).await? {
-                Answer::Confirmed => confirmed = Some(plan.fingerprint()),
-                Answer::NotConfirmed(reason) => return target.not_confirmed(&reason),
+                Answer::Confirmed => confirmed = Some(plan.facts()),
+                Answer::NotConfirmed(reason) => return not_confirmed(&reason),
             }
         }
     }
@@ -194,7 +196,7 @@ impl Server {
                 "this server is shutting down",
                 "This server is shutting down. Nothing was removed.",
             ),
-            () = sleep(self.limits.prompt_timeout) => (
+            () = self.report_waiting(request) => (
                 "nobody answered",
                 "Nobody answered the question. Nothing was removed.",
             ),
@@ -207,6 +209,32 @@ impl Server {
         });
         Ok(Answer::NotConfirmed(text.into()))
     }
+
+    /// Notifies the client, if it asked for progress, that a person is waited for, until the time for an
+    /// answer is over.
+    async fn report_waiting(&self, request: &Request) {
+        let end = Instant::now() + self.limits.prompt_timeout;
+        // Progress must increase, and the first removal after the answer is number 1.
+        let mut waiting = request.meta.get_progress_token().map(|token| {
+            ProgressNotificationParam::new(token, 0.0).with_message("waiting for the person")
+        });
+        while let Some(progress) = &mut waiting
+            && timeout_at(end, sleep(self.limits.prompt_progress))
+                .await
+                .is_ok()
+        {
+            progress.progress += 0.001;
+            if request
+                .peer
+                .notify_progress(progress.clone())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        sleep_until(end).await;
+    }
 }
 
 impl Target {
@@ -215,11 +243,10 @@ impl Target {
         let call = json!([context.caller.name(), REMOVE, self.database, self.backups]);
         call.to_string().into_bytes()
     }
+}
 
-    fn not_confirmed(&self, reason: &str) -> Result<Reply, Refusal> {
-        let report = RemovalReport::unconfirmed(&self.backups, reason);
-        Ok(Reply::new(report)?.with_outcome("not_confirmed"))
-    }
+fn not_confirmed(reason: &str) -> Result<Reply, Refusal> {
+    Ok(Reply::new(RemovalReport::declined(reason))?.with_outcome("not_confirmed"))
 }
 
 impl Answer {
@@ -232,15 +259,18 @@ impl Answer {
             ("accept", Value::Object(form)) => match form.get("remove") {
                 Some(Value::Bool(true)) => return Ok(Self::Confirmed),
                 Some(Value::String(text)) if text == "true" => return Ok(Self::Confirmed),
+                Some(Value::String(text)) if text != "false" => {
+                    let text = text::excerpt(text);
+                    format!("The host answered \"{text}\" in place of true. Nothing was removed.").into()
+                }
                 None | Some(Value::Bool(_) | Value::String(_) | Value::Null) => UNTICKED.into(),
                 Some(_) => return Err("`remove` is neither true nor false"),
             },
             ("accept", Value::Null) => UNTICKED.into(),
             ("accept", _) => return Err("its content is no form"),
             ("decline", _) => {
-                "The host answered no for the person. Nothing was removed. Do not ask again about \
-                 these backups; the rest of the task may go on. If the host showed no question, it \
-                 cannot show one."
+                "The host answered no for the person. Nothing was removed. The rest of the task may go \
+                 on. If the host showed no question, it cannot show one."
                     .into()
             }
             ("cancel", _) => {
@@ -259,10 +289,6 @@ impl Answer {
 
 fn malformed_answer(reason: &str) -> String {
     format!("The answer to the question does not fit: {reason}. Nothing was removed.")
-}
-
-fn is_complete(reply: &Reply) -> bool {
-    matches!(reply.response, CallToolResponse::Complete(_))
 }
 
 /// Whether the client can show a form (MCP, "Elicitation", capabilities: an empty one means a form).

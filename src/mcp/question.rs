@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rmcp::model::{BooleanSchema, ElicitRequestParams, ElicitationSchema};
 
 use crate::{
-    backups::{Condition, RemovalPlan},
+    backups::{Condition, Listed, RemovalPlan},
     qovery::Backup,
     text,
 };
@@ -19,8 +19,12 @@ const NAME_COLUMNS: usize = 24;
 /// Columns of a state: the longest that Qovery documents.
 const STATE_COLUMNS: usize = 18;
 
-/// The question about a plan. `name` is the database's.
-pub(super) fn question(plan: &RemovalPlan, name: Option<&str>) -> ElicitRequestParams {
+/// The question about a plan. `name` is the database's; `change` says why the question is put again.
+pub(super) fn question(
+    plan: &RemovalPlan,
+    name: Option<&str>,
+    change: Option<&str>,
+) -> ElicitRequestParams {
     let title = match plan.backups.len() {
         1 => "Remove it for good".to_owned(),
         number => format!("Remove all {number} for good"),
@@ -28,7 +32,10 @@ pub(super) fn question(plan: &RemovalPlan, name: Option<&str>) -> ElicitRequestP
     let checkbox = |schema: BooleanSchema| schema.title(title).with_default(false);
     ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message: message(plan, name, Utc::now()),
+        message: match change {
+            Some(change) => format!("Changed: {change}\n{}", message(plan, name, Utc::now())),
+            None => message(plan, name, Utc::now()),
+        },
         requested_schema: ElicitationSchema::builder()
             .bool_property("remove", checkbox)
             .build_unchecked(),
@@ -44,7 +51,7 @@ fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String
         let date = date.map(|date| date.format(" (%Y-%m-%d %H:%M UTC)").to_string());
         format!("{state}, {age}{}", date.unwrap_or_default())
     };
-    let remaining = match (plan.remaining, plan.finished, &plan.newest_finished) {
+    let remaining = match (plan.remaining, plan.finished.len(), &plan.newest_finished) {
         (0, ..) => "No backup remains.".to_owned(),
         (remaining, finished, Some(newest)) => format!(
             "Remaining: {remaining}, {finished} finished, the newest {}.",
@@ -53,7 +60,7 @@ fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String
         (remaining, ..) => format!("Remaining: {remaining}, none known to be finished."),
     };
     let database = with_name(format!("Database {}", plan.database), name);
-    if let [backup] = backups.as_slice() {
+    if let [Listed { backup, .. }] = backups.as_slice() {
         let facts = format!("Remove {}", describe(backup));
         let first = with_name(facts, backup.name.as_deref());
         return [
@@ -64,7 +71,7 @@ fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String
         ]
         .join("\n");
     }
-    let is_failed = |backup: &&Backup| Condition::of(backup) == Condition::Failed;
+    let is_failed = |listed: &&Listed| listed.condition == Condition::Failed;
     let failed = backups.iter().filter(is_failed).count();
     let (number, period) = (backups.len(), period(backups));
     let mut lines = vec![
@@ -72,7 +79,10 @@ fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String
         format!("Of them {failed} failed. {remaining}"),
         database,
     ];
-    let line = |backup: &Backup| with_name(describe(backup), backup.name.as_deref());
+    let line = |listed: &Listed| {
+        let backup = &listed.backup;
+        with_name(describe(backup), backup.name.as_deref())
+    };
     lines.extend(backups.iter().map(line));
     lines.join("\n")
 }
@@ -113,9 +123,9 @@ fn width(c: char) -> usize {
 }
 
 /// The days from the first to the last backup.
-fn period(backups: &[Backup]) -> String {
+fn period(backups: &[Listed]) -> String {
     let day = |date: DateTime<Utc>| date.format("%Y-%m-%d").to_string();
-    let dates = || backups.iter().filter_map(Backup::made_at);
+    let dates = || backups.iter().filter_map(|listed| listed.backup.made_at());
     match (dates().min().map(day), dates().max().map(day)) {
         (Some(first), Some(last)) if first != last => format!("{first} to {last}"),
         (Some(day), _) => day,
@@ -163,11 +173,11 @@ mod tests {
     fn plan(backups: Vec<Backup>) -> RemovalPlan {
         RemovalPlan {
             remaining: 26,
-            finished: 25,
+            finished: vec![ID.parse().unwrap(); 25],
             newest_finished: Some(made_at("2026-06-30T09:30:00Z", "x", "READY")),
             newest: None,
             database: "0de50000-0000-4000-8000-000000000001".parse().unwrap(),
-            backups,
+            backups: backups.into_iter().map(Listed::from).collect(),
         }
     }
 
@@ -230,7 +240,7 @@ mod tests {
             let backups = std::iter::repeat_with(hostile).take(number).collect();
             let plan = RemovalPlan {
                 remaining: 10_000,
-                finished: 9_999,
+                finished: vec![ID.parse().unwrap(); 9_999],
                 ..plan(backups)
             };
             let question = message(&plan, Some(&"数据库".repeat(99)), now());

@@ -1,5 +1,5 @@
-//! Limits the questions that a host is asked: one at a time and seldom about a backup, so that a person
-//! does not stop reading them; and an answer counts once.
+//! Limits the questions that a host is asked for a caller: one at a time and seldom about a backup, so that
+//! a person does not stop reading them; and an answer counts once.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::{sync::OnceCell, time::Instant};
 
 use super::results::{Refusal, Reply};
-use crate::{limits::Limits, qovery::BackupId};
+use crate::{context::Caller, limits::Limits, qovery::BackupId};
 
 /// Questions and answers of this process.
 #[derive(Debug)]
@@ -26,11 +26,14 @@ pub(super) struct Questions {
 struct State {
     /// The backups with an open question.
     open: HashSet<BackupId>,
-    /// When a question about a backup was put.
-    prompts: HashMap<BackupId, VecDeque<Instant>>,
+    /// When a question about a backup was put for a caller.
+    prompts: HashMap<(CallerKey, BackupId), VecDeque<Instant>>,
     /// The outcomes of answers and when they came, by the digest of their request state.
-    answers: HashMap<[u8; 32], (Instant, AnswerOutcome)>,
+    answers: HashMap<[u8; 32], (Instant, CallerKey, AnswerOutcome)>,
 }
+
+/// The name of an access token. All callers without one are the same: a client can claim any name.
+type CallerKey = Option<Arc<str>>;
 
 /// The final reply to an answer, once there is one. The same answer gets it again.
 pub(super) type AnswerOutcome = Arc<OnceCell<Reply>>;
@@ -42,7 +45,7 @@ pub(super) struct OpenQuestion<'a> {
     backups: Vec<BackupId>,
 }
 
-/// Backups and answers on record, which bounds the memory.
+/// Backups and answers on record, which bounds the memory. One caller gets half of them.
 const MAX_RECORDS: usize = 4096;
 
 impl Questions {
@@ -52,10 +55,39 @@ impl Questions {
     }
 
     /// Opens a question about backups, unless one of them has an open question or had too many.
-    pub(super) fn open(&self, backups: &[BackupId]) -> Result<OpenQuestion<'_>, Refusal> {
-        let (max_prompts, prompt_window) = (self.limits.max_prompts, self.limits.prompt_window);
+    pub(super) fn open(
+        &self,
+        caller: &Caller,
+        backups: &[BackupId],
+    ) -> Result<OpenQuestion<'_>, Refusal> {
         let now = Instant::now();
         let mut state = self.state.lock();
+        self.check_at(now, &mut state, caller, backups)?;
+        for backup in backups {
+            let key = (caller_key(caller), *backup);
+            state.prompts.entry(key).or_default().push_back(now);
+            state.open.insert(*backup);
+        }
+        Ok(OpenQuestion {
+            questions: self,
+            backups: backups.to_owned(),
+        })
+    }
+
+    /// Checks that a question could be opened now.
+    pub(super) fn check(&self, caller: &Caller, backups: &[BackupId]) -> Result<(), Refusal> {
+        self.check_at(Instant::now(), &mut self.state.lock(), caller, backups)
+    }
+
+    fn check_at(
+        &self,
+        now: Instant,
+        state: &mut State,
+        caller: &Caller,
+        backups: &[BackupId],
+    ) -> Result<(), Refusal> {
+        let caller = caller_key(caller);
+        let (max_prompts, prompt_window) = (self.limits.max_prompts, self.limits.prompt_window);
         if let Some(open) = backups.iter().find(|backup| state.open.contains(backup)) {
             return Err(not_asked(&format!(
                 "A question about backup {open} is open already. Nothing was removed by this call."
@@ -67,7 +99,7 @@ impl Questions {
         });
         // The backup that can be asked about last decides.
         let exhausted = backups.iter().filter_map(|backup| {
-            let times = state.prompts.get(backup)?;
+            let times = state.prompts.get(&(caller.clone(), *backup))?;
             let first = times.front().filter(|_| times.len() >= max_prompts)?;
             Some((*first, backup))
         });
@@ -83,36 +115,36 @@ impl Questions {
                 (Utc::now() + pause).format("%H:%M:%S UTC"),
             )));
         }
-        if state.prompts.len() >= MAX_RECORDS {
+        if is_full(state.prompts.keys().map(|(owner, _)| owner), &caller) {
             return Err(not_asked(
-                "Too many questions wait for an answer. Nothing was removed. Try later.",
+                "Too many questions were put. Nothing was removed. Try later.",
             ));
         }
-        for backup in backups {
-            state.prompts.entry(*backup).or_default().push_back(now);
-            state.open.insert(*backup);
-        }
-        Ok(OpenQuestion {
-            questions: self,
-            backups: backups.to_owned(),
-        })
+        Ok(())
     }
 
     /// The outcome of the answer that came with a sealed request state.
-    pub(super) fn outcome(&self, request_state: &str) -> Result<AnswerOutcome, Refusal> {
+    pub(super) fn outcome(
+        &self,
+        caller: &Caller,
+        request_state: &str,
+    ) -> Result<AnswerOutcome, Refusal> {
         let now = Instant::now();
         let mut state = self.state.lock();
         // A state that is older than that does not open.
         let kept = self.limits.answer_timeout + Duration::from_secs(1);
         let answers = &mut state.answers;
-        answers.retain(|_, (since, _)| now.duration_since(*since) < kept);
+        answers.retain(|_, (since, ..)| now.duration_since(*since) < kept);
         let key = Sha256::digest(request_state).into();
-        if answers.len() >= MAX_RECORDS && !answers.contains_key(&key) {
+        let caller = caller_key(caller);
+        let owners = answers.values().map(|(_, owner, _)| owner);
+        if is_full(owners, &caller) && !answers.contains_key(&key) {
             return Err(not_asked(
                 "Too many answers came at once. Nothing was removed. Try again in five minutes.",
             ));
         }
-        let (_, outcome) = answers.entry(key).or_insert_with(|| (now, Arc::default()));
+        let entry = answers.entry(key);
+        let (.., outcome) = entry.or_insert_with(|| (now, caller, Arc::default()));
         Ok(Arc::clone(outcome))
     }
 }
@@ -123,6 +155,19 @@ impl Drop for OpenQuestion<'_> {
         for backup in &self.backups {
             state.open.remove(backup);
         }
+    }
+}
+
+/// Whether all records are taken, or half of them by this caller.
+fn is_full<'a>(owners: impl Iterator<Item = &'a CallerKey>, caller: &CallerKey) -> bool {
+    let (own, others): (Vec<_>, Vec<_>) = owners.partition(|owner| *owner == caller);
+    own.len() >= MAX_RECORDS / 2 || own.len() + others.len() >= MAX_RECORDS
+}
+
+fn caller_key(caller: &Caller) -> CallerKey {
+    match caller {
+        Caller::Token(name) => Some(Arc::clone(name)),
+        Caller::Client(_) | Caller::Anonymous => None,
     }
 }
 
@@ -147,7 +192,7 @@ mod tests {
     #[test]
     fn a_backup_has_one_open_question_and_few_of_them() {
         let questions = Questions::new(Arc::default());
-        let open = |number| questions.open(&[id(number)]);
+        let open = |number| questions.open(&Caller::Anonymous, &[id(number)]);
         let first = open(0).unwrap();
         assert!(text(open(0).unwrap_err()).contains("is open already"));
         drop(first);
@@ -157,7 +202,7 @@ mod tests {
         assert!(refusal.contains("3 times in 10 minutes"), "{refusal}");
         assert!(refusal.contains(" UTC"), "{refusal}");
         assert!(open(1).is_ok(), "another backup is another question");
-        let both = |one, other| questions.open(&[id(one), id(other)]);
+        let both = |one, other| questions.open(&Caller::Anonymous, &[id(one), id(other)]);
         let refusal = text(both(2, 0).unwrap_err());
         assert!(refusal.contains(&id(0).to_string()), "{refusal}");
         let several = both(2, 3).unwrap();
@@ -176,24 +221,51 @@ mod tests {
             ..Limits::default()
         };
         let questions = Questions::new(Arc::new(soon));
-        assert!((0..9).all(|_| questions.open(&[id(0)]).is_ok()));
+        let open = || questions.open(&Caller::Anonymous, &[id(0)]);
+        assert!((0..9).all(|_| open().is_ok()));
     }
 
     #[test]
     fn records_are_bounded() {
         let questions = Questions::new(Arc::default());
-        assert!((0..MAX_RECORDS).all(|number| questions.open(&[id(number)]).is_ok()));
-        assert!(text(questions.open(&[id(MAX_RECORDS)]).unwrap_err()).contains("Too many"));
-        let outcome = |number: usize| questions.outcome(&number.to_string());
-        assert!((0..MAX_RECORDS).all(|number| outcome(number).is_ok()));
-        assert!(text(outcome(MAX_RECORDS).unwrap_err()).contains("Too many"));
-        assert!(outcome(0).is_ok(), "a known answer still has its outcome");
+        let tokens = ["ada", "ben", "eve"].map(|name| Caller::Token(name.into()));
+        let open = |caller: &Caller, number| questions.open(caller, &[id(number)]);
+        for caller in &tokens[..2] {
+            let half = MAX_RECORDS / 2;
+            assert!((0..half).all(|number| open(caller, number).is_ok()));
+            assert!(text(open(caller, half).unwrap_err()).contains("Too many"));
+        }
+        assert!(text(open(&tokens[2], 0).unwrap_err()).contains("Too many"));
+        let outcome = |caller: &Caller, number: usize| {
+            questions.outcome(caller, &format!("{caller:?} {number}"))
+        };
+        for caller in &tokens[..2] {
+            let half = MAX_RECORDS / 2;
+            assert!((0..half).all(|number| outcome(caller, number).is_ok()));
+            assert!(text(outcome(caller, half).unwrap_err()).contains("Too many"));
+            assert!(outcome(caller, 0).is_ok(), "a known answer has its outcome");
+        }
+        assert!(text(outcome(&tokens[2], 0).unwrap_err()).contains("Too many"));
+    }
+
+    #[test]
+    fn one_caller_cannot_use_up_the_questions_of_another() {
+        let questions = Questions::new(Arc::default());
+        let (ada, ben) = (Caller::Token("ada".into()), Caller::Token("ben".into()));
+        let claimed = |name: &str| Caller::Client(name.into());
+        assert!((0..3).all(|_| questions.open(&ada, &[id(0)]).is_ok()));
+        assert!(questions.check(&ada, &[id(0)]).is_err());
+        assert!(questions.check(&ben, &[id(0)]).is_ok());
+        // A client can claim any name, so that all without a token are one.
+        let open = |name| questions.open(&claimed(name), &[id(0)]).map(drop);
+        assert!(["a", "b", "c"].into_iter().all(|name| open(name).is_ok()));
+        assert!(open("d").is_err());
     }
 
     #[test]
     fn an_answer_has_one_outcome() {
         let questions = Questions::new(Arc::default());
-        let outcome = |state| questions.outcome(state).unwrap();
+        let outcome = |state| questions.outcome(&Caller::Anonymous, state).unwrap();
         assert!(Arc::ptr_eq(&outcome("a"), &outcome("a")));
         assert!(!Arc::ptr_eq(&outcome("a"), &outcome("b")));
     }

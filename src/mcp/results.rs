@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use super::arguments::ArgumentError;
 use crate::{
-    backups::{self, Condition, Listed, Listing, Protection, RemovalOutcome},
-    qovery::{Backup, BackupId, Outcome},
+    backups::{self, Condition, Consent, Listed, Listing, Protection, RemovalOutcome},
+    qovery::{BackupId, Outcome},
     telemetry::OK,
     text,
 };
@@ -115,6 +115,14 @@ pub(super) struct RemovalReport {
     /// Over all of them. What is unknown may have been removed or not.
     #[schemars(extend("enum" = [REMOVED, PARTLY_REMOVED, NOT_REMOVED, UNKNOWN]))]
     outcome: &'static str,
+    /// What stood for the person's yes: the host's answer (accepted, declined), nothing (not_asked), or
+    /// the operator's setting (unattended).
+    #[schemars(with = "String", extend("enum" = CONSENTS))]
+    consent: Consent,
+    /// Why nothing was removed, if nothing was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     backups: Vec<RemovalRow>,
     /// How many backups of the database remain.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +146,7 @@ struct RemovalRow {
     reason: Option<String>,
 }
 
+const CONSENTS: [&str; 4] = ["accepted", "declined", "not_asked", "unattended"];
 const REMOVED: &str = "removed";
 const PARTLY_REMOVED: &str = "partly_removed";
 const NOT_REMOVED: &str = "not_removed";
@@ -283,10 +292,19 @@ fn remove_nulls(fields: &mut Map<String, Value>) {
 
 impl RemovalReport {
     pub(super) fn new(outcome: RemovalOutcome) -> Self {
-        let RemovalOutcome { plan, results } = outcome;
+        let RemovalOutcome {
+            plan,
+            consent,
+            results,
+        } = outcome;
         let mut results = results.into_iter();
-        let row = |backup: Backup| {
+        let row = |Listed {
+                       backup, condition, ..
+                   }: Listed| {
             let (outcome, reason) = match results.next() {
+                Some(Ok(_)) if condition == Condition::BeingRemoved => {
+                    (REMOVED, Some("It was being removed already.".to_owned()))
+                }
                 Some(Ok(_)) => (REMOVED, None),
                 Some(Err(error)) => match error.outcome() {
                     Outcome::NotApplied => (NOT_REMOVED, Some(error.to_string())),
@@ -315,6 +333,8 @@ impl RemovalReport {
                 _ if removed == backups.len() => REMOVED,
                 _ => PARTLY_REMOVED,
             },
+            consent,
+            reason: None,
             remaining: (unknown == 0).then(|| plan.remaining + backups.len() - removed),
             backups,
             note: None,
@@ -322,19 +342,15 @@ impl RemovalReport {
     }
 
     /// The report where nothing was removed for want of a confirmation.
-    pub(super) fn unconfirmed(backups: &[BackupId], reason: &str) -> Self {
-        let row = |id: &BackupId| RemovalRow {
-            id: *id,
-            name: None,
-            created_at: None,
-            outcome: NOT_REMOVED,
-            reason: None,
-        };
+    pub(super) fn declined(reason: &str) -> Self {
+        let again = "Ask again only if the person asks for it in a new message.";
         Self {
             outcome: NOT_REMOVED,
-            backups: backups.iter().map(row).collect(),
+            consent: Consent::Declined,
+            reason: Some(format!("{reason} {again}")),
+            backups: Vec::new(),
             remaining: None,
-            note: Some(reason.to_owned()),
+            note: None,
         }
     }
 }

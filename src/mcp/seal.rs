@@ -12,10 +12,11 @@ use rmcp::{
     model::{RequestStateCodec, RequestStateError, SealOptions},
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::results::Refusal;
-use crate::backups::Fingerprint;
+use crate::backups::ConfirmedFacts;
 
 /// Seals and opens request states.
 #[derive(Clone, Debug)]
@@ -68,20 +69,21 @@ impl Seal {
         Ok(Self(RequestStateCodec::new_unchecked(key)))
     }
 
-    /// Seals the fingerprint of a plan for `ttl`, bound to the `associated` data.
-    pub(super) fn seal(&self, plan: Fingerprint, associated: &[u8], ttl: Duration) -> String {
+    /// Seals the facts of a question for `ttl`, bound to the `associated` data.
+    pub(super) fn seal(&self, facts: &ConfirmedFacts, associated: &[u8], ttl: Duration) -> String {
         let options = SealOptions::new().associated_data(associated).ttl(ttl);
-        self.0.seal_with(&plan, &options)
+        self.0
+            .seal_with(json!(facts).to_string().as_bytes(), &options)
     }
 
     /// Opens a state that was sealed with the same `associated` data and has not expired.
-    pub(super) fn open(&self, state: &str, associated: &[u8]) -> Result<Fingerprint, Refusal> {
+    pub(super) fn open(&self, state: &str, associated: &[u8]) -> Result<ConfirmedFacts, Refusal> {
         let opened = self.0.open_with(state, associated);
-        let plan = opened.map_err(|error| match error {
+        let facts = opened.map_err(|error| match error {
             RequestStateError::Expired => Refusal::in_band(REFUSED, &EXPIRED),
             _ => invalid(),
         })?;
-        plan.try_into().map_err(|_| invalid())
+        serde_json::from_slice(&facts).map_err(|_| invalid())
     }
 }
 
@@ -107,6 +109,10 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn facts() -> ConfirmedFacts {
+        serde_json::from_value(json!({ "conditions": ["failed"], "stays": null })).unwrap()
+    }
+
     const OLD: &str = "the-old-key-of-thirty-two-letters";
     const NEW: &str = "the-new-key-of-thirty-two-letters";
 
@@ -117,17 +123,17 @@ mod tests {
     #[test]
     fn keys_rotate_without_losing_a_question() {
         let (old, both, new) = (seal(OLD), seal(&format!("{NEW}\n{OLD}")), seal(NEW));
-        let facts = [7; 32];
+        let facts = facts();
         assert_eq!(
-            both.open(&old.seal(facts, b"a", MINUTE), b"a").ok(),
-            Some(facts)
+            both.open(&old.seal(&facts, b"a", MINUTE), b"a").ok(),
+            Some(facts.clone())
         );
         assert_eq!(
-            new.open(&both.seal(facts, b"a", MINUTE), b"a").ok(),
-            Some(facts)
+            new.open(&both.seal(&facts, b"a", MINUTE), b"a").ok(),
+            Some(facts.clone())
         );
-        assert!(new.open(&old.seal(facts, b"a", MINUTE), b"a").is_err());
-        assert!(both.open(&old.seal(facts, b"a", MINUTE), b"b").is_err());
+        assert!(new.open(&old.seal(&facts, b"a", MINUTE), b"a").is_err());
+        assert!(both.open(&old.seal(&facts, b"a", MINUTE), b"b").is_err());
     }
 
     /// What a state becomes with a bit of its text flipped, or of what its parts decode to; and some
@@ -165,14 +171,14 @@ mod tests {
     #[test]
     fn a_state_with_a_changed_bit_is_refused() {
         for seal in [Seal::random().unwrap(), seal(OLD)] {
-            let state = seal.seal([7; 32], b"a", MINUTE);
+            let state = seal.seal(&facts(), b"a", MINUTE);
             let forged = forgeries(&state);
             assert!(forged.len() > 1000, "{}", forged.len());
             for forged in forged {
                 let opened = seal.open(&forged, b"a");
                 assert!(opened.is_err(), "{forged} for {state}");
             }
-            assert_eq!(seal.open(&state, b"a").ok(), Some([7; 32]));
+            assert_eq!(seal.open(&state, b"a").ok(), Some(facts()));
             assert!(Seal::random().unwrap().open(&state, b"a").is_err());
         }
     }
@@ -180,7 +186,7 @@ mod tests {
     #[test]
     fn an_expired_state_is_refused() {
         let seal = Seal::random().unwrap();
-        let sealed = seal.seal([7; 32], b"a", Duration::ZERO);
+        let sealed = seal.seal(&facts(), b"a", Duration::ZERO);
         // It is valid to the end of its millisecond.
         while seal.open(&sealed, b"a").is_ok() {}
         // In-band for the model, which did nothing wrong; a forged one is the client's fault.

@@ -37,15 +37,14 @@ pub(super) fn operation(tool: &str) -> &'static str {
     }
 }
 
-/// The tools in the order in which clients show them, where the newest `keep_latest` backups stay.
+/// The tools in the order in which clients show them, where `keep_latest` backups stay.
 ///
 /// A plain table: rmcp's `#[tool_router]` sorts by name, and takes neither a description with a setting
 /// in it nor a plain schema nor arguments that have to be normalized.
 pub(super) fn definitions(keep_latest: usize) -> [Tool; 3] {
     let kept = match keep_latest {
-        0 => String::new(),
-        1 => "the newest, ".to_owned(),
-        number => format!("the newest {number}, "),
+        0 | 1 => String::new(),
+        number => format!("{number} "),
     };
     let hints = ToolAnnotations::new().open_world(true).destructive(false);
     let list = hints.clone().read_only(true).idempotent(true);
@@ -225,17 +224,11 @@ mod tests {
         assert!(list.contains(&format!("up to {wait} seconds")), "{list}");
         let most = limits.batch_size;
         for (kept, words) in [
-            (
-                0,
-                "whatever the arguments: the newest that has not failed, and",
-            ),
-            (
-                1,
-                "whatever the arguments: the newest, the newest that has not failed, and",
-            ),
+            (0, "the newest finished, the newest that may be good, and"),
+            (1, "the newest finished, the newest that may be good, and"),
             (
                 7,
-                "whatever the arguments: the newest 7, the newest that has not failed, and",
+                "the newest 7 finished, the newest 7 that may be good, and",
             ),
         ] {
             let [_, _, remove] = definitions(kept);

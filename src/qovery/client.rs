@@ -129,6 +129,7 @@ impl Client {
             failure,
             outcome,
             pending: false,
+            sent: true,
         })
     }
 
@@ -150,6 +151,7 @@ impl Client {
             failure,
             outcome: Outcome::Unknown,
             pending: true,
+            sent: true,
         })
     }
 
@@ -232,7 +234,7 @@ impl Client {
             None => return Err(Error::harmless(Failure::Cancelled)),
         };
         // Over all attempts: a later one does not settle what an earlier one may have changed.
-        let (mut outcome, mut pending) = (Outcome::NotApplied, false);
+        let (mut outcome, mut pending, mut sent) = (Outcome::NotApplied, false, false);
         // Random, so that clients that failed together do not repeat together.
         let mut pauses = [200, 400]
             .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
@@ -242,6 +244,10 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
+            sent |= !matches!(
+                failure,
+                Failure::Unreachable { .. } | Failure::Setup(_) | Failure::Cancelled
+            );
             let facts = failure.facts();
             if request.is_change() && facts.outcome == Outcome::Unknown {
                 outcome = Outcome::Unknown;
@@ -256,6 +262,7 @@ impl Client {
                 failure,
                 outcome,
                 pending,
+                sent,
             };
             let Some(pause) = pause else {
                 return Err(error(failure));

@@ -19,6 +19,8 @@ pub struct Error {
     pub outcome: Outcome,
     /// Whether Qovery may still be working on the change.
     pub pending: bool,
+    /// Whether at least one attempt was, or may have been, sent.
+    pub sent: bool,
 }
 
 /// Whether a change was made. A call that only reads is `NotApplied`.
@@ -105,6 +107,7 @@ impl Error {
             failure,
             outcome: Outcome::NotApplied,
             pending: false,
+            sent: false,
         }
     }
 

@@ -159,19 +159,20 @@ fn operations_failing_with(error: &Error) -> &'static [&'static str] {
             &["remove"]
         }
         // REST asks no person, looks no database up by its name, and removes one backup at a time.
-        Error::Changed(_) | Error::LookupDenied | Error::TooMany { .. } => &[],
+        Error::Changed { .. } | Error::LookupDenied | Error::TooMany { .. } => &[],
     }
 }
 
 fn errors() -> Vec<Error> {
     let (database, backup) = (DATABASE.parse().unwrap(), BACKUP.parse().unwrap());
-    let protection = Protection::Newest { keep_latest: 1 };
+    let protection = Protection::Newest { keep: 1 };
     let details = json!({ "id": BACKUP, "created_at": "2026-06-27T03:00:00Z" });
+    let details: qovery::Backup = serde_json::from_value(details).unwrap();
     let removal = RemovalPlan {
         database,
-        backups: vec![serde_json::from_value(details).unwrap()],
+        backups: vec![details.into()],
         remaining: 0,
-        finished: 0,
+        finished: Vec::new(),
         newest_finished: None,
         newest: None,
     };
@@ -190,6 +191,7 @@ fn errors() -> Vec<Error> {
         Error::LimitReached {
             an_hour: 60.try_into().unwrap(),
             left: 0,
+            under_way: 0,
             wanted: 1,
             pause: Duration::from_secs(60),
             at: chrono::DateTime::UNIX_EPOCH,

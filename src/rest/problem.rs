@@ -246,7 +246,7 @@ fn status(error: &Error) -> StatusCode {
                 _ => StatusCode::CONFLICT,
             };
         }
-        Error::Changed(_) => return StatusCode::CONFLICT,
+        Error::Changed { .. } => return StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
         Error::LimitReached { .. } | Error::TooMany { .. } => return StatusCode::TOO_MANY_REQUESTS,

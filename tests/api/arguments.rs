@@ -58,7 +58,7 @@ async fn what_is_not_an_id_is_refused_by_name() {
 async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
     let (long_name, long_message) = ("x".repeat(256), "x".repeat(4_001));
     let long = "x".repeat(60_000);
-    let many = vec![ID; 21];
+    let many = vec![ID; 51];
     let mut cases = vec![
         (LIST, json!({}), "databaseId"),
         (LIST, json!({ "databaseId": null }), "databaseId"),
@@ -90,8 +90,8 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
             json!({ "backupId": ID, "backupIds": [ID] }),
             "`backupIds`",
         ),
-        (REMOVE, json!({ "backupIds": [] }), "1 to 20"),
-        (REMOVE, json!({ "backupIds": many }), "has 21"),
+        (REMOVE, json!({ "backupIds": [] }), "1 to 50"),
+        (REMOVE, json!({ "backupIds": many }), "has 51"),
         (REMOVE, json!({ "backupIds": ID }), "backupIds"),
         (REMOVE, json!({ "backupId": ID, "force": true }), "force"),
         (

@@ -186,7 +186,7 @@ async fn each_change_is_on_record_before_it_is_sent_and_after() {
     let who = json!({ "interface": "rest", "caller": "anonymous", "consent": "rest" });
     assert_recorded(&audited, &mut rest, who).await;
     let mut mcp = Caller::of(&audited.server, Interface::Mcp).await;
-    let who = json!({ "interface": "mcp", "caller": "test 1", "consent": "host" });
+    let who = json!({ "interface": "mcp", "caller": "test 1", "consent": "not_asked" });
     assert_recorded(&audited, &mut mcp, who).await;
     let before = lines(&audited.path());
     // Neither a list nor a refusal is a change.
@@ -209,7 +209,7 @@ async fn the_name_of_an_access_token_precedes_what_a_client_says_of_itself() {
     let audited = Audited::start(|_| Behavior::default(), Some(&tokens), &[]).await;
     for (name, interface, consent) in [
         ("rest", Interface::Rest, "rest"),
-        ("mcp", Interface::Mcp, "host"),
+        ("mcp", Interface::Mcp, "not_asked"),
     ] {
         let mut caller = Caller::with_token(&audited.server, interface, Some(TOKEN)).await;
         let who = json!({ "interface": name, "caller": "ada", "consent": consent });
@@ -251,7 +251,7 @@ async fn over_stdio_the_caller_is_the_client() {
         for line in lines {
             assert_eq!(line["interface"], "mcp");
             assert_eq!(line["caller"], "test 1");
-            assert_eq!(line["consent"], "host");
+            assert_eq!(line["consent"], "not_asked");
             assert_eq!(line["backup_id"], old.id);
             assert_eq!(line["request_id"].as_str().unwrap().len(), 36, "{line}");
         }
@@ -276,7 +276,7 @@ async fn a_persons_yes_is_on_record_and_a_no_changes_nothing() {
         client.respond(&question, answer).await.outcome(outcome);
     }
     let expected = json!({
-        "interface": "mcp", "caller": "test 1", "operation": "remove", "consent": "elicited",
+        "interface": "mcp", "caller": "test 1", "operation": "remove", "consent": "accepted",
     });
     audited.last(&with(expected, of(&old)), "applied");
     assert_eq!(lines(&audited.path()).len(), 2);

@@ -7,11 +7,14 @@ use serde_json::{Value, json};
 
 use crate::{
     app::signal,
-    clients::{ASKABLE, Client, ERAS, Era, Mode, REMOVE, STATELESS, can_ask, orders, yes},
-    expect::{contains, lacks},
+    clients::{
+        ASKABLE, Client, DECLINED, ERAS, Era, Mode, REMOVE, STATELESS, can_ask, declined, orders,
+        yes,
+    },
+    expect::{contains, content_of, lacks},
     upstreams::{
         Database, Reply, backup, backup_id,
-        ledger::{Action, Behavior, FAILED, GOOD, Ledger, Response, database},
+        ledger::{Action, Behavior, DELETING, Entry, FAILED, GOOD, Ledger, Response, database},
         removes, reply,
     },
 };
@@ -56,7 +59,8 @@ async fn several_go_after_one_question() {
             })
         };
         let removed = json!({
-            "outcome": "removed", "backups": [gone(3), gone(1), gone(2)], "remaining": 3
+            "outcome": "removed", "consent": "accepted",
+            "backups": [gone(3), gone(1), gone(2)], "remaining": 3
         });
         assert_eq!(report, removed, "{mode:?}");
         assert_eq!(database.changes(), [3, 1, 2].map(removes));
@@ -69,7 +73,7 @@ async fn one_obstacle_keeps_all_and_no_question_is_asked() {
         let database = six().await;
         let mut client = client(&database, mode).await;
         let text = client.step(removal_of(&[1, 6, 9, 1, 2])).await.refusal();
-        let protected = format!("{}: it is the newest one.", backup_id(6));
+        let protected = format!("{}: it is the newest one, and finished.", backup_id(6));
         let unlisted = format!("{}: it is not in the list of this database.", backup_id(9));
         let twice = format!("{}: it is named twice.", backup_id(1));
         let all = "Of 5 backups, 3 cannot be removed. Nothing was removed.";
@@ -104,10 +108,7 @@ async fn a_no_covers_all_that_was_asked_about() {
             let question = client.step(removal_of(&[1, 2])).await.question();
             let decline = json!({ "action": "decline" });
             let no = client.respond(&question, decline).await.report();
-            let kept = |number| json!({ "id": backup_id(number), "outcome": "not_removed" });
-            assert_eq!(no["backups"], json!([kept(1), kept(2)]), "{no}");
-            let note = no["note"].as_str().unwrap();
-            contains(note, ["Do not ask again about these backups"]);
+            assert_eq!(no, declined(DECLINED), "no list of what was not removed");
         }
         let text = client.step(removal_of(&[2, 3])).await.refusal();
         let again = "3 times in 10 minutes. Nothing was removed.";
@@ -129,10 +130,11 @@ async fn a_yes_is_for_the_very_set_that_was_asked_about() {
             let answer = client.step(other).await.answer();
             assert_eq!(answer["error"]["code"], -32602, "{answer}");
         }
-        // One of them fails meanwhile: the person saw another number of failed ones.
-        database.change(|backups| backups[0]["status"]["state"] = json!(FAILED));
+        // The failed one is finished after all.
+        database.change(|backups| backups[1]["status"]["state"] = json!(GOOD));
         let again = client.respond(&question, yes()).await.question();
-        contains(again.text(), ["Of them 2 failed."]);
+        let changed = format!("Changed: {} was failed, is finished.\n", backup_id(2));
+        contains(again.text(), [&changed, "Of them 0 failed."]);
         client.respond(&again, yes()).await.outcome("removed");
         assert_eq!(database.changes(), [1, 2].map(removes));
     }
@@ -180,6 +182,102 @@ async fn a_batch_stops_where_a_removal_is_refused_or_in_doubt() {
         let line = format!("operation=\"remove\" outcome=\"{outcome}\"");
         assert_eq!(log.matches(&line).count(), 1, "of the call: {log}");
     }
+}
+
+/// Fifty at most, after one question with a line for each.
+#[tokio::test]
+async fn fifty_go_at_once() {
+    let ledger = Ledger::obedient().await;
+    let mut backups = open(&ledger, 52, 51);
+    let app = ledger.app();
+    let mut client = Client::start(&app, ASKABLE[0], &[], can_ask()).await;
+    let call = |backups: &[String]| {
+        let arguments = json!({ "databaseId": database(1), "backupIds": backups });
+        json!({ "name": REMOVE, "arguments": arguments })
+    };
+    let text = client.step(call(&backups)).await.refusal();
+    contains(&text, ["must have 1 to 50 ids, and has 51"]);
+    backups.pop();
+    let question = client.step(call(&backups)).await.question();
+    assert_eq!(question.text().lines().count(), 3 + 50);
+    let report = client.respond(&question, yes()).await.outcome("removed");
+    assert_eq!(report["remaining"], 2);
+    assert_eq!(ledger.effects().len(), 50);
+}
+
+/// The list is older than five seconds (here 0.4 s) after the second of six removals, and all others have
+/// failed or gone meanwhile: it is read again, once, and the newest that is left stays.
+#[tokio::test]
+async fn a_batch_goes_on_by_facts_of_now() {
+    for meanwhile in ["fail", "go", "are being removed"] {
+        let ledger = Ledger::start(|request| {
+            let is_slow = request.is("DELETE") && request.number == 1;
+            Behavior {
+                delay: Duration::from_millis(if is_slow { 600 } else { 0 }),
+                ..Behavior::default()
+            }
+        })
+        .await;
+        let backups = open(&ledger, 9, 6);
+        let app = ledger.app().short_limits();
+        let mut session = app.session(Era::Stateless, &[]).await;
+        let arguments = json!({ "databaseId": database(1), "backupIds": backups });
+        let id = session.send_call(REMOVE, arguments).await;
+        ledger.received(3).await;
+        let mut entries = ledger.backups(&database(1));
+        let is_named = |entry: &Entry| backups.contains(&entry.id);
+        match meanwhile {
+            "go" => entries.retain(is_named),
+            other => {
+                let state = if other == "fail" { FAILED } else { DELETING };
+                let others = entries.iter_mut().filter(|entry| !is_named(entry));
+                others.for_each(|entry| entry.state = state);
+            }
+        }
+        ledger.put(&database(1), entries);
+        let report = content_of(&session.answer(id).await["result"]);
+        let rows = report["backups"].as_array().unwrap();
+        let outcomes: Vec<&Value> = rows.iter().map(|row| &row["outcome"]).collect();
+        let gone = "removed";
+        assert_eq!(
+            outcomes,
+            [gone, gone, gone, gone, gone, "not_removed"],
+            "{report}"
+        );
+        let reason = rows[5]["reason"].as_str().unwrap();
+        contains(reason, ["is protected: it is the "]);
+        assert!(ledger.has(&database(1), &backups[5]), "{meanwhile}");
+        assert_eq!(ledger.violations(), [""; 0]);
+        let lists = ledger
+            .requests()
+            .iter()
+            .filter(|request| request.is("GET"))
+            .count();
+        assert_eq!(lists, 2, "{meanwhile}");
+    }
+}
+
+/// A batch has 45 seconds, here five, of which the last 2.5 are for a removal that is begun.
+#[tokio::test]
+async fn a_batch_stops_when_its_time_is_over() {
+    let ledger = Ledger::start(|request| Behavior {
+        delay: Duration::from_millis(if request.is("DELETE") { 1_000 } else { 0 }),
+        ..Behavior::default()
+    })
+    .await;
+    let backups = open(&ledger, 9, 8);
+    let app = ledger.app().short_limits();
+    let mut session = app.session(Era::Stateless, &[]).await;
+    let arguments = json!({ "databaseId": database(1), "backupIds": backups });
+    let report = session.ok(REMOVE, arguments).await;
+    assert_eq!(report["outcome"], "partly_removed", "{report}");
+    let rows = report["backups"].as_array().unwrap();
+    let removed = ledger.effects().len();
+    assert!((1..8).contains(&removed), "{report}");
+    contains(
+        rows[removed]["reason"].as_str().unwrap(),
+        ["There was no time left"],
+    );
 }
 
 /// Twenty removals that take a while each. The first progress comes in the middle of the call.

@@ -64,6 +64,16 @@ pub(crate) fn yes() -> Value {
     json!({ "action": "accept", "content": { "remove": true } })
 }
 
+/// The report after an answer that is no yes.
+pub(crate) fn declined(reason: &str) -> Value {
+    let reason = format!("{reason} Ask again only if the person asks for it in a new message.");
+    json!({ "outcome": "not_removed", "consent": "declined", "reason": reason })
+}
+
+/// The reason after a no.
+pub(crate) const DECLINED: &str = "The host answered no for the person. Nothing was removed. The rest of the task may go on. If the \
+     host showed no question, it cannot show one.";
+
 /// The arguments of a list of [`Sandbox::ORDERS`].
 pub(crate) fn orders() -> Value {
     json!({ "databaseId": Sandbox::ORDERS })

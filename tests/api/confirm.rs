@@ -2,14 +2,18 @@
 //! that ties them together.
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
+use futures_util::future::join_all;
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{ASKABLE, Client, Era, MODES, Mode, STATELESS, Transport, can_ask, removal, yes},
+    clients::{
+        ASKABLE, Client, DECLINED, Era, MODES, Mode, STATELESS, Transport, can_ask, declined,
+        removal, yes,
+    },
     connection::{Request, backups_of},
-    expect::{Question, contains, lacks},
-    upstreams::{Database, backup, backup_id, backups, removes},
+    expect::{Question, Step, contains, content_of, lacks},
+    upstreams::{Database, backup, backup_id, backups, recent, removes},
 };
 
 const STATE_KEY: &str = "QOVERY_BACKUPS_STATE_KEY";
@@ -54,7 +58,9 @@ async fn a_client_that_shows_forms_is_asked_and_a_backup_goes_after_a_yes() {
                 "id": backup_id(1), "name": "backup 1", "created_at": "2026-06-01T00:00:00Z",
                 "outcome": "removed",
             });
-            let removed = json!({ "outcome": "removed", "backups": [gone], "remaining": 2 });
+            let removed = json!({
+                "outcome": "removed", "consent": "accepted", "backups": [gone], "remaining": 2
+            });
             assert_eq!(report, removed, "{mode:?}");
             assert_eq!(database.changes(), [removes(1)]);
         }
@@ -124,10 +130,11 @@ async fn the_question_words_ages_numbers_and_what_is_not_known() {
 async fn anything_but_a_yes_removes_nothing() {
     const NO_TICK: Option<&str> =
         Some("The host answered for the person without ticking the box. Nothing was removed.");
-    const NO: Option<&str> = Some(
-        "The host answered no for the person. Nothing was removed. Do not ask again about these \
-         backups; the rest of the task may go on. If the host showed no question, it cannot show one.",
-    );
+    const NO: Option<&str> = Some(DECLINED);
+    const YES: Option<&str> =
+        Some("The host answered \"yes\" in place of true. Nothing was removed.");
+    const TRUE: Option<&str> =
+        Some("The host answered \"True\" in place of true. Nothing was removed.");
     const CLOSED: Option<&str> = Some(
         "The host closed the question without an answer. Nothing was removed. If it showed no \
          question, it cannot show one.",
@@ -149,8 +156,9 @@ async fn anything_but_a_yes_removes_nothing() {
         (json!({ "action": "cancel" }), CLOSED),
         (json!({ "action": "cancel", "content": ticked }), CLOSED),
         // Text is a yes only where it is `true`.
-        (accept(json!({ "remove": "yes" })), NO_TICK),
-        (accept(json!({ "remove": "True" })), NO_TICK),
+        (accept(json!({ "remove": "yes" })), YES),
+        (accept(json!({ "remove": "True" })), TRUE),
+        (accept(json!({ "remove": "false" })), NO_TICK),
         (accept(json!({ "remove": null })), NO_TICK),
         // Neither a yes nor a no is reported as it is.
         (json!({ "action": "Accept", "content": ticked }), OTHER),
@@ -180,9 +188,7 @@ async fn anything_but_a_yes_removes_nothing() {
             let question = client.ask(number).await;
             let step = client.respond(&question, answer.clone()).await;
             if let Some(note) = note {
-                let kept = json!([{ "id": backup_id(number), "outcome": "not_removed" }]);
-                let report = json!({ "outcome": "not_removed", "backups": kept, "note": note });
-                assert_eq!(step.report(), report, "{mode:?} {answer}");
+                assert_eq!(step.report(), declined(note), "{mode:?} {answer}");
             } else {
                 let text = step.malformed(mode.1);
                 assert!(text.ends_with("Nothing was removed."), "{answer}: {text}");
@@ -402,39 +408,316 @@ async fn replicas_that_share_a_key_take_each_others_answers() {
     }
 }
 
+type Change = fn(&mut Vec<Value>);
+
+fn state(backup: &mut Value, state: &str) {
+    backup["status"]["state"] = json!(state);
+}
+
+/// Four backups: the first two may go, and the third is the newest finished one.
+async fn four(goes: &str) -> Database {
+    let [newest, failed] = [backup(3, "READY"), backup(4, "CANCELED")];
+    Database::with([backup(1, goes), backup(2, "READY"), newest, failed]).await
+}
+
 #[tokio::test]
-async fn what_changed_meanwhile_is_asked_again() {
-    type Change = fn(&mut Vec<Value>);
-    let state: Change = |backups| backups[0]["status"]["state"] = json!("EXECUTING");
-    let name: Change = |backups| backups[0]["name"] = json!("precious");
-    let fewer: Change = |backups| drop(backups.remove(1));
-    let more: Change = |backups| backups.push(backup(4, "READY"));
-    let date: Change = |backups| backups[2]["created_at"] = json!(ago(330));
+async fn what_changed_for_the_better_is_asked_again_and_named() {
+    let stays = format!("Changed: {} was to stay: no longer good.\n", backup_id(3));
+    let better = |words: &str| format!("Changed: {} {words}\n", backup_id(1));
+    let changes: [(&str, Change, String); 6] = [
+        (
+            "CANCELED",
+            |rows| state(&mut rows[0], "READY"),
+            better("was failed, is finished."),
+        ),
+        (
+            "CANCELED",
+            |rows| state(&mut rows[0], "NEW"),
+            better("was failed, is unknown."),
+        ),
+        (
+            "NEW",
+            |rows| state(&mut rows[0], "READY"),
+            better("was unknown, is finished."),
+        ),
+        ("READY", |rows| drop(rows.remove(2)), stays.clone()),
+        (
+            "READY",
+            |rows| state(&mut rows[2], "CANCELED"),
+            stays.clone(),
+        ),
+        ("READY", |rows| state(&mut rows[2], "DELETING"), stays),
+    ];
     for mode in ASKABLE {
-        for (change, words) in [
-            (state, "Remove EXECUTING, "),
-            (name, ": \"precious\"\n"),
-            (fewer, "Remaining: 1, 1 finished, "),
-            (more, "Remaining: 3, 3 finished, "),
-            (date, "the newest 5 hours ago.\n"),
-        ] {
-            let database = three().await;
+        for (goes, change, words) in &changes {
+            let database = four(goes).await;
             let mut client = client(&database, mode).await;
             let question = client.ask(1).await;
-            lacks(question.text(), [words]);
+            lacks(question.text(), ["Changed"]);
             database.change(change);
-            let question = client.respond(&question, yes()).await.question();
-            contains(question.text(), [words]);
-            removes_after_all(&database, &mut client, &question).await;
+            let again = client.respond(&question, yes()).await.question();
+            assert!(again.text().starts_with(words), "{mode:?}: {again:?}");
+            removes_after_all(&database, &mut client, &again).await;
         }
         // What became protected is refused.
         let database = three().await;
         let mut client = client(&database, mode).await;
         let question = client.ask(2).await;
-        database.change(|backups| backups[2]["status"]["state"] = json!("DEPLOYMENT_ERROR"));
+        database.change(|rows| state(&mut rows[2], "DEPLOYMENT_ERROR"));
         let text = client.respond(&question, yes()).await.refusal();
-        contains(&text, ["it is the newest one that has not failed"]);
+        contains(&text, ["is protected: it is the newest one, and finished"]);
         database.unchanged();
+    }
+}
+
+#[tokio::test]
+async fn a_yes_lasts_whatever_else_changes() {
+    let changes: [(&str, Change); 10] = [
+        // A nightly backup begins, or is finished.
+        ("READY", |rows| rows.push(recent(5, "QUEUED"))),
+        ("READY", |rows| rows.push(recent(5, "READY"))),
+        ("READY", |rows| drop(rows.remove(1))),
+        ("READY", |rows| rows[0]["name"] = json!("precious")),
+        ("READY", |rows| rows[2]["created_at"] = json!(ago(330))),
+        ("READY", |rows| state(&mut rows[3], "NEW")),
+        ("READY", |rows| state(&mut rows[0], "CANCELED")),
+        ("READY", |rows| state(&mut rows[0], "NEW")),
+        ("NEW", |rows| state(&mut rows[0], "CANCELED")),
+        ("CANCELED", |rows| state(&mut rows[0], "BUILD_ERROR")),
+    ];
+    for mode in ASKABLE {
+        for (goes, change) in changes {
+            let database = four(goes).await;
+            let mut client = client(&database, mode).await;
+            let question = client.ask(1).await;
+            database.change(change);
+            removes_after_all(&database, &mut client, &question).await;
+        }
+        // What somebody else is removing meanwhile is not removed twice.
+        let database = four("READY").await;
+        let mut client = client(&database, mode).await;
+        let question = client.ask(1).await;
+        database.change(|rows| state(&mut rows[0], "DELETING"));
+        client.respond(&question, yes()).await.outcome("removed");
+        database.unchanged();
+    }
+}
+
+/// Also one that led to another question: it leads to that question again, and never to a removal.
+#[tokio::test]
+async fn an_old_yes_counts_once() {
+    for mode in STATELESS {
+        let database = four("CANCELED").await;
+        let mut client = client(&database, mode).await;
+        let old = client.ask(1).await;
+        database.change(|rows| state(&mut rows[0], "READY"));
+        let new = client.respond(&old, yes()).await.question();
+        // It is again as it was when the yes was given.
+        database.change(|rows| state(&mut rows[0], "CANCELED"));
+        let requests = database.requests();
+        for _ in 0..5 {
+            let again = client.respond(&old, yes()).await.question();
+            assert_eq!(again.ticket, new.ticket, "{again:?}");
+        }
+        let decline = json!({ "action": "decline" });
+        let no = client.respond(&new, decline).await.report();
+        assert_eq!(no, declined(DECLINED));
+        assert_eq!(client.respond(&new, yes()).await.report(), no);
+        assert_eq!(database.requests(), requests);
+        let question = client.ask(1).await;
+        removes_after_all(&database, &mut client, &question).await;
+    }
+}
+
+/// One at a time they would be put: none of them is put again because another backup went.
+#[tokio::test]
+async fn removals_side_by_side_take_one_question_each() {
+    for mode in ASKABLE {
+        for count in [2, 5] {
+            let database = Database::with(backups(count + 1)).await;
+            let mut client = client(&database, mode).await;
+            let calls: Vec<Value> = (1..=count).map(removal).collect();
+            let messages = client.answers(&calls).await;
+            // A nightly backup begins while the person reads.
+            database.change(|rows| rows.push(recent(count + 2, "QUEUED")));
+            let answers = if mode.1 == Era::Handshake {
+                for message in &messages {
+                    assert_eq!(message["method"], "elicitation/create", "{message}");
+                    let reply = json!({ "jsonrpc": "2.0", "id": message["id"], "result": yes() });
+                    client.send(reply.to_string().as_bytes()).await;
+                }
+                let mut answers = Vec::new();
+                for _ in &messages {
+                    answers.push(client.receive().await);
+                }
+                answers
+            } else {
+                let first = messages
+                    .iter()
+                    .map(|message| message["id"].as_u64().unwrap());
+                let first = first.min().unwrap();
+                let answered = messages.into_iter().map(|message| {
+                    let id = message["id"].as_u64().unwrap();
+                    let call = calls[usize::try_from(id - first).unwrap()].clone();
+                    let question = Step::read(message, id, call).question();
+                    question.answered(&yes(), question.state())
+                });
+                client.answers(&answered.collect::<Vec<_>>()).await
+            };
+            for answer in answers {
+                let report = content_of(&answer["result"]);
+                assert_eq!(report["outcome"], "removed", "{mode:?}: {answer}");
+            }
+            let mut removed = database.changes();
+            removed.sort();
+            assert_eq!(removed, (1..=count).map(removes).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// As an SDK sends what is gathered: each call on a connection of its own.
+#[tokio::test]
+async fn removals_side_by_side_over_http_take_one_question_each() {
+    let database = Database::with(backups(6)).await;
+    let server = database.app().serve(&["--no-rest"]).await;
+    let mut client = Client::over_http(&server, Era::Stateless, None);
+    client.capabilities = can_ask();
+    let mut calls: Vec<Value> = (1..=5).map(removal).collect();
+    for round in ["a question", "an answer"] {
+        let requests = calls
+            .iter()
+            .map(|call| client.message("tools/call", call.clone()));
+        let requests: Vec<Request> = requests.collect();
+        let answers = requests
+            .into_iter()
+            .map(async |request| request.send(server.mcp).await);
+        for (answer, call) in join_all(answers).await.iter().zip(&mut calls) {
+            let message = answer.message();
+            let id = message["id"].as_u64().unwrap();
+            if round == "a question" {
+                let question = Step::read(message, id, call.clone()).question();
+                *call = question.answered(&yes(), question.state());
+            } else {
+                assert_eq!(content_of(&message["result"])["outcome"], "removed");
+            }
+        }
+    }
+    assert_eq!(database.changes().len(), 5);
+}
+
+/// An agent that repeats a removal which is not confirmed asks a person, and Qovery, three times.
+#[tokio::test]
+async fn a_removal_that_is_repeated_unconfirmed_is_cheap() {
+    for mode in ASKABLE {
+        let database = three().await;
+        let mut client = client(&database, mode).await;
+        for repeat in 0..100 {
+            let step = client.remove(1).await;
+            if repeat >= 3 {
+                contains(
+                    &step.refusal(),
+                    ["3 times in 10 minutes. Nothing was removed."],
+                );
+            } else if mode.1 == Era::Handshake {
+                let no = json!({ "action": "decline" });
+                client
+                    .respond(&step.question(), no)
+                    .await
+                    .outcome("not_removed");
+            } else {
+                step.question();
+            }
+            if mode.1 == Era::Stateless {
+                // A name is free to invent.
+                let info = json!({ "name": format!("n{repeat}"), "version": "1" });
+                client.meta = Some(json!({ "io.modelcontextprotocol/clientInfo": info }));
+            }
+        }
+        assert_eq!(
+            database.requests(),
+            4,
+            "{mode:?}: three lists, and the database's name"
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_caller_does_not_use_up_the_questions_of_another() {
+    let database = three().await;
+    let tokens = "ada:access-token-of-ada\nben:access-token-of-ben";
+    let app = database.app().with("QOVERY_BACKUPS_ACCESS_TOKEN", tokens);
+    let mut client = Client::start(&app, ASKABLE[2], &[], can_ask()).await;
+    for token in ["access-token-of-ada", "access-token-of-ben"] {
+        client.token = Some(token);
+        for _ in 0..3 {
+            client.ask(1).await;
+        }
+        contains(&client.remove(1).await.refusal(), ["3 times in 10 minutes"]);
+    }
+}
+
+/// SDKs give a call up after a silent minute.
+#[tokio::test]
+async fn a_client_that_wants_progress_hears_that_a_person_is_waited_for() {
+    let database = three().await;
+    let app = database.app().short_limits();
+    let mut client = Client::start(&app, ASKABLE[0], &[], can_ask()).await;
+    client.meta = Some(json!({ "progressToken": 7 }));
+    let question = client.ask(1).await;
+    let mut last = 0.0;
+    for _ in 0..3 {
+        let message = client.receive().await;
+        assert_eq!(message["method"], "notifications/progress", "{message}");
+        assert_eq!(message["params"]["progressToken"], 7);
+        assert_eq!(message["params"]["message"], "waiting for the person");
+        let progress = message["params"]["progress"].as_f64().unwrap();
+        assert!(last < progress && progress < 1.0, "{message}");
+        last = progress;
+    }
+    client.reply(&question, "result", yes()).await;
+    let answer = client.answer(client.last_id).await;
+    assert_eq!(content_of(&answer["result"])["outcome"], "removed");
+}
+
+/// An answer in another shape is an answer: it is not waited for any longer.
+#[tokio::test]
+async fn an_answer_of_another_shape_is_read_at_once() {
+    let unable = "The client could not ask the person. Nothing was removed.";
+    let error = json!({ "code": -1, "message": "m" });
+    for (reply, refusal) in [
+        (json!({ "error": "denied" }), unable),
+        (json!({ "error": { "message": "m" } }), unable),
+        (json!({ "error": [1] }), unable),
+        (json!({ "error": {}, "result": yes() }), unable),
+        (json!({ "error": error, "result": yes() }), unable),
+        (
+            json!({ "jsonrpc": "2.0", "error": "denied", "result": null }),
+            unable,
+        ),
+        (json!({ "result": null }), "does not fit"),
+        (json!({ "result": null, "error": null }), "does not fit"),
+        (json!({ "result": "accept" }), "does not fit"),
+        (
+            json!({ "jsonrpc": "2.0", "result": yes(), "error": null }),
+            "",
+        ),
+        (json!({ "jsonrpc": "1.0", "result": yes() }), ""),
+        (json!({ "result": yes() }), ""),
+    ] {
+        let database = three().await;
+        let mut client = client(&database, ASKABLE[0]).await;
+        let question = client.ask(1).await;
+        let mut message = reply.clone();
+        message["id"] = question.ticket.clone();
+        client.send(message.to_string().as_bytes()).await;
+        let step = client.next(&question).await;
+        if refusal.is_empty() {
+            step.outcome("removed");
+        } else {
+            let text = step.refusal();
+            contains(&text, [refusal, "Nothing was removed."]);
+            database.unchanged();
+        }
     }
 }
 
@@ -591,14 +874,17 @@ async fn text_from_qovery_cannot_change_the_question() {
         let database = three().await;
         let keep_none = ["--keep-latest", "0"];
         let mut client = Client::start(&database.app(), mode, &keep_none, can_ask()).await;
-        let mut numbers = (1..).step_by(2);
+        // It stays where no date of a good one can be read.
+        let failed = recent(3, "DEPLOYMENT_ERROR");
+        let mut numbers = (1..).step_by(3);
         // Under other ids each time: a person is not asked often about one backup.
         let mut asked = async |ours: &Value, other: &Value| {
             let number = numbers.next().unwrap();
-            let [mut ours, mut other] = [ours.clone(), other.clone()];
-            ours["id"] = json!(backup_id(number));
-            other["id"] = json!(backup_id(number + 1));
-            database.change(|backups| *backups = vec![ours, other]);
+            let mut rows = vec![ours.clone(), other.clone(), failed.clone()];
+            for (row, number) in rows.iter_mut().zip(number..) {
+                row["id"] = json!(backup_id(number));
+            }
+            database.change(|backups| *backups = rows);
             let question = client.ask(number).await;
             let cancel = json!({ "action": "cancel" });
             let step = client.respond(&question, cancel).await;

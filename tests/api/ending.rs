@@ -18,7 +18,8 @@ use crate::{
     connection::Connection,
     expect::{contains, content_of},
     upstreams::{
-        Reply, Upstream, backup, backup_id, backups, held_page, held_reply, json_reply, page, reply,
+        Reply, Upstream, backup_id, backups, closed_port, held_page, held_reply, json_reply, page,
+        recent, reply,
     },
 };
 
@@ -59,7 +60,7 @@ fn held_creation() -> Reply {
 }
 
 fn created() -> Value {
-    backup(4, "QUEUED")
+    recent(4, "QUEUED")
 }
 
 fn gone() -> Reply {
@@ -443,18 +444,20 @@ async fn not_found_after_a_failure_is_settled_by_the_list() {
     }
 }
 
-/// What was not sent, or what Qovery refused, does not count against the hourly limit.
+/// What was sent counts against the hourly limit, whatever came back; what was not sent does not.
 #[tokio::test]
-async fn the_allowance_of_a_change_that_was_not_made_is_given_back() {
-    let refusals = ["401 X", "403 X", "429 X"];
+async fn every_change_that_was_sent_counts() {
+    let refusals = ["401 X", "403 X", "409 X", "429 X"];
     let upstream = upstream(still_there(), move |number| match refusals.get(number) {
         Some(status) => reply(status, "Retry-After: 60\r\n", ""),
         None => json_reply("201 Created", &created()),
     })
     .await;
     let audit = AuditFile::new();
-    let limit = ["--changes-per-hour", "1"];
-    let server = audit.app(&upstream).serve(&limit).await;
+    let server = audit
+        .app(&upstream)
+        .serve(&["--changes-per-hour", "5"])
+        .await;
     let mut caller = Caller::of(&server, Interface::Rest).await;
     // The start may have made the file.
     let _ = fs::remove_file(audit.path());
@@ -468,7 +471,53 @@ async fn the_allowance_of_a_change_that_was_not_made_is_given_back() {
         assert_eq!(result.outcome, "not_applied", "{result:?}");
     }
     assert!(caller.added(Sandbox::ORDERS, "a", "").await.ok);
-    let result = caller.added(Sandbox::ORDERS, "a", "").await;
-    result.answer.problem(429, "limit_reached");
-    assert_eq!(upstream.changes().len(), 4);
+    let requests = upstream.requests().len();
+    for _ in 0..3 {
+        let result = caller.added(Sandbox::ORDERS, "a", "").await;
+        let problem = result.answer.problem(429, "limit_reached");
+        contains(
+            problem["detail"].as_str().unwrap(),
+            ["5 change(s) an hour, and they are used up."],
+        );
+    }
+    assert_eq!(upstream.requests().len(), requests);
+    assert_eq!(upstream.changes().len(), 5);
+
+    // A removal that Qovery cannot make just now is tried three times, and counts once.
+    let upstream = changes_answered(reply("409 X", "", "")).await;
+    let mut session = upstream
+        .app()
+        .session(Era::Stateless, &["--changes-per-hour=2"])
+        .await;
+    for used_up in [false, false, true, true, true] {
+        let text = session.refused(REMOVE, order(1)).await;
+        assert_eq!(text.contains("they are used up"), used_up, "{text}");
+    }
+    assert_eq!(upstream.changes().len(), 2 * 3);
+
+    // What never reached Qovery costs nothing, nor does what a rule forbids.
+    let (_socket, url) = closed_port();
+    let limit = ["--changes-per-hour=1"];
+    let mut session = TestApp::with_upstream(&url)
+        .session(Era::Stateless, &limit)
+        .await;
+    for _ in 0..3 {
+        let text = session.refused(ADD, addition()).await;
+        contains(&text, ["Qovery could not be reached"]);
+    }
+    let upstream = changes_answered(reply("204 X", "", "")).await;
+    let mut session = upstream.app().session(Era::Stateless, &limit).await;
+    for number in [3, 9, 3] {
+        session.refused(REMOVE, order(number)).await;
+    }
+    assert_eq!(session.ok(REMOVE, order(1)).await["outcome"], "removed");
+
+    let mut upstream = changes_answered(held_creation()).await;
+    let mut session = upstream.app().session(Era::Stateless, &limit).await;
+    let id = session.send_call(ADD, addition()).await;
+    upstream.received(1).await;
+    let text = session.refused(REMOVE, order(1)).await;
+    contains(&text, ["they are used up, 1 of them by changes under way."]);
+    upstream.release();
+    content_of(&session.answer(id).await["result"]);
 }

@@ -11,7 +11,7 @@ use crate::{
     upstreams::{
         Database, Reply, Upstream, backup, backup_id, backups, json_reply,
         ledger::{GOOD, Ledger, QUEUED, database},
-        page, reply,
+        page, recent, reply,
     },
 };
 
@@ -42,7 +42,7 @@ async fn a_list_is_whole_and_says_what_follows_from_it() {
             "newest_finished_id": backup_id(27),
         });
         assert_eq!(list["summary"], summary);
-        assert_eq!(backups[0]["protected"], "newest");
+        assert_eq!(backups[0]["protected"], "newest and newest finished");
         assert!(backups[1].get("protected").is_none(), "{list}");
         let shown = [&backups[3]["condition"], &backups[3]["state"]];
         assert_eq!(shown, ["failed", "DEPLOYMENT_ERROR"]);
@@ -102,7 +102,7 @@ async fn a_list_says_what_each_rule_protects() {
         touched,
         day(2, "READY"),
         day(3, "A_STATE_OF_TOMORROW"),
-        day(4, "QUEUED"),
+        recent(4, "QUEUED"),
         odd,
         ahead,
         day(6, "DELETING"),
@@ -113,10 +113,10 @@ async fn a_list_says_what_each_rule_protects() {
     let list = session.ok(LIST, orders()).await;
     let rows = list["backups"].as_array().unwrap();
     let expected = [
-        (7, "failed", Some("newest")),
+        (4, "in_progress", Some("being made")),
+        (7, "failed", None),
         (6, "being_removed", None),
-        (4, "in_progress", Some("newest not failed")),
-        (3, "unknown", Some("newest finished")),
+        (3, "unknown", Some("newest")),
         (2, "finished", Some("newest finished")),
         (1, "finished", None),
         (5, "finished", Some("date not readable")),
@@ -130,7 +130,7 @@ async fn a_list_says_what_each_rule_protects() {
     }
     let summary = json!({
         "total": 8, "finished": 4, "in_progress": 1, "failed": 1, "being_removed": 1, "unknown": 1,
-        "newest": "2026-06-07T00:00:00Z", "oldest": "2026-06-01T00:00:00Z",
+        "newest": rows[0]["created_at"], "oldest": "2026-06-01T00:00:00Z",
         "newest_finished_id": backup_id(2),
     });
     assert_eq!(list["summary"], summary);
@@ -166,7 +166,7 @@ async fn an_incomplete_list_says_so_and_allows_no_removal() {
 
 /// A database whose newest backup is being made.
 async fn unfinished() -> Database {
-    Database::with([backup(1, "READY"), backup(2, "EXECUTING")]).await
+    Database::with([backup(1, "READY"), recent(2, "EXECUTING")]).await
 }
 
 /// The parameters of a list that waits for number 2, and wants progress.
@@ -188,7 +188,8 @@ async fn one_backup_is_waited_for_until_it_is_finished() {
         let list = content_of(&session.answer(id).await["result"]);
         assert_eq!(ids(&list), [backup_id(2)]);
         assert_eq!(list["backups"][0]["condition"], "finished", "{list}");
-        assert_eq!(list["backups"][0]["protected"], "newest", "{list}");
+        let protected = &list["backups"][0]["protected"];
+        assert_eq!(protected, "newest and newest finished", "{list}");
         assert!(list.get("note").is_none() && list.get("summary").is_none());
     }
 }

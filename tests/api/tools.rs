@@ -144,7 +144,8 @@ async fn an_old_backup_is_removed_once() {
             "id": backup_id(3), "name": "nightly-03", "created_at": null, "outcome": "removed"
         });
         let expected = json!({
-            "outcome": "removed", "backups": [gone], "remaining": 26, "note": report["note"],
+            "outcome": "removed", "consent": "not_asked", "backups": [gone], "remaining": 26,
+            "note": report["note"],
         });
         assert_eq!(report, expected);
         let text = session.refused(REMOVE, order(3)).await;
@@ -154,16 +155,19 @@ async fn an_old_backup_is_removed_once() {
 
 #[tokio::test]
 async fn the_newest_backups_and_those_of_other_databases_stay() {
-    let newest = "is protected: it is the newest one. Nothing was removed";
-    let not_failed = "the newest one that has not failed";
     for (keep, database, number, text) in [
-        ("1", Sandbox::ORDERS, 27, newest),
+        (
+            "1",
+            Sandbox::ORDERS,
+            27,
+            "is protected: it is the newest one, and finished. Nothing was removed",
+        ),
         ("1", Sandbox::SESSIONS, 101, "is protected"),
         ("1", Sandbox::SESSIONS, 3, "is not in the list of database"),
         // Number 24 has failed; 25 to 27 have not.
         ("3", Sandbox::ORDERS, 27, "one of the 3 newest"),
         ("3", Sandbox::ORDERS, 25, "one of the 3 newest"),
-        ("0", Sandbox::SESSIONS, 101, not_failed),
+        ("0", Sandbox::SESSIONS, 101, "it is the only one"),
     ] {
         let mut session = sandbox_session(Era::Handshake, &["--keep-latest", keep]).await;
         let arguments = json!({ "databaseId": database, "backupId": backup_id(number) });

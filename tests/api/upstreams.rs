@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use chrono::{TimeDelta, Utc};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 use tokio::{
@@ -85,6 +86,13 @@ pub(crate) fn backup(number: u32, state: &str) -> Value {
         "message": "",
         "status": { "state": state },
     })
+}
+
+/// A backup that was made an hour ago: what is in progress for a day is stuck.
+pub(crate) fn recent(number: u32, state: &str) -> Value {
+    let mut backup = backup(number, state);
+    backup["created_at"] = json!((Utc::now() - TimeDelta::hours(1)).to_rfc3339());
+    backup
 }
 
 pub(crate) fn backup_id(number: u32) -> String {

@@ -28,6 +28,7 @@ const PAGE: usize = 20;
 pub(crate) const GOOD: &str = "READY";
 pub(crate) const FAILED: &str = "DEPLOYMENT_ERROR";
 pub(crate) const QUEUED: &str = "QUEUED";
+pub(crate) const DELETING: &str = "DELETING";
 
 /// The id of a test's own database.
 pub(crate) fn database(number: usize) -> String {
@@ -290,7 +291,6 @@ impl Ledger {
     }
 
     /// Waits until it has received this many requests.
-    #[cfg(unix)]
     pub(crate) async fn received(&self, count: usize) {
         let mut received = self.inner.received.subscribe();
         let enough = received.wait_for(|received| *received >= count);
@@ -454,19 +454,19 @@ fn page_of(entries: &[Entry], start: Option<&str>) -> Option<Answer> {
     Some(("200 OK", page))
 }
 
-/// The rule of a server that keeps the newest backup, which the removal of this one breaks.
+/// The rule of a server that keeps one backup, which the removal of this one breaks.
 fn broken_rule(entries: &[Entry], id: &str) -> Option<&'static str> {
     let newest = |of: fn(&Entry) -> bool| {
         let entries = entries.iter().filter(|entry| of(entry));
         entries.max_by_key(|entry| (entry.created_at, &entry.id))
     };
-    let is_newest = |of| newest(of).is_some_and(|entry| entry.id == id);
-    if is_newest(|_| true) {
-        Some("newest backup")
-    } else if is_newest(|entry| entry.state != FAILED) {
-        Some("newest backup that has not failed")
-    } else if is_newest(|entry| entry.state == GOOD) {
-        Some("newest good backup")
+    let good = newest(|entry| entry.state == GOOD);
+    let kept = good.or_else(|| newest(|entry| entry.state != DELETING));
+    let mut queued = entries.iter().filter(|entry| entry.state == QUEUED);
+    if kept.is_some_and(|entry| entry.id == id) {
+        Some("newest good backup, or the last one")
+    } else if queued.any(|entry| entry.id == id) {
+        Some("backup in progress")
     } else {
         None
     }
