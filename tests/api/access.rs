@@ -229,7 +229,14 @@ async fn a_call_without_a_right_token_is_refused() {
             let problem = answer.problem(401, "unauthenticated");
             assert_eq!(problem["outcome"], "not_applied");
             let given = answer.header("www-authenticate");
-            assert_eq!(given, Some(realm), "{authorization:?}");
+            let is_token = authorization.is_some_and(|sent| sent.starts_with("Bearer "));
+            let error = if is_token {
+                r#", error="invalid_token""#
+            } else {
+                ""
+            };
+            let challenge = format!("{realm}{error}");
+            assert_eq!(given, Some(&*challenge), "{authorization:?}");
             let call = server.call_of(&answer).await;
             assert_eq!(call["caller"], "anonymous");
             assert_eq!(call["outcome"], "unauthenticated");
