@@ -110,15 +110,16 @@ impl Config {
     /// A configuration that is wrong anywhere is not used in part.
     pub fn load() -> Result<Self, Error> {
         let mut warnings = Vec::new();
-        let matches = cli::matches()?;
-        let file = match find(&cli::settings(&matches, None), cli::ENV_FILE) {
+        let command = cli::command();
+        let matches = cli::matches(command.clone())?;
+        let file = match find(&cli::settings(&command, &matches, None), cli::ENV_FILE) {
             Some(setting) => EnvFile::read(setting, &mut warnings)?,
             None => None,
         };
         let file = file.as_ref();
-        let settings = cli::settings(&matches, file);
+        let settings = cli::settings(&command, &matches, file);
         check_unknown_variables(&settings, file, &mut warnings)?;
-        let cli = cli::parse(&settings)?;
+        let cli = cli::parse(command, &settings)?;
 
         let mut key = Secret::find(API_KEY, file)?;
         let mut tokens = Secret::find(ACCESS_TOKEN, file)?;

@@ -194,8 +194,8 @@ pub fn command() -> clap::Command {
 }
 
 /// Reads the command line and the environment. Values of settings are not parsed yet.
-pub(super) fn matches() -> Result<ArgMatches, Error> {
-    let unparsed = command().mut_args(|argument| {
+pub(super) fn matches(command: clap::Command) -> Result<ArgMatches, Error> {
+    let unparsed = command.mut_args(|argument| {
         if argument.get_action().takes_values() {
             argument.value_parser(ValueParser::os_string())
         } else {
@@ -216,7 +216,11 @@ pub(super) fn subcommand(matches: &ArgMatches) -> Result<Command, Error> {
 
 /// Each setting with its source: a flag wins over a variable, and that over `file`. Hosts and templates
 /// leave a variable empty where it is not set.
-pub(super) fn settings(matches: &ArgMatches, file: Option<&EnvFile>) -> Vec<SettingValue> {
+pub(super) fn settings(
+    command: &clap::Command,
+    matches: &ArgMatches,
+    file: Option<&EnvFile>,
+) -> Vec<SettingValue> {
     let setting = |argument: &Arg| {
         let variable = argument.get_env()?.to_str()?;
         let id = argument.get_id().as_str();
@@ -243,11 +247,11 @@ pub(super) fn settings(matches: &ArgMatches, file: Option<&EnvFile>) -> Vec<Sett
             source,
         })
     };
-    command().get_arguments().filter_map(setting).collect()
+    command.get_arguments().filter_map(setting).collect()
 }
 
 /// Parses the values of `settings`, as if each were a flag.
-pub(super) fn parse(settings: &[SettingValue]) -> Result<Cli, Error> {
+pub(super) fn parse(command: clap::Command, settings: &[SettingValue]) -> Result<Cli, Error> {
     let mut arguments = vec![env!("CARGO_PKG_NAME").to_owned()];
     for setting in settings {
         let value = setting.value.as_str();
@@ -266,8 +270,9 @@ pub(super) fn parse(settings: &[SettingValue]) -> Result<Cli, Error> {
             arguments.push(format!("--{flag}={value}"));
         }
     }
-    let command = Cli::command().mut_args(|argument| argument.env(None::<&str>));
-    let matches = command.try_get_matches_from(arguments);
+    let matches = command
+        .mut_args(|argument| argument.env(None::<&str>))
+        .try_get_matches_from(arguments);
     let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
     cli.map_err(|error| reworded(error, settings))
 }
