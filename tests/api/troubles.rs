@@ -150,7 +150,7 @@ async fn of_the_call() -> Said {
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let mut addition = orders.clone();
     addition["name"] = json!("one of many");
-    for _ in 0..60 {
+    for _ in 0..100 {
         session.ok(ADD, addition.clone()).await;
     }
     let looped = session.refused(ADD, addition).await;
@@ -176,7 +176,7 @@ async fn of_the_call() -> Said {
             "The host answered no for the person",
             no.report().to_string(),
         ),
-        ("at most 60 change(s) an hour", looped),
+        ("at most 100 change(s) an hour", looped),
         ("could not be written to the audit log first", unaudited),
     ]
 }
