@@ -171,7 +171,7 @@ async fn odd_dates_never_expose_the_newest_backup() {
                 let refusal = format!("Backup {backup} is protected: {protection}");
                 assert!(text.starts_with(&refusal), "{context}");
                 contains(&context, ["Nothing was removed. No argument "]);
-                lacks(&text, ["--keep-latest"]);
+                lacks(text, ["--keep-latest"]);
             } else {
                 let report = &result["structuredContent"];
                 assert_eq!(report["outcome"], "removed", "{context}");
