@@ -86,7 +86,7 @@ fn has_hidden(text: &str) -> bool {
 
 /// General category Cc; general category Cf; property `Default_Ignorable_Code_Point`; the line and
 /// paragraph separators (Unicode 16).
-fn is_hidden(character: char) -> bool {
+pub(crate) fn is_hidden(character: char) -> bool {
     matches!(character,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}'
         | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'

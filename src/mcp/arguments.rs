@@ -4,8 +4,8 @@
 use rmcp::model::{JsonObject, Tool};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
-use uuid::Uuid;
+use serde_json::{Value, json};
+use uuid::{Uuid, fmt::Hyphenated};
 
 use super::tools::LIST;
 use crate::{
@@ -73,10 +73,19 @@ pub(super) struct RemoveArguments {
 #[serde(try_from = "String")]
 pub(super) enum DatabaseArgument {
     Id(DatabaseId),
-    /// The address of its page in the Qovery console.
-    Address(DatabaseId),
+    /// The only id in a text, such as the address of its page in the Qovery console.
+    Text(DatabaseId),
     /// It is compared here, and never sent.
     Name(String),
+}
+
+/// The text names no database, or more than one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DatabaseArgumentError {
+    #[error(transparent)]
+    NoId(#[from] IdError),
+    #[error("has more than one id; a call is for one database")]
+    Several,
 }
 
 /// Arguments that are refused. The text names the argument, and never repeats a long value.
@@ -84,16 +93,18 @@ pub(super) enum DatabaseArgument {
 #[error("Invalid arguments: {0}. No request was sent to Qovery, and nothing was changed.")]
 pub(super) struct ArgumentError(pub(super) String);
 
-/// Arguments that some hosts add to every call (Cline, n8n).
-const ADDED_BY_HOSTS: [&str; 7] = [
-    "task_progress",
-    "sessionId",
-    "action",
-    "chatInput",
-    "toolCallId",
-    "tool",
-    "metadata",
-];
+/// Whether a host adds the argument to every call: Cline a list of what it is about to do, n8n the call's
+/// id and, beside it, the input of its agent. Otherwise `action` or `tool` may say that nothing is to be
+/// changed.
+fn is_added_by_a_host(name: &str, value: &Value, has_call_id: bool) -> bool {
+    match name {
+        "task_progress" | "sessionId" | "toolCallId" => true,
+        "action" => has_call_id && *value == "sendMessage",
+        "chatInput" | "tool" => has_call_id && value.is_string(),
+        "metadata" => has_call_id && value.is_object(),
+        _ => false,
+    }
+}
 
 /// Reads the arguments of a tool strictly by its schema; if they do not fit, once more after
 /// normalizing them. Valid arguments are thus never changed.
@@ -121,12 +132,13 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
-    arguments.retain(|name, _| match &*tool.name {
+    let has_call_id = arguments.get("toolCallId").is_some_and(Value::is_string);
+    arguments.retain(|name, value| match &*tool.name {
         LIST => known.iter().any(|known| is_similar(name, known)),
         // A change is refused for an unknown argument: it may have been meant to narrow it.
-        _ => known.contains(&name) || !ADDED_BY_HOSTS.contains(&name.as_str()),
+        _ => known.contains(&name) || !is_added_by_a_host(name, value, has_call_id),
     });
-    for (name, value) in arguments {
+    for (name, value) in &mut *arguments {
         let text = value.as_str().map(str::trim);
         let is_absent = matches!(text, Some("" | "null"));
         match name.as_str() {
@@ -134,7 +146,7 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
                 *value = Value::Null;
             }
             "backupId" | "startId" => trim_id(value),
-            "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim_id),
+            "backupIds" => normalize_ids(value),
             "verbose" => {
                 if let Some(Ok(flag)) = text.map(|text| text.to_ascii_lowercase().parse::<bool>()) {
                     *value = flag.into();
@@ -144,11 +156,35 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
             _ => {}
         }
     }
+    // An empty value beside the argument that is given in its place.
+    for (absent, given) in [("backupIds", "backupId"), ("body", "name")] {
+        let is_empty = |value: &Value| *value == json!([]) || *value == json!({});
+        if arguments.get(absent).is_some_and(is_empty)
+            && arguments.get(given).is_some_and(Value::is_string)
+        {
+            arguments.remove(absent);
+        }
+    }
 }
 
 /// Whether a name is one of an argument, or may be a misspelt one.
 fn is_similar(name: &str, known: &str) -> bool {
     strsim::jaro(&name.to_lowercase(), &known.to_lowercase()) > 0.85
+}
+
+/// Reads a list of ids from text: in JSON, or with commas or blanks between.
+fn normalize_ids(ids: &mut Value) {
+    if let Some(text) = ids.as_str() {
+        let list = serde_json::from_str::<Vec<Value>>(text);
+        *ids = list.map_or_else(
+            |_| {
+                let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+                parts.filter(|part| !part.is_empty()).collect()
+            },
+            Value::from,
+        );
+    }
+    ids.as_array_mut().into_iter().flatten().for_each(trim_id);
 }
 
 fn trim_id(id: &mut Value) {
@@ -159,7 +195,7 @@ fn trim_id(id: &mut Value) {
 
 /// What models put around an id.
 fn surrounds_ids(c: char) -> bool {
-    c.is_whitespace() || ['"', '\'', '`'].contains(&c)
+    c.is_whitespace() || ['"', '\'', '`'].contains(&c) || text::is_hidden(c)
 }
 
 /// The documentation of a type, and its schema without it.
@@ -198,9 +234,9 @@ fn simplify(schema: &mut Schema) {
 }
 
 impl TryFrom<String> for DatabaseArgument {
-    type Error = IdError;
+    type Error = DatabaseArgumentError;
 
-    fn try_from(text: String) -> Result<Self, IdError> {
+    fn try_from(text: String) -> Result<Self, DatabaseArgumentError> {
         /// Longer than any name.
         const MAX_NAME_BYTES: usize = 255;
 
@@ -208,18 +244,37 @@ impl TryFrom<String> for DatabaseArgument {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        let mut parts = text.split(['/', '?', '#']);
-        if parts.any(|part| ["service", "database"].contains(&part))
-            && let Some(Ok(id)) = parts.next().map(str::parse)
-        {
-            return Ok(Self::Address(id));
+        let mut ids: Vec<(usize, DatabaseId)> = ids_in(text).collect();
+        // An address of the console has the ids of the organization, the project and the environment, too.
+        let is_behind = |&(at, _): &(usize, DatabaseId)| {
+            ["service/", "database/"]
+                .iter()
+                .any(|part| text[..at].ends_with(part))
+        };
+        if ids.iter().any(is_behind) {
+            ids.retain(is_behind);
         }
-        // A UUID in another form than the hyphenated one is no name either.
-        if text.is_empty() || text.len() > MAX_NAME_BYTES || Uuid::try_parse(text).is_ok() {
-            return Err(IdError);
+        ids.dedup_by_key(|&mut (_, id)| id);
+        match ids.as_slice() {
+            [] if text.is_empty() || text.len() > MAX_NAME_BYTES => Err(IdError.into()),
+            // A UUID without hyphens is no name.
+            [] if Uuid::try_parse(text).is_ok() => Err(IdError.into()),
+            [] => Ok(Self::Name(text.to_owned())),
+            &[(_, id)] => Ok(Self::Text(id)),
+            _ => Err(DatabaseArgumentError::Several),
         }
-        Ok(Self::Name(text.to_owned()))
     }
+}
+
+/// The ids in a text, each with where it begins.
+fn ids_in(text: &str) -> impl Iterator<Item = (usize, DatabaseId)> {
+    text.char_indices().filter_map(|(start, _)| {
+        let end = start + Hyphenated::LENGTH;
+        let id = text.get(start..end)?.parse().ok()?;
+        let is_part = text[..start].ends_with(char::is_alphanumeric)
+            || text[end..].starts_with(char::is_alphanumeric);
+        (!is_part).then_some((start, id))
+    })
 }
 
 impl AddArguments {
@@ -253,6 +308,9 @@ impl RemoveArguments {
         let max = limits.batch_size;
         let problem = match (self.backup_id, self.backup_ids) {
             (Some(backup), None) => return Ok((self.database_id, vec![backup])),
+            (Some(backup), Some(backups)) if backups == [backup] => {
+                return Ok((self.database_id, backups));
+            }
             (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
                 return Ok((self.database_id, backups));
             }

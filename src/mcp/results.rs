@@ -123,6 +123,7 @@ pub(super) struct RemovalReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     backups: Vec<RemovalRow>,
     /// How many backups of the database remain.
     #[serde(skip_serializing_if = "Option::is_none")]

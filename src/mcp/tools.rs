@@ -29,7 +29,7 @@ pub(super) const REMOVE: &str = "remove-database-backup";
 
 /// The operation's label in logs and metrics.
 pub(super) fn operation(tool: &str) -> &'static str {
-    match tool {
+    match &*tool.replace('_', "-") {
         LIST => "list",
         ADD => "add",
         REMOVE => "remove",
@@ -81,7 +81,7 @@ impl Server {
         let arguments = params.arguments.unwrap_or_default();
         let [list, add, remove] = &*self.tools;
         // Each on the heap: the future of a call is moved often, and is as large as the largest.
-        match &*params.name {
+        match &*params.name.replace('_', "-") {
             LIST => Box::pin(self.list(parse(list, arguments)?, context, request)).await,
             ADD => {
                 self.backups.allow_changes()?;
@@ -107,7 +107,7 @@ impl Server {
         request: &Request,
     ) -> Result<Reply, Refusal> {
         let database = match arguments.database_id {
-            DatabaseArgument::Id(id) | DatabaseArgument::Address(id) => id,
+            DatabaseArgument::Id(id) | DatabaseArgument::Text(id) => id,
             name @ DatabaseArgument::Name(_) => self.resolve(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
@@ -158,9 +158,8 @@ impl Server {
     ) -> Result<DatabaseId, Refusal> {
         let reason = match database {
             DatabaseArgument::Id(id) => return Ok(id),
-            DatabaseArgument::Address(id) => format!(
-                "This takes an id, not an address. The id in the address is {id}. Nothing was \
-                 changed."
+            DatabaseArgument::Text(id) => format!(
+                "databaseId takes an id alone. The id in the given text is {id}. Nothing was changed."
             ),
             DatabaseArgument::Name(name) => {
                 candidates(&name, &self.backups.find(context, &name).await?)

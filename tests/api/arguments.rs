@@ -14,15 +14,11 @@ const ID: &str = Sandbox::ORDERS;
 #[tokio::test]
 async fn what_is_not_an_id_is_refused_by_name() {
     let long = "a".repeat(60_000);
-    let ids = [
-        "",
+    let ids = ["", "0de50000000040008000000000000001", &long];
+    // As a database, these are names, or texts with one id.
+    let names = [
         "urn:uuid:0de50000-0000-4000-8000-000000000001",
         "{0de50000-0000-4000-8000-000000000001}",
-        "0de50000000040008000000000000001",
-        &long,
-    ];
-    // As a database, these are names.
-    let names = [
         "orders",
         "../organization",
         "0de50000-0000-4000-8000-000000000001/../..",
@@ -87,12 +83,18 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
         (REMOVE, json!({}), "backupId"),
         (
             REMOVE,
-            json!({ "backupId": ID, "backupIds": [ID] }),
+            json!({ "backupId": ID, "backupIds": [ID, ID] }),
             "`backupIds`",
         ),
         (REMOVE, json!({ "backupIds": [] }), "1 to 50"),
         (REMOVE, json!({ "backupIds": many }), "has 51"),
-        (REMOVE, json!({ "backupIds": ID }), "backupIds"),
+        (
+            REMOVE,
+            json!({ "backupIds": format!("{ID} and more") }),
+            "backupIds[1]",
+        ),
+        (REMOVE, json!({ "backupIds": { "id": ID } }), "backupIds"),
+        (ADD, json!({ "name": "n", "body": { "name": "m" } }), "body"),
         (REMOVE, json!({ "backupId": ID, "force": true }), "force"),
         (
             REMOVE,

@@ -148,9 +148,24 @@ async fn a_list_ignores_added_arguments_and_a_change_refuses_unknown_ones() {
             let add = json!({ "databaseId": ID, "name": "n", unknown: true });
             assert!(session.refused(ADD, add).await.contains(unknown));
         }
+        // They may say that nothing is to be changed, and n8n sends them with the id of the call only.
+        for (name, value) in [
+            ("action", json!("preview")),
+            ("action", json!("sendMessage")),
+            ("tool", json!("list")),
+            ("metadata", json!({ "dryRun": true })),
+            ("chatInput", json!("do nothing")),
+        ] {
+            let mut remove = json!({ "databaseId": ID, "backupId": ONE, name: value });
+            assert!(session.refused(REMOVE, remove.clone()).await.contains(name));
+            if value != "sendMessage" && name == "action" {
+                remove["toolCallId"] = json!("call_1");
+                assert!(session.refused(REMOVE, remove).await.contains(name));
+            }
+        }
         let mut known = json!({
-            "task_progress": "- [ ] b", "sessionId": "s", "action": "a", "chatInput": "c",
-            "toolCallId": "t", "tool": { "name": "x" }, "metadata": {}, "databaseId": ID,
+            "task_progress": "- [ ] b", "sessionId": "s", "action": "sendMessage", "chatInput": "c",
+            "toolCallId": "t", "tool": "x", "metadata": {}, "databaseId": ID,
         });
         known["name"] = json!("n");
         session.ok(ADD, known.clone()).await;
@@ -500,4 +515,74 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
     let answer = register.send(server.mcp).await;
     let problem = answer.problem(401, "unauthenticated");
     contains(&problem.to_string(), ["Authorization: Bearer"]);
+}
+
+#[tokio::test]
+async fn a_list_of_ids_may_be_text_and_an_empty_one_stand_beside_an_id() {
+    let (one, two) = (backup_id(1), backup_id(2));
+    for (given, removed) in [
+        (json!({ "backupIds": format!(r#"["{one}","{two}"]"#) }), 2),
+        (json!({ "backupIds": format!("{one}, {two}") }), 2),
+        (json!({ "backupIds": format!("`{one}`\n'{two}'") }), 2),
+        (
+            json!({ "backupIds": [format!("\u{feff}{one}\u{200b}"), two] }),
+            2,
+        ),
+        (json!({ "backupIds": one }), 1),
+        (json!({ "backupId": one, "backupIds": [] }), 1),
+        (json!({ "backupId": one, "backupIds": [one] }), 1),
+        (
+            json!({ "backupId": one, "backupIds": format!(r#"["{one}"]"#) }),
+            1,
+        ),
+        (
+            json!({ "backupId": format!("\u{2060}{one}"), "backupIds": null }),
+            1,
+        ),
+    ] {
+        let mut session = sandbox_session(ERAS[0], &[]).await;
+        let mut remove = given;
+        remove["databaseId"] = json!(ID);
+        let report = session.ok(REMOVE, remove).await;
+        assert_eq!(report["outcome"], "removed", "{report}");
+        let list = session.ok(LIST, json!({ "databaseId": ID })).await;
+        assert_eq!(list["results"].as_array().unwrap().len(), 27 - removed);
+    }
+    let mut session = sandbox_session(ERAS[0], &[]).await;
+    let add = json!({ "databaseId": ID, "name": "n", "message": "m", "body": {} });
+    assert_eq!(session.ok(ADD, add).await["message"], "m");
+    let several = format!("{ID},{}", Sandbox::SESSIONS);
+    for (database, words) in [
+        (several.as_str(), "a call is for one database"),
+        ("orders-db-0de50000-0000-4000-8000-0000000000011", "called"),
+    ] {
+        let text = session
+            .refused(LIST, json!({ "databaseId": database }))
+            .await;
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_text_with_one_id_is_that_database_for_a_list_only() {
+    let mut session = sandbox_session(ERAS[0], &[]).await;
+    for text in [
+        format!("https://console.qovery.com/organization/x/service/{ID})"),
+        format!("[orders](https://console.qovery.com/organization/{ONE}/database/{ID}/general)"),
+        format!("orders ({ID})"),
+        format!("id={ID} {ID}"),
+        format!("urn:uuid:{ID}"),
+    ] {
+        session.ok(LIST, json!({ "databaseId": &text })).await;
+        let remove = json!({ "databaseId": text, "backupId": ONE });
+        let refusal = session.refused(REMOVE, remove).await;
+        assert!(
+            refusal.contains(&format!("The id in the given text is {ID}.")),
+            "{refusal}"
+        );
+    }
+    // A name of a tool may have underscores.
+    session
+        .ok("list_database_backups", json!({ "databaseId": ID }))
+        .await;
 }
