@@ -17,7 +17,6 @@ mod removal;
 use std::{
     num::NonZeroU32,
     path::PathBuf,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -87,7 +86,7 @@ pub struct Policy {
 }
 
 /// Whether a person has to confirm a removal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Confirm {
     /// Where the client can ask one. Otherwise the host's own approval of a destructive tool suffices.
     #[default]
@@ -161,27 +160,5 @@ impl Backups {
         self.inner.changes.close();
         self.inner.changes.wait().await;
         !self.inner.left_unknown.load(Ordering::Relaxed)
-    }
-}
-
-impl FromStr for Confirm {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut all = [Self::Auto, Self::Always, Self::Never].into_iter();
-        all.find(|confirm| confirm.name() == text)
-            .ok_or("must be auto, always or never")
-    }
-}
-
-impl Confirm {
-    /// Its name, as the operator writes it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Always => "always",
-            Self::Never => "never",
-        }
     }
 }

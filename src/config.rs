@@ -6,8 +6,9 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, num::NonZeroU32, path::PathBuf};
+use std::{collections::BTreeMap, env, ffi::OsString, fmt, io, num::NonZeroU32, path::PathBuf};
 
+use clap::error::ErrorKind;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
 
@@ -24,6 +25,10 @@ use env_file::EnvFile;
 pub use secrets::SECRETS;
 use secrets::{ACCESS_TOKEN, API_KEY, STATE_KEY, Secret};
 
+/// Why the program does not start: one message that names the setting and the remedy, or the text of
+/// `--help` or `--version`.
+pub type Error = clap::Error;
+
 /// Everything that the program needs to know before it starts.
 #[derive(Debug)]
 pub struct Config {
@@ -31,14 +36,14 @@ pub struct Config {
     pub command: Command,
     /// How to serve over HTTP, if that is what to do.
     pub http: http::Settings,
-    /// Which Qovery to talk to.
-    pub upstream: Upstream,
+    /// Which Qovery to talk to; without one, the sandbox.
+    pub upstream: Option<Upstream>,
     /// What the operator allows.
     pub policy: Policy,
     /// What questions to a person are sealed with, where replicas share it.
     pub seal: Option<Seal>,
-    /// The files that secrets were read from.
-    pub secret_files: SecretFiles,
+    /// The files that secrets were read from, by their variable.
+    pub secret_files: BTreeMap<String, PathBuf>,
     /// Levels of the log by target.
     pub log_filter: Targets,
     /// How a line of the log is formatted.
@@ -52,29 +57,13 @@ pub struct Config {
     pub short_limits: bool,
 }
 
-/// Which Qovery to talk to.
+/// Qovery's API.
 #[derive(Debug)]
-pub enum Upstream {
-    /// The in-memory one, on loopback.
-    Sandbox,
-    /// The one at this address.
-    Qovery {
-        /// The only address that the key is sent to.
-        base_url: BaseUrl,
-        /// The key.
-        credentials: Credentials,
-    },
-}
-
-/// The paths of the `_FILE` settings that are in use.
-#[derive(Clone, Debug, Default)]
-pub struct SecretFiles {
-    /// Of the API key.
-    pub api_key: Option<PathBuf>,
-    /// Of the access tokens.
-    pub access_tokens: Option<PathBuf>,
-    /// Of the state key.
-    pub state_key: Option<PathBuf>,
+pub struct Upstream {
+    /// The only address that the key is sent to.
+    pub base_url: BaseUrl,
+    /// The key.
+    pub credentials: Credentials,
 }
 
 /// A setting with its value. Its `Display` form is the flag, or the variable with its source.
@@ -108,69 +97,8 @@ pub enum Source {
     Default,
 }
 
-/// Why the program does not start: one message that names the setting and the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Flags that do not fit, or a call for `--help` or `--version`.
-    #[error(transparent)]
-    Usage(#[from] clap::Error),
-    /// A setting that does not fit.
-    #[error("{setting} {problem}.")]
-    Invalid {
-        /// The setting, with its source.
-        setting: String,
-        /// What is wrong with it, and what to do.
-        problem: String,
-    },
-    /// No key.
-    #[error(
-        "QOVERY_API_KEY is not set{}. Set it to an API token from the Qovery console \
-         (Settings > API tokens), or try the program without a key: --sandbox.",
-        .instead.map_or_else(String::new, |name| format!("; {name} is, but this program does not read it"))
-    )]
-    NoKey {
-        /// A variable that other programs take the same key from.
-        instead: Option<&'static str>,
-    },
-    /// A variable, and the one of ours that it is nearly.
-    #[error("{0} is not a setting of this program. Did you mean {1}? Rename or remove it.")]
-    MisspeltVariable(String, String),
-    /// A `.env` that was found in the working directory sets how a key from elsewhere is used.
-    #[error(
-        "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
-         how a key from elsewhere may be used. If that is what you want, name the file: --env-file {path}."
-    )]
-    UntrustedEnvFile {
-        /// The file.
-        path: String,
-        /// What it sets.
-        variable: String,
-    },
-    /// Two upstreams at once.
-    #[error("--api-url does not go with --sandbox: choose one.")]
-    SandboxElsewhere,
-    /// A setting with an address that others can reach, without access tokens.
-    #[error(
-        "{0} is not a loopback address, so anybody who reaches it could remove backups. Set \
-         QOVERY_BACKUPS_ACCESS_TOKEN to a secret that callers must send, or listen on 127.0.0.1."
-    )]
-    UnauthenticatedBind(String),
-    /// The number of a line of a `.env` file that sets a variable of ours and cannot be read.
-    #[error(
-        "Line {0} of {1} is not NAME=VALUE, with quotes around a value that has blanks or backslashes. \
-         Correct it, or name another file with --env-file."
-    )]
-    EnvLine(usize, String),
-}
-
 /// The prefix of our own variables.
 const PREFIX: &str = "QOVERY_BACKUPS_";
-/// What other programs call the key.
-const OTHER_KEYS: [&str; 3] = [
-    "QOVERY_API_TOKEN",
-    "QOVERY_CLI_ACCESS_TOKEN",
-    "Q_CLI_ACCESS_TOKEN",
-];
 /// What a `.env` file may always set.
 const HARMLESS: [&str; 2] = ["QOVERY_BACKUPS_LOG", "QOVERY_BACKUPS_LOG_FORMAT"];
 
@@ -179,15 +107,19 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Any [`Error`]: a configuration that is wrong anywhere is not used in part.
+    /// A configuration that is wrong anywhere is not used in part.
     pub fn load() -> Result<Self, Error> {
-        let known = known_variables();
         let mut warnings = Vec::new();
-        let file = read_env_file(&cli::settings(None)?, &known, &mut warnings)?;
+        let command = cli::command();
+        let matches = cli::matches(command.clone())?;
+        let file = match find(&cli::settings(&command, &matches, None), cli::ENV_FILE) {
+            Some(setting) => EnvFile::read(setting, &mut warnings)?,
+            None => None,
+        };
         let file = file.as_ref();
-        check_unknown_variables(file, &known, &mut warnings)?;
-        let settings = cli::settings(file)?;
-        let cli = cli::parse(file, &settings)?;
+        let settings = cli::settings(&command, &matches, file);
+        check_unknown_variables(&settings, file, &mut warnings)?;
+        let cli = cli::parse(command, &settings)?;
 
         let mut key = Secret::find(API_KEY, file)?;
         let mut tokens = Secret::find(ACCESS_TOKEN, file)?;
@@ -206,31 +138,37 @@ impl Config {
         }
 
         let upstream = if !cli.sandbox {
-            let credentials = |text: &SecretString| Credentials::parse(text.expose_secret());
-            Upstream::Qovery {
+            let parse = |text: &SecretString| Credentials::parse(text.expose_secret());
+            let credentials = parse_secret(&mut key, parse, Credentials::masked)?;
+            let credentials = credentials.ok_or_else(|| {
+                invalid(
+                    "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
+                     (Settings > API tokens), or try the program without a key: --sandbox.",
+                )
+            })?;
+            Some(Upstream {
                 base_url: cli.api_url,
-                credentials: parse_secret(&mut key, credentials, Credentials::masked)?
-                    .ok_or_else(no_key)?,
-            }
+                credentials,
+            })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
-            return Err(Error::SandboxElsewhere);
+            return Err(invalid("--api-url does not go with --sandbox: choose one."));
         } else {
             key = None;
-            Upstream::Sandbox
+            None
         };
         let names = |tokens: &Tokens| tokens.names().collect::<Vec<_>>().join(", ");
-        let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?;
+        let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?.unwrap_or_default();
         let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;
-        let path = |secret: &Option<Secret>| secret.as_ref()?.path.clone();
-        let secret_files = SecretFiles {
-            api_key: path(&key),
-            access_tokens: path(&tokens),
-            state_key: path(&state_key),
-        };
-        let http = http_settings(cli.http, access_tokens.unwrap_or_default(), &settings)?;
-        let secrets = [key, tokens, state_key].into_iter().flatten();
+        let mut shown = Vec::new();
+        let mut secret_files = BTreeMap::new();
+        for Secret { setting, path, .. } in [key, tokens, state_key].into_iter().flatten() {
+            secret_files.extend(path.map(|path| (setting.variable.clone(), path)));
+            shown.push(setting);
+        }
+        let http = http_settings(cli.http, access_tokens, &settings)?;
+        shown.extend(settings);
         Ok(Self {
-            command: cli.command.unwrap_or(Command::Stdio),
+            command: cli::subcommand(&matches)?,
             http,
             upstream,
             policy: Policy {
@@ -244,29 +182,23 @@ impl Config {
             secret_files,
             log_filter: cli.log,
             log_format: cli.log_format,
-            settings: secrets
-                .map(|secret| secret.setting)
-                .chain(settings)
-                .collect(),
+            settings: shown,
             warnings,
             #[cfg(debug_assertions)]
-            short_limits: cli.short_limits,
+            short_limits: matches.get_flag("short_limits"),
         })
     }
 }
 
 impl SettingValue {
     fn invalid(&self, problem: impl fmt::Display) -> Error {
-        Error::Invalid {
-            setting: self.to_string(),
-            problem: problem.to_string(),
-        }
+        invalid(format!("{self} {problem}."))
     }
 
     /// For a setting that names a file. Its value may be the secret itself, and is not repeated.
-    fn unreadable(&self, problem: &str) -> Error {
+    fn unreadable(&self, error: &io::Error) -> Error {
         self.invalid(format!(
-            "names a file that could not be read ({problem}): give it the path of one"
+            "names a file that could not be read ({error}): give it the path of one"
         ))
     }
 }
@@ -297,55 +229,35 @@ impl fmt::Display for Source {
     }
 }
 
-/// Every variable that is a setting.
-fn known_variables() -> Vec<String> {
-    let secrets = SECRETS
-        .iter()
-        .flat_map(|name| [(*name).to_owned(), format!("{name}_FILE")]);
-    let command = command();
-    let arguments = command.get_arguments().filter_map(cli::variable);
-    secrets.chain(arguments).collect()
-}
-
-fn read_env_file(
-    settings: &[SettingValue],
-    known: &[String],
-    warnings: &mut Vec<String>,
-) -> Result<Option<EnvFile>, Error> {
-    let Some(setting) = find(settings, cli::ENV_FILE) else {
-        return Ok(None);
-    };
-    let is_ours = |name: &str| name.starts_with(PREFIX) || known.iter().any(|known| known == name);
-    let file = EnvFile::read(setting, is_ours, warnings)?;
-    match &file {
-        Some(file) if file.get(cli::ENV_FILE).is_some() => Err(Error::Invalid {
-            setting: format!("{} ({})", cli::ENV_FILE, file.source),
-            problem: "is in such a file: only the flag or the environment names one".to_owned(),
-        }),
-        _ => Ok(file),
-    }
+fn invalid(message: impl fmt::Display) -> Error {
+    Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 
 /// Refuses a misspelt variable, which might be one that restricts what the program does. Warns of others
 /// with our prefix: Kubernetes and Docker make some for a service that is called `qovery-backups`.
 fn check_unknown_variables(
+    settings: &[SettingValue],
     file: Option<&EnvFile>,
-    known: &[String],
     warnings: &mut Vec<String>,
 ) -> Result<(), Error> {
+    let files = SECRETS.map(|name| format!("{name}_FILE"));
+    let secrets = SECRETS.into_iter().chain(files.iter().map(String::as_str));
+    let others = settings.iter().map(|setting| setting.variable.as_str());
+    let known: Vec<_> = secrets.chain(others).collect();
     let lossy = |text: OsString| text.to_string_lossy().into_owned();
     let in_environment = env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
     let in_file = file.into_iter().flat_map(|file| file.variables.clone());
     for (name, value) in in_environment.chain(in_file) {
-        if !name.starts_with(PREFIX) || known.contains(&name) {
+        if !name.starts_with(PREFIX) || known.contains(&name.as_str()) {
             continue;
         }
-        let is_service = ["tcp://", "udp://"]
-            .iter()
-            .any(|scheme| value.starts_with(scheme));
+        let is_service = value.starts_with("tcp://") || value.starts_with("udp://");
         match known.iter().find(|known| is_misspelt(&name, known)) {
             Some(meant) if !is_service => {
-                return Err(Error::MisspeltVariable(name, meant.clone()));
+                return Err(invalid(format!(
+                    "{name} is not a setting of this program. Did you mean {meant}? Rename or \
+                     remove it."
+                )));
             }
             _ => warnings.push(format!("{name} is not a setting of this program")),
         }
@@ -375,20 +287,14 @@ fn check_trust<'a>(
     let is_untrusted = |setting: &&SettingValue| {
         setting.source.is_found() && !HARMLESS.contains(&setting.variable.as_str())
     };
-    match in_use.find(is_untrusted) {
-        Some(setting) => Err(Error::UntrustedEnvFile {
-            path: setting.source.to_string(),
-            variable: setting.variable.clone(),
-        }),
-        None => Ok(()),
-    }
-}
-
-fn no_key() -> Error {
-    let mut others = OTHER_KEYS.into_iter();
-    Error::NoKey {
-        instead: others.find(|name| env::var_os(name).is_some()),
-    }
+    let Some(setting) = in_use.find(is_untrusted) else {
+        return Ok(());
+    };
+    let (variable, path) = (&setting.variable, &setting.source);
+    Err(invalid(format!(
+        "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
+         how a key from elsewhere may be used. If that is what you want, name the file: --env-file {path}."
+    )))
 }
 
 /// Reads and parses a secret, if there is one. `shown` is what `check` may show of it.
@@ -411,18 +317,25 @@ fn http_settings(
     settings: &[SettingValue],
 ) -> Result<http::Settings, Error> {
     let rest = (!options.no_rest).then_some(options.rest_addr);
-    let mcp = (cli::MCP_ADDR, Some(options.mcp_addr));
-    for (variable, address) in [mcp, (cli::REST_ADDR, rest)] {
+    let addresses = [
+        (cli::MCP_ADDR, Some(options.mcp_addr)),
+        (cli::REST_ADDR, rest),
+    ];
+    for (variable, address) in addresses {
         if tokens.is_empty() && address.is_some_and(|address| !address.ip().is_loopback()) {
             let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
-            return Err(Error::UnauthenticatedBind(setting));
+            return Err(invalid(format!(
+                "{setting} is not a loopback address, so anybody who reaches it could remove backups. \
+                 Set QOVERY_BACKUPS_ACCESS_TOKEN to a secret that callers must send, or listen on \
+                 127.0.0.1."
+            )));
         }
     }
     Ok(http::Settings {
         mcp: options.mcp_addr,
         rest,
         allowed_hosts: options.allowed_host,
-        allowed_origins: options.allowed_origin.into_iter().flatten().collect(),
+        allowed_origins: options.allowed_origin,
         public_url: options.public_url,
         tokens,
     })

@@ -10,22 +10,27 @@ mod auth;
 mod endpoint;
 mod middleware;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::{Router, routing::get};
-use hyper::server::conn::http1;
+use axum::{
+    Router,
+    http::{HeaderValue, Request, header},
+    response::Response,
+    routing::get,
+};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::yield_now,
     time::sleep,
 };
 use tokio_io_timeout::TimeoutWriter;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tower_http::normalize_path::NormalizePath;
 
 use crate::{
@@ -37,7 +42,7 @@ use crate::{
     telemetry,
 };
 pub use auth::{AllowedHost, AllowedOrigin, Tokens, TokensError};
-use middleware::{Calls, Middleware, cors_layer};
+use middleware::Middleware;
 
 /// How to serve over HTTP.
 #[derive(Clone, Debug)]
@@ -56,118 +61,42 @@ pub struct Settings {
     pub tokens: Tokens,
 }
 
-/// A port that cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("{address} cannot be listened on ({problem}). Free the port, or choose another: {flag}.")]
-pub struct PortError {
-    address: SocketAddr,
-    flag: &'static str,
-    problem: io::Error,
-}
-
-/// Two listening sockets.
-#[derive(Debug)]
-pub struct Listeners {
-    mcp: TcpListener,
-    rest: Option<TcpListener>,
-}
-
-impl Listeners {
-    /// Listens on both addresses, or on none.
-    ///
-    /// # Errors
-    ///
-    /// When an address is in use, or is not one of this machine's.
-    pub fn bind(settings: &Settings) -> Result<Self, PortError> {
-        let rest = settings.rest.map(|address| listen(address, "--rest-addr"));
-        Ok(Self {
-            mcp: listen(settings.mcp, "--mcp-addr")?,
-            rest: rest.transpose()?,
-        })
+/// Serves on both listeners until the shutdown drains. Answers the calls in flight until its deadline.
+pub async fn serve(
+    (mcp_listener, rest_listener): (TcpListener, Option<TcpListener>),
+    settings: Settings,
+    mcp: mcp::Server,
+    rest: Rest,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+) {
+    let mut mcp = endpoint::router(mcp);
+    if rest_listener.is_none() {
+        mcp = mcp.route("/metrics", get(rest::metrics));
     }
-
-    /// The address of the MCP port.
-    ///
-    /// # Errors
-    ///
-    /// When the socket has no address any more.
-    pub fn mcp(&self) -> io::Result<SocketAddr> {
-        self.mcp.local_addr()
-    }
-
-    /// The address of the REST port, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When the socket has no address any more.
-    pub fn rest(&self) -> io::Result<Option<SocketAddr>> {
-        self.rest.as_ref().map(TcpListener::local_addr).transpose()
-    }
-
-    /// Serves until the shutdown drains. Answers the calls in flight until its deadline.
-    pub async fn serve(
-        self,
-        settings: Settings,
-        mcp: mcp::Server,
-        rest: Rest,
-        limits: Arc<Limits>,
-        shutdown: Shutdown,
-    ) {
-        let mut mcp = endpoint::router(mcp);
-        if self.rest.is_none() {
-            mcp = mcp.route("/metrics", get(rest::metrics));
+    let middleware = Middleware::new(settings, Arc::clone(&limits), shutdown.clone());
+    let mcp = middleware.layer(Interface::Mcp, mcp);
+    let rest = middleware.layer(Interface::Rest, rest.into_router());
+    let connections = Connections {
+        open: Arc::new(Semaphore::new(limits.connections)),
+        tasks: TaskTracker::new(),
+        limits,
+        shutdown,
+    };
+    let accept_rest = async {
+        if let Some(listener) = rest_listener {
+            connections.accept(listener, rest).await;
         }
-        let middleware = Arc::new(Middleware {
-            settings,
-            calls: Calls::new(&limits),
-            limits: Arc::clone(&limits),
-            shutdown: shutdown.clone(),
-            cors: cors_layer(),
-        });
-        let mcp = middleware.layer(Interface::Mcp, mcp);
-        let rest = middleware.layer(Interface::Rest, rest.into_router());
-        let connections = Connections {
-            open: Arc::new(Semaphore::new(limits.connections)),
-            graceful: GracefulShutdown::new(),
-            limits,
-            shutdown,
-        };
-        let accept_rest = async {
-            if let Some(listener) = self.rest {
-                connections.accept(listener, rest).await;
-            }
-        };
-        tokio::join!(connections.accept(self.mcp, mcp), accept_rest);
+    };
+    tokio::join!(connections.accept(mcp_listener, mcp), accept_rest);
 
-        tracing::info!("draining: no new connections, calls in flight are answered");
-        // A connection without a byte read is closed at once. Two turns of the runtime read what was sent.
-        yield_now().await;
-        yield_now().await;
-        tokio::select! {
-            biased;
-            () = connections.graceful.shutdown() => {}
-            () = connections.shutdown.deadline.cancelled() => {
-                tracing::warn!("connections were still open when the time to end was over");
-            }
-        }
-    }
-}
-
-impl Settings {
-    /// The URL by which clients reach a port: the public one; else its address, if the allowed hosts have
-    /// it; else the first allowed host.
-    #[must_use]
-    pub fn reachable(&self, address: SocketAddr) -> String {
-        if let Some(url) = &self.public_url {
-            return url.trim_end_matches('/').to_owned();
-        }
-        let authority = address.to_string();
-        let allows = |host: &AllowedHost| authority.parse().is_ok_and(|own| host.allows(&own));
-        match self.allowed_hosts.first() {
-            Some(first) if !self.allowed_hosts.iter().any(allows) => {
-                format!("http://{}", first.with_port(address.port()))
-            }
-            _ => format!("http://{authority}"),
+    tracing::info!("draining: no new connections, calls in flight are answered");
+    connections.tasks.close();
+    tokio::select! {
+        biased;
+        () = connections.tasks.wait() => {}
+        () = connections.shutdown.deadline.cancelled() => {
+            tracing::warn!("connections were still open when the time to end was over");
         }
     }
 }
@@ -175,7 +104,7 @@ impl Settings {
 /// The open connections of both ports.
 struct Connections {
     open: Arc<Semaphore>,
-    graceful: GracefulShutdown,
+    tasks: TaskTracker,
     limits: Arc<Limits>,
     shutdown: Shutdown,
 }
@@ -211,7 +140,8 @@ impl Connections {
         Ok((stream, permit.map_err(io::Error::other)?))
     }
 
-    /// Serves one connection in a task of its own.
+    /// Serves one connection in a task of its own. During a drain, each response closes it, as does a pause
+    /// without a request.
     fn serve(
         &self,
         stream: TcpStream,
@@ -220,9 +150,23 @@ impl Connections {
     ) {
         /// Of a header and of an answer.
         const MAX_BUFFERED_BYTES: usize = 64 << 10;
+        /// For requests that a proxy sends before it learns of the drain.
+        const DRAIN_PAUSE: Duration = Duration::from_secs(1);
 
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(self.limits.write_stall));
+        let draining = self.shutdown.draining.clone();
+        let is_draining = draining.clone();
+        let service = ServiceExt::<Request<Incoming>>::map_response(
+            service,
+            move |mut response: Response| {
+                if is_draining.is_cancelled() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                response
+            },
+        );
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read)
@@ -231,10 +175,21 @@ impl Connections {
                 TokioIo::new(Box::pin(stream)),
                 TowerToHyperService::new(service),
             );
-        let connection = self.graceful.watch(connection);
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             telemetry::connections().inc();
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let drained = async {
+                draining.cancelled().await;
+                sleep(DRAIN_PAUSE).await;
+            };
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = drained => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection broke");
             }
             telemetry::connections().dec();
@@ -243,39 +198,20 @@ impl Connections {
     }
 }
 
-fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, PortError> {
-    std::net::TcpListener::bind(address)
-        .and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        })
-        .map_err(|problem| PortError {
-            address,
-            flag,
-            problem,
-        })
+impl Settings {
+    /// The URL by which clients reach a port.
+    #[must_use]
+    pub fn reachable(&self, address: SocketAddr) -> String {
+        match &self.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{address}"),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clients_reach_a_port_by_a_url_that_they_may_use() {
-        for (public_url, host, expected) in [
-            (None, "127.0.0.1", "http://127.0.0.1:9090"),
-            (None, "a.example", "http://a.example:9090"),
-            (None, "a.example:80", "http://a.example:80"),
-            (Some("https://a.example/"), "b.example", "https://a.example"),
-        ] {
-            let address = ([127, 0, 0, 1], 9090).into();
-            let settings = Settings {
-                public_url: public_url.map(str::to_owned),
-                ..settings(host)
-            };
-            assert_eq!(settings.reachable(address), expected);
-        }
-    }
 
     /// Settings of a server with one allowed host.
     pub(super) fn settings(host: &str) -> Settings {

@@ -84,8 +84,6 @@ limits! {
     body_values: usize = 2_500;
     /// To read a request's body.
     body_read: Duration = seconds(10), short milliseconds(1_000);
-    /// Bytes of a line on standard input.
-    line_bytes: usize = 16 << 20;
     /// To receive a request's header, and how long an idle connection is kept: longer than a proxy keeps
     /// one, so that it is not closed just when the proxy uses it.
     header_read: Duration = seconds(75), short milliseconds(1_000);

@@ -2,19 +2,18 @@
 //! success, 1 for a failure, 2 for a configuration that does not fit.
 
 use std::{
-    fmt::Display,
     io::{self, Write},
-    num::NonZeroU32,
+    net::SocketAddr,
     process::ExitCode,
     sync::Arc,
 };
 
 use anyhow::Context;
 use qovery_backups_mcp::{
-    backups::{Backups, Policy},
+    backups::Backups,
     check::check,
-    config::{Command, Config, Error, Upstream},
-    http::Listeners,
+    config::{Command, Config, Source, Upstream},
+    http,
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
@@ -23,7 +22,7 @@ use qovery_backups_mcp::{
     shutdown::Shutdown,
     stdio, telemetry,
 };
-use tokio::runtime;
+use tokio::{net::TcpListener, runtime};
 
 /// Returns the memory of a load to the system, of which glibc's keeps tens of megabytes, and takes a sixth
 /// off a call's processor time.
@@ -33,24 +32,28 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let config = match Config::load() {
         Ok(config) => config,
-        // A call for `--help` or `--version` goes to standard output.
-        Err(Error::Usage(usage)) => {
-            return match usage.print() {
-                Ok(()) if !usage.use_stderr() => ExitCode::SUCCESS,
-                _ => ExitCode::from(2),
-            };
+        Err(error) => {
+            let printed = error.print();
+            let is_help = printed.is_ok() && !error.use_stderr();
+            return ExitCode::from(if is_help { 0 } else { 2 });
         }
-        Err(error) => return refuse(&error),
     };
     let _flush_on_exit = match telemetry::init_log(config.log_filter.clone(), config.log_format) {
         Ok(flush) => flush,
-        Err(error) => return refuse(&format!("The log cannot be written: {error}.")),
+        Err(error) => {
+            // Without standard error, the exit code has to do.
+            let _ = writeln!(
+                io::stderr(),
+                "error: the log's thread did not start: {error}"
+            );
+            return ExitCode::FAILURE;
+        }
     };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     match run(config) {
-        Ok(code) => code,
+        Ok(success) => ExitCode::from(u8::from(!success)),
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -58,14 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says why the program does not start.
-fn refuse(error: &dyn Display) -> ExitCode {
-    // Without standard error, the exit code has to do.
-    let _ = writeln!(io::stderr(), "error: {error}");
-    ExitCode::from(2)
-}
-
-fn run(config: Config) -> anyhow::Result<ExitCode> {
+fn run(config: Config) -> anyhow::Result<bool> {
     let limits = Limits::default();
     #[cfg(debug_assertions)]
     let limits = if config.short_limits {
@@ -91,64 +87,62 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     result
 }
 
-async fn start(
-    config: Config,
-    limits: Arc<Limits>,
-    shutdown: Shutdown,
-) -> anyhow::Result<ExitCode> {
-    let (sandbox, base_url, credentials) = match config.upstream {
-        Upstream::Qovery {
-            base_url,
-            credentials,
-        } => (None, base_url, credentials),
-        Upstream::Sandbox => {
-            let sandbox = Sandbox::start()
-                .await
-                .context("the sandbox could not be started")?;
-            let base_url = sandbox.base_url().parse()?;
-            (Some(sandbox), base_url, Credentials::parse(Sandbox::KEY)?)
+/// Checks the configuration, or serves. Returns whether that succeeded.
+async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyhow::Result<bool> {
+    let mut sandbox = None;
+    let upstream = if let Some(upstream) = config.upstream {
+        upstream
+    } else {
+        let started = Sandbox::start().await;
+        let started = sandbox.insert(started.context("the sandbox could not be started")?);
+        Upstream {
+            base_url: started.base_url().parse()?,
+            credentials: Credentials::parse(Sandbox::KEY)?,
         }
     };
-    let sandboxed = sandbox.is_some();
+    let credentials = upstream.credentials.clone();
     let qovery = Client::new(
-        base_url,
-        credentials.clone(),
+        upstream.base_url,
+        upstream.credentials,
         limits.clone(),
         shutdown.clone(),
     );
     if let Command::Check { database } = config.command {
-        let key = (!sandboxed).then_some(&credentials);
-        let report = tokio::select! {
-            report = check(&config.settings, key, &qovery, &limits, database) => report,
-            () = shutdown.draining.cancelled() => return Ok(ExitCode::FAILURE),
+        let key = sandbox.is_none().then_some(&credentials);
+        let output = io::stdout();
+        return tokio::select! {
+            works = check(&config.settings, key, &qovery, &limits, database, output) => Ok(works?),
+            () = shutdown.draining.cancelled() => Ok(false),
         };
-        io::stdout().write_all(report.text.as_bytes())?;
-        return Ok(exit_code(report.works));
     }
-    let seal = match config.seal {
-        Some(seal) => seal,
-        None => Seal::random().context("the system gave no random key")?,
-    };
-    let policy = config.policy;
-    let backups = Backups::new(qovery, policy.clone(), limits.clone(), shutdown.clone());
+    let seal = config.seal.map_or_else(Seal::random, Ok);
+    let backups = Backups::new(qovery, config.policy, limits.clone(), shutdown.clone());
     let server = mcp::Server::new(
         backups.clone(),
-        seal,
+        seal.context("the system gave no random key")?,
         limits.clone(),
         shutdown.clone(),
-        sandboxed,
+        sandbox.is_some(),
     );
+    let given = config.settings.iter();
+    let given = given.filter(|it| it.flag.is_some() && it.source != Source::Default);
+    let settings = given.map(|setting| format!("{}={}", setting.variable, setting.value));
+    let settings = settings.collect::<Vec<_>>().join(" ");
     if config.command == Command::Http {
         let http = config.http;
-        let listeners = Listeners::bind(&http)?;
-        let (mcp, rest) = (listeners.mcp()?, listeners.rest()?);
-        let mcp_url = format!("{}/mcp", http.reachable(mcp));
+        let mcp_listener = listen(http.mcp, "--mcp-addr").await?;
+        let rest_listener = match http.rest {
+            Some(address) => Some(listen(address, "--rest-addr").await?),
+            None => None,
+        };
+        let mcp = mcp_listener.local_addr()?;
         tracing::info!("MCP is listening on http://{mcp}/mcp");
-        if let Some(rest) = rest {
-            tracing::info!("REST is listening on http://{rest}");
+        if let Some(listener) = &rest_listener {
+            tracing::info!("REST is listening on http://{}", listener.local_addr()?);
         }
         let authenticated = !http.tokens.is_empty();
-        log_mode(sandboxed, Some(authenticated), &policy);
+        tracing::info!(settings, authenticated, "serving");
+        let mcp_url = format!("{}/mcp", http.reachable(mcp));
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
         } else {
@@ -156,34 +150,21 @@ async fn start(
         };
         tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
         let rest = Rest::new(backups.clone(), &mcp_url);
-        listeners
-            .serve(http, server, rest, limits, shutdown.clone())
-            .await;
+        let listeners = (mcp_listener, rest_listener);
+        http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {
-        log_mode(sandboxed, None, &policy);
-        Box::pin(stdio::serve(server, limits, shutdown.clone())).await?;
+        tracing::info!(settings, "serving");
+        Box::pin(stdio::serve(server, shutdown.clone())).await?;
     }
     let settled = backups.end().await;
-    Ok(exit_code(settled && !shutdown.was_forced()))
+    Ok(settled && !shutdown.was_forced())
 }
 
-fn exit_code(success: bool) -> ExitCode {
-    ExitCode::from(u8::from(!success))
-}
-
-/// Logs how it serves: what an operator wants to see at once.
-fn log_mode(sandboxed: bool, authenticated: Option<bool>, policy: &Policy) {
-    let audit_log = policy.audit_log.as_ref();
-    tracing::info!(
-        upstream = if sandboxed { "sandbox" } else { "Qovery" },
-        authenticated,
-        read_only = policy.read_only,
-        confirm = policy.confirm.name(),
-        keep_latest = policy.keep_latest,
-        changes_per_hour = policy.changes_per_hour.map(NonZeroU32::get),
-        audit_log = audit_log.map(|path| path.display().to_string()),
-        "serving"
-    );
+/// Listens on an address, which `flag` chooses.
+async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let failure =
+        || format!("{address} cannot be listened on (free the port, or choose another: {flag})");
+    TcpListener::bind(address).await.with_context(failure)
 }
 
 /// Requests the shutdown at each signal that asks for it.

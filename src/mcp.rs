@@ -15,7 +15,6 @@ mod tools;
 
 use std::{
     panic::AssertUnwindSafe,
-    slice,
     sync::{Arc, LazyLock},
 };
 
@@ -24,10 +23,9 @@ use futures_util::FutureExt;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CustomRequest, CustomResult,
-        DiscoverResult, ErrorCode, Icon, Implementation, InitializeRequestParams, InitializeResult,
-        JsonObject, ListToolsResult, MetaObject, PaginatedRequestParams, ProtocolVersion,
-        ServerCapabilities, ServerConfig, Tool,
+        CacheScope, CallToolRequestParams, CallToolResponse, DiscoverResult, Icon, Implementation,
+        InitializeRequestParams, InitializeResult, JsonObject, ListToolsResult, MetaObject,
+        PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool,
     },
     service::RequestContext,
 };
@@ -130,12 +128,11 @@ impl Server {
 
     /// The context of a request: the HTTP server's, or a new one, with what the protocol adds.
     fn context(&self, request: &Request) -> Context {
-        let time = self.limits.call;
         let parts = request.extensions.get::<Parts>();
-        let mut context = match parts.and_then(|parts| parts.extensions.get::<Context>()) {
-            Some(context) => context.with_deadline(Deadline::after(time)),
-            None => Context::new(Interface::Mcp, time),
-        };
+        let served = parts.and_then(|parts| parts.extensions.get::<Context>());
+        let new = || Context::new(Interface::Mcp, self.limits.call);
+        let mut context = served.cloned().unwrap_or_else(new);
+        context.deadline = Deadline::after(self.limits.call);
         // rmcp cancels it when the client sends a cancellation or disconnects.
         context.cancellation = request.ct.child_token();
         // Over HTTP, rmcp has only a placeholder for a client of an older revision.
@@ -156,16 +153,16 @@ impl Server {
 
     /// The tools that the operator allows.
     fn allowed_tools(&self) -> &[Tool] {
-        let [list, ..] = &*self.tools;
         match self.backups.allow_changes() {
             Ok(()) => &*self.tools,
-            Err(_) => slice::from_ref(list),
+            Err(_) => &self.tools[..1],
         }
     }
 
     fn unknown_tool(&self) -> Refusal {
-        let names = self.allowed_tools().iter().map(|tool| tool.name.as_ref());
-        let names = names.collect::<Vec<&str>>().join(", ");
+        let tools = self.allowed_tools().iter();
+        let names: Vec<&str> = tools.map(|tool| &*tool.name).collect();
+        let names = names.join(", ");
         let message = format!("There is no such tool. The tools are: {names}.");
         Refusal::protocol("invalid_params", ErrorData::invalid_params(message, None))
     }
@@ -203,36 +200,26 @@ impl ServerHandler for Server {
     }
 
     async fn discover(&self, request: Request) -> Result<DiscoverResult, ErrorData> {
-        let context = self.context(&request);
-        let call = Call::begin(&context, "server/discover");
+        Call::begin(&self.context(&request), "server/discover").end(OK, None);
         let versions = self.supported_protocol_versions().into_owned();
-        let mut result = DiscoverResult::from_server_info(versions, self.get_info());
-        result.ttl_ms = TOOLS_TTL_MS;
-        result.cache_scope = CacheScope::Public;
-        call.end(OK, None);
-        Ok(result)
+        let result = DiscoverResult::from_server_info(versions, self.get_info());
+        Ok(result
+            .with_ttl_ms(TOOLS_TTL_MS)
+            .with_cache_scope(CacheScope::Public))
     }
 
     async fn list_tools(
         &self,
-        page: Option<PaginatedRequestParams>,
+        _page: Option<PaginatedRequestParams>,
         request: Request,
     ) -> Result<ListToolsResult, ErrorData> {
-        let context = self.context(&request);
-        let call = Call::begin(&context, "tools/list");
-        let cursor = page.and_then(|page| page.cursor);
-        if cursor.is_some_and(|cursor| !cursor.is_empty()) {
-            let message = "There is no such cursor: the list of tools has one page.";
-            call.end("invalid_params", None);
-            return Err(ErrorData::invalid_params(message, None));
-        }
+        Call::begin(&self.context(&request), "tools/list").end(OK, None);
         let mut result = ListToolsResult::with_all_items(self.allowed_tools().to_vec());
         if is_stateless(&request) {
             result.ttl_ms = Some(TOOLS_TTL_MS);
             result.cache_scope = Some(CacheScope::Public);
             result.meta = Some(RESULT_META.clone());
         }
-        call.end(OK, None);
         Ok(result)
     }
 
@@ -249,26 +236,13 @@ impl ServerHandler for Server {
             Err(refusal) => (refusal.outcome, refusal.response()),
         };
         entry.end(outcome, None);
+        let meta = is_stateless(&request).then(|| RESULT_META.clone());
         match &mut response {
-            Ok(CallToolResponse::Complete(result)) if is_stateless(&request) => {
-                result.meta = Some(RESULT_META.clone());
-            }
-            Ok(CallToolResponse::InputRequired(result)) => result.meta = Some(RESULT_META.clone()),
+            Ok(CallToolResponse::Complete(result)) => result.meta = meta,
+            Ok(CallToolResponse::InputRequired(result)) => result.meta = meta,
             _ => {}
         }
         response
-    }
-
-    /// A method that the protocol does not have, or not in the negotiated revision.
-    async fn on_custom_request(
-        &self,
-        request: CustomRequest,
-        request_context: Request,
-    ) -> Result<CustomResult, ErrorData> {
-        let context = self.context(&request_context);
-        Call::begin(&context, "other").end("method_not_found", None);
-        let code = ErrorCode::METHOD_NOT_FOUND;
-        Err(ErrorData::new(code, request.method, None))
     }
 }
 
@@ -300,6 +274,8 @@ fn implementation() -> Implementation {
 
 #[cfg(test)]
 mod tests {
+    use rmcp::model::ErrorCode;
+
     use super::*;
 
     #[tokio::test]

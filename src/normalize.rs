@@ -15,45 +15,35 @@ use serde_json::{Value, json};
 
 use crate::text;
 
-/// A message that rmcp can read.
-#[derive(Debug)]
-pub(crate) struct Normalized {
-    pub(crate) value: Value,
-    /// Its bytes, if they differ from those that were received.
-    pub(crate) rewritten: Option<Vec<u8>>,
-    /// Whether it is the handshake of a revision before 2026-07-28.
-    pub(crate) is_initialize: bool,
-}
-
 /// Why a message is refused, as a JSON-RPC error.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct InvalidMessage {
-    id: Value,
+    /// Null if the message has no id that the client waits for (JSON-RPC 2.0, section 5).
+    pub(crate) id: Value,
     code: i32,
     message: String,
-    expects_answer: bool,
 }
 
 /// Corrects known faults of clients, and checks that rmcp can read the message.
-pub(crate) fn normalize(message: &[u8]) -> Result<Normalized, InvalidMessage> {
+pub(crate) fn normalize(message: &[u8]) -> Result<Value, InvalidMessage> {
     // RFC 8259, section 8.1: a parser may ignore a byte order mark.
     let text = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
-    let received: Value =
-        serde_json::from_slice(text).map_err(|_| InvalidMessage::parse_error())?;
-    let mut value = received.clone();
-    if value.get("method").is_some() {
-        normalize_request(&mut value);
-    } else {
-        normalize_response(&mut value);
-    }
-    check(&value)?;
-    let is_rewritten = value != received || text.len() < message.len();
-    Ok(Normalized {
-        rewritten: is_rewritten.then(|| value.to_string().into_bytes()),
-        is_initialize: is_initialize(&value),
-        value,
-    })
+    let mut message = serde_json::from_slice(text).map_err(|_| InvalidMessage {
+        id: Value::Null,
+        code: -32700,
+        message: "Parse error: this cannot be read as JSON.".to_owned(),
+    })?;
+    normalize_response(&mut message);
+    normalize_request(&mut message);
+    check(&message)?;
+    Ok(message)
+}
+
+/// 2026-07-28 has no handshake: with its `_meta`, `initialize` is an unknown method.
+pub(crate) fn is_initialize(message: &Value) -> bool {
+    let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
+    message["method"] == "initialize" && !version.is_string()
 }
 
 impl InvalidMessage {
@@ -63,29 +53,13 @@ impl InvalidMessage {
             id,
             code: -32600,
             message: format!("Invalid request: {reason}."),
-            expects_answer: true,
         }
     }
 
-    fn parse_error() -> Self {
-        Self {
-            id: Value::Null,
-            code: -32700,
-            message: "Parse error: this cannot be read as JSON.".to_owned(),
-            expects_answer: false,
-        }
-    }
-
-    /// The error response. Its id is null if the request has no text or number for one (JSON-RPC 2.0,
-    /// section 5).
+    /// The error response.
     pub(crate) fn to_json(&self) -> String {
         let error = json!({ "code": self.code, "message": self.message });
         json!({ "jsonrpc": "2.0", "id": self.id, "error": error }).to_string()
-    }
-
-    /// Whether the client waits for a response. It does not after a notification or a response.
-    pub(crate) fn expects_answer(&self) -> bool {
-        self.expects_answer
     }
 }
 
@@ -94,7 +68,6 @@ fn normalize_request(message: &mut Value) {
     if is_initialize(message) {
         normalize_handshake(message);
     }
-    let is_call = message["method"] == "tools/call";
     let Some(params) = message.get_mut("params") else {
         return;
     };
@@ -103,28 +76,21 @@ fn normalize_request(message: &mut Value) {
     if let Some(capabilities) = params.pointer_mut(capabilities) {
         normalize_capabilities(capabilities);
     }
-    if is_call {
-        remove_empty(params, "arguments");
-        if let Some(arguments) = params.get_mut("arguments") {
-            text::parse_embedded_json(arguments);
-        }
+    // Of `tools/call`: no other method of this server has them.
+    remove_empty(params, "arguments");
+    if let Some(arguments) = params.get_mut("arguments") {
+        text::parse_embedded_json(arguments);
     }
 }
 
 /// Removes a member that is null or an empty list: PHP encodes an empty object as a list.
 fn remove_empty(value: &mut Value, name: &str) {
     let is_empty = |member: &Value| member.is_null() || *member == json!([]);
-    if value.get(name).is_some_and(is_empty)
-        && let Some(fields) = value.as_object_mut()
+    if let Some(fields) = value.as_object_mut()
+        && fields.get(name).is_some_and(is_empty)
     {
         fields.remove(name);
     }
-}
-
-/// 2026-07-28 has no handshake: with its `_meta`, `initialize` is an unknown method.
-fn is_initialize(message: &Value) -> bool {
-    let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
-    message["method"] == "initialize" && !version.is_string()
 }
 
 /// Keeps what this server uses of a malformed handshake. An unknown version is answered with the newest
@@ -151,25 +117,21 @@ fn normalize_handshake(message: &mut Value) {
 /// Keeps only elicitation of malformed capabilities. A client that declares it in any form is asked; one
 /// that cannot show the question declines it.
 fn normalize_capabilities(capabilities: &mut Value) {
-    if ClientCapabilities::deserialize(&*capabilities).is_ok() {
-        return;
+    if ClientCapabilities::deserialize(&*capabilities).is_err() {
+        let elicitation = &capabilities["elicitation"];
+        let is_declared = !elicitation.is_null() && *elicitation != false;
+        *capabilities = json!({});
+        if is_declared {
+            capabilities["elicitation"] = json!({});
+        }
     }
-    let is_declared = |value: &Value| !value.is_null() && *value != false;
-    let elicitation = &capabilities["elicitation"];
-    let modes = ["form", "url"].into_iter();
-    let modes = modes.filter(|mode| is_declared(&elicitation[mode]));
-    let modes: Value = modes.map(|mode| (mode, json!({}))).collect();
-    *capabilities = if is_declared(elicitation) {
-        json!({ "elicitation": modes })
-    } else {
-        json!({})
-    };
 }
 
 /// Corrects a response: one in the style of JSON-RPC 1.0, with another version and with both members,
 /// and one whose error is of another shape. What cannot be read would be waited for in vain.
 fn normalize_response(message: &mut Value) {
-    if message.get("result").is_none() && message.get("error").is_none() {
+    let has = |name| message.get(name).is_some();
+    if has("method") || !(has("result") || has("error")) {
         return;
     }
     let mut error = message["error"].take();
@@ -188,30 +150,28 @@ fn normalize_response(message: &mut Value) {
 /// unknown method.
 fn check(message: &Value) -> Result<(), InvalidMessage> {
     let has = |name| message.get(name).is_some();
-    let id = &message["id"];
-    let has_outcome = has("result") || has("error");
-    let is_response = has_outcome && !has("method");
-    let scalar = Some(id).filter(|id| id.is_string() || id.is_number());
-    let invalid = |reason| InvalidMessage {
-        expects_answer: !is_response && (has("id") || !has("method")),
-        ..InvalidMessage::request(scalar.cloned().unwrap_or_default(), reason)
+    let (method, id) = (message["method"].as_str(), &message["id"]);
+    let outcomes = usize::from(has("result")) + usize::from(has("error"));
+    let is_valid = message["jsonrpc"] == "2.0"
+        && outcomes == usize::from(method.is_none())
+        && (!has("id") || RequestId::deserialize(id).is_ok());
+    let is_response = outcomes > 0 && method.is_none();
+    let id = match id {
+        Value::String(_) | Value::Number(_) if !is_response => id.clone(),
+        _ => Value::Null,
     };
-    if message.is_object() && message["jsonrpc"] != "2.0" {
-        return Err(invalid(r#"jsonrpc must be "2.0""#));
-    }
-    if has("id") && RequestId::deserialize(id).is_err() {
-        let reason = "the id must be text or a whole number below 2^63";
-        return Err(invalid(reason));
-    }
-    match message["method"].as_str().filter(|_| !has_outcome) {
-        Some(method) if fits(method, message) => Ok(()),
-        Some(method) => Err(InvalidMessage {
+    match method {
+        _ if !is_valid => Err(InvalidMessage::request(
+            id,
+            "this is not one JSON-RPC message with \"jsonrpc\": \"2.0\" and an id that is text or a whole \
+             number below 2^63",
+        )),
+        Some(method) if !fits(method, message) => Err(InvalidMessage {
+            id,
             code: -32602,
             message: format!("The parameters of {} are malformed.", text::excerpt(method)),
-            ..invalid("")
         }),
-        None if is_response && has("result") != has("error") => Ok(()),
-        None => Err(invalid("this is not one JSON-RPC message")),
+        _ => Ok(()),
     }
 }
 
@@ -222,13 +182,10 @@ fn fits(method: &str, message: &Value) -> bool {
     if !params.is_none_or(Value::is_object) || !meta.is_none_or(Value::is_object) {
         return false;
     }
-    let params = params.unwrap_or(&Value::Null);
-    match method {
-        "initialize" if !is_initialize(message) => true,
-        "initialize" => InitializeRequestParams::deserialize(params).is_ok(),
-        "server/discover" => params.is_object(),
-        "tools/call" => CallToolRequestParams::deserialize(params).is_ok(),
-        "tools/list" => Option::<PaginatedRequestParams>::deserialize(params).is_ok(),
+    match (method, params) {
+        ("server/discover" | "tools/call", None) => false,
+        ("tools/call", Some(params)) => CallToolRequestParams::deserialize(params).is_ok(),
+        ("tools/list", Some(params)) => PaginatedRequestParams::deserialize(params).is_ok(),
         _ => true,
     }
 }
@@ -243,19 +200,12 @@ mod tests {
     const META: &str = "io.modelcontextprotocol/";
 
     fn rewritten(message: &Value) -> Value {
-        let normalized = normalize(message.to_string().as_bytes()).unwrap();
-        let value = normalized.rewritten.map_or_else(
-            || message.clone(),
-            |text| serde_json::from_slice(&text).unwrap(),
-        );
-        assert_eq!(value, normalized.value);
-        value
+        normalize(message.to_string().as_bytes()).unwrap()
     }
 
-    fn refused(message: &str) -> (Value, bool) {
+    fn refused(message: &str) -> Value {
         let invalid = normalize(message.as_bytes()).unwrap_err();
-        let error = serde_json::from_str(&invalid.to_json()).unwrap();
-        (error, invalid.expects_answer())
+        serde_json::from_str(&invalid.to_json()).unwrap()
     }
 
     /// Any JSON, small.
@@ -264,7 +214,8 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            any::<f64>().prop_map(|number| json!(number)),
+            // serde_json rounds some others.
+            any::<i32>().prop_map(|number| json!(f64::from(number) / 8.0)),
             r#"[a-z{}\[\]":]{0,8}|\{\}"#.prop_map(Value::from),
         ];
         scalar.prop_recursive(3, 12, 4, |inner| {
@@ -332,8 +283,7 @@ mod tests {
         fn a_valid_message_stays_unchanged(message in valid_message()) {
             // An unknown method's `_meta` is checked, too.
             prop_assume!(message["params"].get("_meta").is_none_or(Value::is_object));
-            let normalized = normalize(message.to_string().as_bytes()).unwrap();
-            prop_assert_eq!(normalized.rewritten, None);
+            prop_assert_eq!(normalize(message.to_string().as_bytes()).unwrap(), message);
         }
 
         /// Whatever the parameters of a request are, rmcp reads it as one of its method, or it is refused.
@@ -357,7 +307,7 @@ mod tests {
             let Ok(normalized) = normalize(message.to_string().as_bytes()) else {
                 return Ok(());
             };
-            let read = serde_json::from_value::<ClientJsonRpcMessage>(normalized.value).unwrap();
+            let read = serde_json::from_value::<ClientJsonRpcMessage>(normalized).unwrap();
             let JsonRpcMessage::Request(request) = read else {
                 return Err(TestCaseError::fail("not a request"));
             };
@@ -388,8 +338,7 @@ mod tests {
             assert_eq!(rewritten(&message)["params"], json!({ "name": "a" }));
         }
         let with_mark = format!("\u{feff}{list}");
-        let normalized = normalize(with_mark.as_bytes()).unwrap();
-        assert_eq!(normalized.rewritten, Some(list.to_string().into_bytes()));
+        assert_eq!(normalize(with_mark.as_bytes()).unwrap(), list);
     }
 
     #[test]
@@ -398,7 +347,7 @@ mod tests {
             "params": { "name": "a", "arguments": r#"{"b":1}"# } });
         assert_eq!(rewritten(&call)["params"]["arguments"], json!({ "b": 1 }));
         call["params"]["arguments"] = json!("[1]");
-        assert_eq!(refused(&call.to_string()).0["error"]["code"], -32602);
+        assert_eq!(refused(&call.to_string())["error"]["code"], -32602);
     }
 
     #[test]
@@ -409,23 +358,19 @@ mod tests {
         assert_eq!(rewritten(&message)["params"], least);
         message["params"] = json!({
             "protocolVersion": "2025-06-18",
-            "capabilities": { "roots": true, "elicitation": { "form": true, "url": false } },
+            "capabilities": { "roots": true, "elicitation": { "form": true } },
             "clientInfo": { "name": "n", "version": 2 },
         });
         let expected = json!({
             "protocolVersion": "2025-06-18",
-            "capabilities": { "elicitation": { "form": {} } },
+            "capabilities": { "elicitation": {} },
             "clientInfo": { "name": "n", "version": "unknown" },
         });
         assert_eq!(rewritten(&message)["params"], expected);
-        assert!(
-            normalize(message.to_string().as_bytes())
-                .unwrap()
-                .is_initialize
-        );
+        assert!(is_initialize(&message));
         message["params"]["_meta"] = json!({ format!("{META}protocolVersion"): "2026-07-28" });
-        let normalized = normalize(message.to_string().as_bytes()).unwrap();
-        assert!(!normalized.is_initialize && normalized.rewritten.is_none());
+        assert!(!is_initialize(&message));
+        assert_eq!(rewritten(&message), message);
     }
 
     #[test]
@@ -466,90 +411,61 @@ mod tests {
 
     #[test]
     fn an_invalid_request_is_answered_with_its_id() {
-        for (message, id, code, words) in [
-            (
-                r#"{"id":3,"method":"ping"}"#,
-                json!(3),
-                -32600,
-                "jsonrpc must be",
-            ),
+        let (request, params) = ((-32600, "not one JSON-RPC message"), (-32602, "malformed"));
+        for (message, id, (code, words)) in [
+            (r#"{"id":3,"method":"ping"}"#, json!(3), request),
             (
                 r#"{"jsonrpc":"1.0","id":"a","method":"ping"}"#,
                 json!("a"),
-                -32600,
-                "jsonrpc",
+                request,
             ),
             (
                 r#"{"jsonrpc":"2.0","id":1.5,"method":"ping"}"#,
                 json!(1.5),
-                -32600,
-                "id must be",
+                request,
             ),
-            (
-                r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
-                json!(null),
-                -32600,
-                "id must be",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":4}"#,
-                json!(4),
-                -32600,
-                "not one JSON-RPC message",
-            ),
-            (
-                r#"{"jsonrpc":"2.0","id":4,"method":5}"#,
-                json!(4),
-                -32600,
-                "not one",
-            ),
+            (r#"{"jsonrpc":"2.0","id":4}"#, json!(4), request),
+            (r#"{"jsonrpc":"2.0","id":4,"method":5}"#, json!(4), request),
             (
                 r#"{"jsonrpc":"2.0","id":4,"method":"a","result":1}"#,
                 json!(4),
-                -32600,
-                "not one",
+                request,
             ),
-            (
-                r#"[{"jsonrpc":"2.0","id":4,"method":"ping"}]"#,
-                json!(null),
-                -32600,
-                "not one",
-            ),
-            ("42", json!(null), -32600, "not one"),
             (
                 r#"{"jsonrpc":"2.0","id":4,"method":"a","params":[1]}"#,
                 json!(4),
-                -32602,
-                "of a are",
+                params,
             ),
             (
                 r#"{"jsonrpc":"2.0","id":4,"method":"ping","params":{"_meta":1}}"#,
                 json!(4),
-                -32602,
-                "ping",
+                params,
             ),
         ] {
-            let (error, expects_answer) = refused(message);
+            let error = refused(message);
             assert_eq!(
                 (&error["id"], &error["error"]["code"]),
                 (&id, &json!(code)),
                 "{message}"
             );
             let text = error["error"]["message"].as_str().unwrap();
-            assert!(text.contains(words) && expects_answer, "{message}: {text}");
+            assert!(text.contains(words), "{message}: {text}");
         }
     }
 
     #[test]
-    fn what_expects_no_answer_gets_none() {
+    fn what_has_no_id_to_answer_gets_null() {
         for message in [
             r#"{"jsonrpc":"1.0","method":"notifications/x"}"#,
             r#"{"jsonrpc":"2.0","method":"notifications/x","params":7}"#,
+            r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#,
+            r#"[{"jsonrpc":"2.0","id":4,"method":"ping"}]"#,
             r#"{"jsonrpc":"2.0","id":{},"result":{}}"#,
             r#"{"jsonrpc":"2.0","result":{}}"#,
             r#"{"jsonrpc":"2.0","id":1,"method":"#,
+            "42",
         ] {
-            assert!(!refused(message).1, "{message}");
+            assert_eq!(refused(message)["id"], Value::Null, "{message}");
         }
     }
 }

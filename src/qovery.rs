@@ -23,8 +23,8 @@ mod model;
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme};
-pub use error::{Error, Facts, Failure, Outcome, Unreadable};
+pub use error::{Error, Facts, Failure, Outcome};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,
-    NewBackup, Organization, OrganizationId, Results, Service, Status, Text, TextError,
+    NewBackup, Organization, Service, Status, Text, TextError,
 };

@@ -3,7 +3,6 @@
 //! Success is what Qovery answered, to the byte; a failure is a [`Problem`]. What must never live
 //! here: a rule about backups, or a word of MCP.
 
-mod accept;
 #[cfg(test)]
 mod openapi;
 mod problem;
@@ -12,12 +11,12 @@ use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        FromRequestParts, Path, Query, State,
+        Path, Query, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
     },
-    http::{HeaderValue, Method, StatusCode, header, request::Parts},
+    http::{Method, StatusCode, header},
     response::{Html, IntoResponse, Response},
-    routing::{MethodRouter, delete, get},
+    routing::{delete, get},
 };
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -28,11 +27,16 @@ use crate::{
     qovery::{BackupId, DatabaseId, NewBackup},
     telemetry,
 };
-pub(crate) use accept::{accepts, is_json};
 pub use problem::Problem;
 
 /// The OpenAPI document. A test holds it to the code.
 const DOCUMENT: &str = include_str!("rest/openapi.json");
+
+const JSON: &str = "application/json";
+
+/// The paths of the operations, as in the document.
+const BACKUPS: &str = "/v1/database/{databaseid}/backup";
+const BACKUP: &str = "/v1/database/{databaseid}/backup/{backupid}";
 
 /// The REST API.
 #[derive(Debug)]
@@ -54,45 +58,26 @@ impl Rest {
 
     /// The routes.
     pub fn into_router(self) -> Router {
-        let page = self.page;
-        let mut router = Router::new()
-            .route("/", read_only(get(async move || show(page))))
-            .route("/openapi.json", read_only(get(document)))
-            .route("/metrics", read_only(get(metrics)));
-        for (path, methods) in operations() {
-            router = router.route(path, methods);
-        }
-        router.with_state(self.backups)
+        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+        let page = ([(header::CONTENT_SECURITY_POLICY, policy)], Html(self.page));
+        let document = ([(header::CONTENT_TYPE, JSON)], DOCUMENT);
+        Router::new()
+            .route("/", get(page))
+            .route("/openapi.json", get(document))
+            .route("/metrics", get(metrics))
+            .route(BACKUPS, get(list).post(add))
+            .route(BACKUP, delete(remove))
+            .with_state(self.backups)
     }
 }
 
-/// The operations. The document lists the same ones.
-fn operations() -> [(&'static str, MethodRouter<Backups>); 2] {
-    let backups = get(list).post(add);
-    let backup = delete(remove);
-    [
-        (
-            "/v1/database/{databaseid}/backup",
-            backups.options(async || allow("GET,HEAD,POST,OPTIONS")),
-        ),
-        (
-            "/v1/database/{databaseid}/backup/{backupid}",
-            backup.options(async || allow("DELETE,OPTIONS")),
-        ),
-    ]
-}
-
-/// The operation of a request in logs and metrics. It depends on the request line only, so that a refusal
-/// is counted as its operation's.
+/// The operation of a request in logs and metrics.
 #[must_use]
 pub fn operation(method: &Method, path: &str) -> &'static str {
-    let segments: Vec<&str> = path.split('/').skip(1).collect();
-    match (method.as_str(), segments.as_slice()) {
-        // No id is empty.
-        _ if segments.contains(&"") => "other",
-        ("GET" | "HEAD", ["v1", "database", _, "backup"]) => "list",
-        ("POST", ["v1", "database", _, "backup"]) => "add",
-        ("DELETE", ["v1", "database", _, "backup", _]) => "remove",
+    match (method.as_str(), path) {
+        ("GET" | "HEAD", BACKUPS) => "list",
+        ("POST", BACKUPS) => "add",
+        ("DELETE", BACKUP) => "remove",
         _ => "other",
     }
 }
@@ -115,21 +100,8 @@ struct ListQuery {
     start_id: Option<BackupId>,
 }
 
-/// Refuses a client that does not accept JSON.
-struct AcceptsJson;
-
-impl<S: Sync> FromRequestParts<S> for AcceptsJson {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let accepted = accepts(&parts.headers, "application", "json");
-        accepted.then_some(Self).ok_or_else(Problem::not_acceptable)
-    }
-}
-
 /// `listDatabaseBackup`.
 async fn list(
-    _: AcceptsJson,
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
@@ -142,7 +114,6 @@ async fn list(
 
 /// `addBackupDatabase`.
 async fn add(
-    _: AcceptsJson,
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<DatabasePath>, PathRejection>,
@@ -151,16 +122,12 @@ async fn add(
     let database = path?.databaseid;
     let added = backups.add(&context, database, backup?.0).await?;
     let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
-    let mut response = json(StatusCode::CREATED, added.answered.json);
-    if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    let response = json(StatusCode::CREATED, added.answered.json);
+    Ok(([(header::LOCATION, location)], response).into_response())
 }
 
 /// `removeDatabaseBackup`.
 async fn remove(
-    _: AcceptsJson,
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
     path: Result<Path<BackupPath>, PathRejection>,
@@ -186,55 +153,6 @@ pub(crate) async fn metrics() -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }
 
-async fn document(_: AcceptsJson) -> Response {
-    json(StatusCode::OK, Bytes::from_static(DOCUMENT.as_bytes()))
-}
-
-fn show(page: Bytes) -> Response {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page)).into_response()
-}
-
 fn json(status: StatusCode, body: Bytes) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-fn read_only(methods: MethodRouter<Backups>) -> MethodRouter<Backups> {
-    methods.options(async || allow("GET,HEAD,OPTIONS"))
-}
-
-/// Answers `OPTIONS`, for which the router has no answer of its own.
-fn allow(methods: &'static str) -> impl IntoResponse {
-    (StatusCode::NO_CONTENT, [(header::ALLOW, methods)])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_operation_is_a_method_of_its_path() {
-        let (backups, backup) = ("/v1/database/d/backup", "/v1/database/d/backup/b");
-        for (method, path, name) in [
-            (Method::GET, backups, "list"),
-            (Method::HEAD, backups, "list"),
-            (Method::POST, backups, "add"),
-            (Method::DELETE, backup, "remove"),
-            (Method::DELETE, backups, "other"),
-            (Method::OPTIONS, backups, "other"),
-            (Method::GET, backup, "other"),
-            (Method::PUT, backup, "other"),
-            (Method::GET, "/v1/database//backup", "other"),
-            (Method::DELETE, "/v1/database/d/backup/", "other"),
-            (Method::DELETE, "/v1/database/d/backup/b/x", "other"),
-            (Method::GET, "/v1/database/d/backups", "other"),
-            (Method::GET, "/v2/database/d/backup", "other"),
-            (Method::GET, "//v1/database/d/backup", "other"),
-            (Method::GET, "/metrics", "other"),
-            (Method::GET, "/", "other"),
-            (Method::OPTIONS, "*", "other"),
-        ] {
-            assert_eq!(operation(&method, path), name, "{method} {path}");
-        }
-    }
+    (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }

@@ -8,10 +8,7 @@ use std::{
     collections::HashMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use axum::{
@@ -34,7 +31,6 @@ use uuid::Uuid;
 #[derive(Debug)]
 pub struct Sandbox {
     address: SocketAddr,
-    requests: Arc<AtomicU64>,
     _shutdown: DropGuard,
 }
 
@@ -54,14 +50,12 @@ impl Sandbox {
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let requests = Arc::new(AtomicU64::new(0));
         let shutdown = CancellationToken::new();
-        let server = axum::serve(listener, router(Arc::clone(&requests)))
+        let server = axum::serve(listener, router())
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         tokio::spawn(server.into_future());
         Ok(Self {
             address,
-            requests,
             _shutdown: shutdown.drop_guard(),
         })
     }
@@ -70,12 +64,6 @@ impl Sandbox {
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    /// The number of requests that it received.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -133,22 +121,13 @@ impl Backup {
     fn to_json(&self) -> Value {
         let (state, after) = self.state();
         let (created_at, updated_at) = (rfc3339(self.created_at), rfc3339(self.created_at + after));
-        let (action, step) = match state {
-            "QUEUED" => ("QUEUED", None),
-            "EXECUTING" => ("EXECUTING", None),
-            "READY" => ("SUCCESS", Some("SUCCESS")),
-            _ => ("ERROR", Some("ERROR")),
+        let status = match state {
+            "QUEUED" | "EXECUTING" => state,
+            "READY" => "SUCCESS",
+            _ => "ERROR",
         };
         let seconds = after.num_seconds();
-        let steps = step.map(|status| {
-            let step =
-                json!({ "step_name": "EXECUTING", "status": status, "duration_sec": seconds });
-            json!({
-                "total_duration_sec": seconds,
-                "total_computing_duration_sec": seconds,
-                "details": [step],
-            })
-        });
+        let step = json!({ "step_name": "EXECUTING", "status": status, "duration_sec": seconds });
         json!({
             "id": self.id,
             "created_at": created_at,
@@ -161,13 +140,9 @@ impl Backup {
                 "service_deployment_status": "UP_TO_DATE",
                 "last_deployment_date": updated_at,
                 "is_part_last_deployment": true,
-                "steps": steps,
+                "steps": { "total_duration_sec": seconds, "details": [step] },
                 "execution_id": format!("{}-1", self.id),
-                "status_details": {
-                    "action": "DEPLOY",
-                    "status": action,
-                    "sub_action": "NONE"
-                },
+                "status_details": { "action": "DEPLOY", "status": status, "sub_action": "NONE" },
                 "deployment_request_id": null,
                 "deployment_requests_count": 0
             }
@@ -198,7 +173,7 @@ fn samples() -> HashMap<&'static str, Vec<Backup>> {
     HashMap::from([(Sandbox::ORDERS, orders), (Sandbox::SESSIONS, sessions)])
 }
 
-fn router(requests: Arc<AtomicU64>) -> Router {
+fn router() -> Router {
     let databases: Databases = Arc::new(Mutex::new(samples()));
     Router::new()
         .route("/organization", get(organizations))
@@ -208,10 +183,6 @@ fn router(requests: Arc<AtomicU64>) -> Router {
         .route("/database/{database}/backup/{backup}", delete(remove))
         .with_state(databases)
         .layer(middleware::from_fn(authorize))
-        .layer(middleware::from_fn(move |request: Request, next: Next| {
-            requests.fetch_add(1, Ordering::Relaxed);
-            next.run(request)
-        }))
 }
 
 async fn authorize(request: Request, next: Next) -> Response {
@@ -222,50 +193,29 @@ async fn authorize(request: Request, next: Next) -> Response {
     }
 }
 
-const ORGANIZATION: &str = "0de50000-0000-4000-8000-000000000000";
-const ENVIRONMENT: &str = "0de50000-0000-4000-8000-00000000000e";
-
 async fn organizations() -> Json<Value> {
-    Json(json!({ "results": [{
-        "id": ORGANIZATION,
-        "created_at": rfc3339(Utc::now()),
-        "name": "Sandbox",
-        "plan": "FREE",
-    }] }))
+    let id = "0de50000-0000-4000-8000-000000000000";
+    Json(json!({ "results": [{ "id": id, "name": "Sandbox" }] }))
 }
 
-async fn services(Path(organization): Path<String>) -> Result<Json<Value>, Refusal> {
-    if organization != ORGANIZATION {
-        return Err(NOT_FOUND);
-    }
+/// The services of the only organization.
+async fn services() -> Json<Value> {
     let service = |(id, name): (&str, &str)| {
         json!({
             "id": id,
             "name": name,
-            "description": "",
-            "icon_uri": "app://qovery-console/postgresql",
             "service_type": "DATABASE",
-            "project_id": "0de50000-0000-4000-8000-00000000000f",
             "project_name": "shop",
-            "environment_id": ENVIRONMENT,
             "environment_name": "production",
-            "cluster_id": "0de50000-0000-4000-8000-00000000000c",
         })
     };
-    Ok(Json(json!({ "results": NAMES.map(service) })))
+    Json(json!({ "results": NAMES.map(service) }))
 }
 
 async fn database(Path(database): Path<String>) -> Result<Json<Value>, Refusal> {
     let mut names = NAMES.into_iter();
     let (id, name) = names.find(|(id, _)| *id == database).ok_or(NOT_FOUND)?;
-    Ok(Json(json!({
-        "id": id,
-        "name": name,
-        "type": "POSTGRESQL",
-        "version": "17",
-        "mode": "CONTAINER",
-        "environment": { "id": ENVIRONMENT },
-    })))
+    Ok(Json(json!({ "id": id, "name": name })))
 }
 
 async fn list(

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use rmcp::{
     RoleServer, ServiceExt,
     model::{ClientJsonRpcMessage, ClientRequest, GetMeta, JsonRpcMessage, ProtocolVersion},
@@ -11,22 +10,15 @@ use rmcp::{
 };
 use serde_json::json;
 use tokio::{
-    io::{self, AsyncWriteExt},
+    io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader, Split},
     sync::Mutex,
     task::JoinSet,
 };
-use tokio_util::{
-    bytes::Bytes,
-    codec::{AnyDelimiterCodec, AnyDelimiterCodecError, FramedRead},
-};
 
 use crate::{
-    context::{Context, Interface},
-    limits::Limits,
     mcp,
     normalize::{InvalidMessage, normalize},
     shutdown::Shutdown,
-    telemetry::Call,
 };
 
 /// Serves until standard input is closed or the shutdown begins, and until the calls in flight are
@@ -37,19 +29,15 @@ use crate::{
 /// When the session cannot begin. A client that closes standard input before is no error.
 pub async fn serve(
     server: mcp::Server,
-    limits: Arc<Limits>,
     shutdown: Shutdown,
 ) -> Result<(), Box<ServerInitializeError>> {
     let (input, output) = stdio_pipes();
-    let newline = b"\n".to_vec();
-    let codec = AnyDelimiterCodec::new_with_max_length(newline.clone(), newline, limits.line_bytes);
     let deadline = shutdown.deadline.clone();
     let transport = Lines {
-        input: FramedRead::new(input, codec),
+        input: BufReader::new(input).split(b'\n'),
         output: Arc::new(Mutex::new(output)),
         refusals: JoinSet::new(),
         is_open: false,
-        limits,
         shutdown,
     };
     let session = async {
@@ -73,13 +61,12 @@ pub async fn serve(
 /// A transport over lines. Unlike rmcp's, it normalizes messages, reads a last line without an end, and
 /// drops notifications and responses before the first request, which would end rmcp's handshake.
 struct Lines {
-    input: FramedRead<StdioReader, AnyDelimiterCodec>,
+    input: Split<BufReader<StdioReader>>,
     output: Arc<Mutex<StdioWriter>>,
     /// Responses that rmcp does not know of. `receive` may be dropped at any await, so tasks write them.
-    refusals: JoinSet<()>,
+    refusals: JoinSet<io::Result<()>>,
     /// Whether a message was received that begins rmcp's session.
     is_open: bool,
-    limits: Arc<Limits>,
     shutdown: Shutdown,
 }
 
@@ -90,9 +77,7 @@ impl Transport<RoleServer> for Lines {
         &mut self,
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = io::Result<()>> + Send + 'static {
-        let line = serde_json::to_vec(&message);
-        let output = Arc::clone(&self.output);
-        async move { write(&output, line?).await }
+        self.write(serde_json::to_vec(&message))
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
@@ -110,8 +95,11 @@ impl Transport<RoleServer> for Lines {
             match self.read(&line) {
                 Ok(None) => {}
                 Ok(message) => return message,
-                Err(invalid) if invalid.expects_answer() => self.refuse(&invalid),
-                Err(invalid) => tracing::debug!(%invalid, "dropped a line"),
+                Err(invalid) if invalid.id.is_null() => tracing::debug!(%invalid, "dropped a line"),
+                Err(invalid) => {
+                    let refusal = self.write(Ok(invalid.to_json().into_bytes()));
+                    self.refusals.spawn(refusal);
+                }
             }
         }
     }
@@ -123,33 +111,22 @@ impl Transport<RoleServer> for Lines {
 
 impl Lines {
     /// The next line, once all refusals are written: a client that reads no answers is not read either.
-    async fn next_line(&mut self) -> Option<Bytes> {
-        while self.refusals.join_next().await.is_some() {}
-        loop {
-            match self.input.next().await? {
-                Ok(line) => return Some(line),
-                Err(AnyDelimiterCodecError::MaxChunkLengthExceeded) => {
-                    tracing::warn!(
-                        "dropped a line of more than {} bytes",
-                        self.limits.line_bytes
-                    );
-                    // After an error, the stream ends once before it goes on.
-                    self.input.next().await;
-                }
-                Err(AnyDelimiterCodecError::Io(error)) => {
-                    tracing::warn!(%error, "standard input cannot be read");
-                    return None;
-                }
+    async fn next_line(&mut self) -> Option<Vec<u8>> {
+        while let Some(written) = self.refusals.join_next().await {
+            if let Ok(Err(error)) = written {
+                tracing::debug!(%error, "a refusal could not be written");
             }
         }
+        let line = self.input.next_segment().await;
+        line.unwrap_or_else(|error| {
+            tracing::warn!(%error, "standard input cannot be read");
+            None
+        })
     }
 
     /// Returns the message of a line, if there is one for rmcp.
     fn read(&mut self, line: &[u8]) -> Result<Option<ClientJsonRpcMessage>, InvalidMessage> {
-        if line.trim_ascii().is_empty() {
-            return Ok(None);
-        }
-        let message = serde_json::from_value(normalize(line)?.value);
+        let message = serde_json::from_value(normalize(line)?);
         // Requests and notifications are checked; a response may still be malformed.
         let message = message.inspect_err(|error| tracing::debug!(%error, "dropped a response"));
         if let Ok(JsonRpcMessage::Request(request)) = &message
@@ -162,16 +139,19 @@ impl Lines {
         Ok(message.ok().filter(|_| self.is_open))
     }
 
-    fn refuse(&mut self, invalid: &InvalidMessage) {
-        let context = Context::new(Interface::Mcp, self.limits.call);
-        Call::begin(&context, "other").end("refused", None);
-        let line = invalid.to_json().into_bytes();
+    /// Writes one whole line.
+    fn write(
+        &self,
+        line: serde_json::Result<Vec<u8>>,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<> {
         let output = Arc::clone(&self.output);
-        self.refusals.spawn(async move {
-            if let Err(error) = write(&output, line).await {
-                tracing::debug!(%error, "a refusal could not be written");
-            }
-        });
+        async move {
+            let mut line = line?;
+            line.push(b'\n');
+            let mut output = output.lock().await;
+            output.write_all(&line).await?;
+            output.flush().await
+        }
     }
 }
 
@@ -189,12 +169,4 @@ fn opens_session(request: &ClientRequest) -> Result<bool, &'static str> {
             Err("begin with initialize, or send the _meta of 2026-07-28 with each request")
         }
     }
-}
-
-/// Writes one whole line.
-async fn write(output: &Mutex<StdioWriter>, mut line: Vec<u8>) -> io::Result<()> {
-    line.push(b'\n');
-    let mut output = output.lock().await;
-    output.write_all(&line).await?;
-    output.flush().await
 }

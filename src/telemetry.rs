@@ -4,10 +4,7 @@
 
 mod log;
 
-use std::{
-    sync::LazyLock,
-    time::{Duration, Instant},
-};
+use std::{sync::LazyLock, time::Instant};
 
 use chrono::Utc;
 use prometheus::{
@@ -148,13 +145,8 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        let Self {
-            context,
-            operation,
-            outcome,
-            ..
-        } = *self;
-        let elapsed: Duration = self.started.elapsed();
+        let (context, operation, outcome) = (self.context, self.operation, self.outcome);
+        let elapsed = self.started.elapsed();
         METRICS.calls.dec();
         let interface = context.interface.name();
         METRICS
@@ -162,7 +154,7 @@ impl Drop for Call<'_> {
             .with_label_values(&[interface, operation, outcome])
             .observe(elapsed.as_secs_f64());
         tracing::info!(
-            request_id = %context.request_id,
+            request_id = context.request_id.as_str(),
             caller = context.caller.name(),
             interface,
             operation,

@@ -6,6 +6,7 @@ use std::{borrow::Borrow, collections::VecDeque};
 
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Backups;
@@ -25,14 +26,11 @@ pub struct Addition {
 
 /// The recent additions of this process.
 #[derive(Debug, Default)]
-pub(super) struct RecentAdditions(Mutex<Recent>);
-
-#[derive(Debug, Default)]
-struct Recent {
+pub(super) struct RecentAdditions {
     /// The ids that Qovery answered: none of these is the backup of a lost answer.
-    confirmed: VecDeque<BackupId>,
+    confirmed: Mutex<VecDeque<BackupId>>,
     /// Additions that may have been made, or may yet be: a backup that matches one of them may be it.
-    unconfirmed: VecDeque<(DatabaseId, NewBackup)>,
+    unconfirmed: Mutex<VecDeque<(DatabaseId, NewBackup)>>,
 }
 
 /// Far more additions than can be made within the second by which clocks are read.
@@ -59,7 +57,8 @@ impl Backups {
             .recent_additions
             .find(listed, database, wanted, since)?;
         // Its own JSON, as the lost answer would have had it.
-        let json = serde_json::to_vec(&page.whole()["results"][position]).ok()?;
+        let whole: Value = serde_json::from_slice(&page.json).ok()?;
+        let json = serde_json::to_vec(&whole["results"][position]).ok()?;
         let request_id = &context.request_id;
         tracing::warn!(%request_id, "an addition whose answer was lost was found by listing");
         Some(Addition {
@@ -82,16 +81,16 @@ impl Borrow<Backup> for Addition {
 impl RecentAdditions {
     /// Records a backup that was made.
     pub(super) fn record(&self, id: BackupId) {
-        let mut recent = self.0.lock();
-        recent.confirmed.push_front(id);
-        recent.confirmed.truncate(MAX_RECENT);
+        let mut confirmed = self.confirmed.lock();
+        confirmed.push_front(id);
+        confirmed.truncate(MAX_RECENT);
     }
 
     /// Records an addition that may have been made, or may yet be, under an unknown id.
     pub(super) fn record_unconfirmed(&self, database: DatabaseId, backup: NewBackup) {
-        let mut recent = self.0.lock();
-        recent.unconfirmed.push_front((database, backup));
-        recent.unconfirmed.truncate(MAX_RECENT);
+        let mut unconfirmed = self.unconfirmed.lock();
+        unconfirmed.push_front((database, backup));
+        unconfirmed.truncate(MAX_RECENT);
     }
 
     /// The position of the only backup among `listed` that can be the `wanted` one: of its name and
@@ -104,16 +103,17 @@ impl RecentAdditions {
         wanted: &NewBackup,
         since: DateTime<Utc>,
     ) -> Option<usize> {
-        let recent = self.0.lock();
-        if recent.unconfirmed.contains(&(database, wanted.clone())) {
+        let unconfirmed = (database, wanted.clone());
+        if self.unconfirmed.lock().contains(&unconfirmed) {
             return None;
         }
+        let confirmed = self.confirmed.lock();
         let mut matches = (0..listed.len()).filter(|position| {
             let backup = &listed[*position];
             backup.name.as_deref() == Some(wanted.name.as_str())
                 && backup.message.as_deref() == Some(wanted.message.as_str())
                 && is_made_since(backup, since)
-                && !recent.confirmed.contains(&backup.id)
+                && !confirmed.contains(&backup.id)
         });
         let position = matches.next()?;
         matches.next().is_none().then_some(position)

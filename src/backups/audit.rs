@@ -4,7 +4,7 @@
 //! where to look. What must never live here: a token, or the body of an answer.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -157,9 +157,8 @@ impl Audit {
             timeout_at(deadline, async {
                 let lock = Arc::clone(&self.lock).lock_owned().await;
                 let write = spawn_blocking(move || {
-                    let result = append(&path, &line, deadline);
-                    drop(lock);
-                    result
+                    let _lock = lock;
+                    append(&path, &line, deadline)
                 });
                 write.await?
             })
@@ -183,23 +182,17 @@ fn append(path: &Path, line: &[u8], deadline: Instant) -> io::Result<()> {
     if Instant::now() > deadline {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    if is_torn(&mut file)? {
+    // The last line has no end if the disk was full or the machine stopped: the next one must stay
+    // readable. An empty file has no last byte to seek to.
+    let mut last = *b"\n";
+    if file.seek(SeekFrom::End(-1)).is_ok() {
+        file.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
         file.write_all(b"\n")?;
     }
     file.write_all(line)?;
     file.sync_data()
-}
-
-/// Whether the last line has no end because the disk was full or the machine stopped: the next one must
-/// stay readable.
-fn is_torn(file: &mut File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(false);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last != *b"\n")
 }
 
 #[cfg(test)]

@@ -206,7 +206,7 @@ impl Backups {
                 // The backup after which this page begins was removed meanwhile.
                 Err(error)
                     if !list.json.is_empty()
-                        && matches!(error.failure, Failure::NotFound { .. }) =>
+                        && matches!(error.failure, Failure::Answered { status: 404, .. }) =>
                 {
                     list.next = None;
                     break;

@@ -1,19 +1,15 @@
 //! The command line: one field a setting. Secrets have no flag, and are not here.
 
 use std::{
-    env,
     error::Error as _,
     ffi::OsStr,
-    fmt::Display,
-    fs::OpenOptions,
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use clap::{
-    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches,
+    Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser,
     builder::ValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
@@ -24,6 +20,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use super::{
     Error, SettingValue, Source,
     env_file::EnvFile,
+    invalid,
     secrets::{PLACEHOLDER, trim},
 };
 use crate::{
@@ -51,74 +48,76 @@ A flag wins over its variable, and that over a .env file in the working director
 ///
 /// An MCP host launches this program and talks to it over standard input and output, or reaches it
 /// over HTTP. To see it work without a Qovery account, add --sandbox.
-#[derive(Debug, clap::Parser)]
+#[derive(Debug, Parser)]
 #[command(name = env!("CARGO_PKG_NAME"), version, after_help = AFTER_HELP)]
 pub(super) struct Cli {
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    command: Option<Command>,
 
     /// Use an in-memory Qovery with sample databases: no account, no key, nothing is real
-    #[arg(long, env = "QOVERY_BACKUPS_SANDBOX")]
-    #[arg(value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
-    #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
+    #[arg(long, env = "QOVERY_BACKUPS_SANDBOX", value_name = "BOOL")]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = boolean)]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub(super) sandbox: bool,
 
     /// List only: refuse to add or remove backups
-    #[arg(long, env = "QOVERY_BACKUPS_READ_ONLY")]
-    #[arg(value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
-    #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
+    #[arg(long, env = "QOVERY_BACKUPS_READ_ONLY", value_name = "BOOL")]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = boolean)]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub(super) read_only: bool,
 
     /// How many of a database's newest finished backups are never removed, and as many of the newest that
     /// may be good; at least one of each
-    #[arg(long, env = "QOVERY_BACKUPS_KEEP_LATEST")]
-    #[arg(value_name = "N", default_value = "1", value_parser = checked(whole_number::<usize>))]
+    #[arg(long, env = "QOVERY_BACKUPS_KEEP_LATEST", value_name = "N")]
+    #[arg(default_value = "1", value_parser = parse_as::<usize>(WHOLE_NUMBER))]
     pub(super) keep_latest: usize,
 
     /// Whether a person confirms each removal: auto (where the client can ask one), always (and
     /// nothing is removed where it cannot) or never
-    #[arg(long, env = "QOVERY_BACKUPS_CONFIRM")]
-    #[arg(value_name = "WHEN", default_value = "auto", value_parser = checked(Confirm::from_str))]
+    #[arg(
+        long,
+        env = "QOVERY_BACKUPS_CONFIRM",
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
     pub(super) confirm: Confirm,
 
     /// How many backups may be added and removed in any hour, by all callers together; 0 for any number
-    #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR")]
-    #[arg(value_name = "N", default_value = "100", value_parser = checked(whole_number::<u32>))]
+    #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR", value_name = "N")]
+    #[arg(default_value = "100", value_parser = parse_as::<u32>(WHOLE_NUMBER))]
     pub(super) changes_per_hour: u32,
 
     /// A file to which each change is written, before it is made and after: one JSON object a line
-    #[arg(long, env = "QOVERY_BACKUPS_AUDIT_LOG")]
-    #[arg(value_name = "FILE", default_value = "none")]
-    #[arg(value_parser = checked(unless_none(audit_log)))]
-    pub(super) audit_log: Optional<PathBuf>,
+    #[arg(long, env = "QOVERY_BACKUPS_AUDIT_LOG", value_name = "FILE", value_parser = audit_log)]
+    pub(super) audit_log: Option<PathBuf>,
 
     /// Where Qovery's API is
-    #[arg(long, env = "QOVERY_API_URL")]
-    #[arg(value_name = "URL", default_value = BaseUrl::QOVERY)]
-    #[arg(value_parser = checked(BaseUrl::from_str))]
+    #[arg(long, env = "QOVERY_API_URL", value_name = "URL", default_value = BaseUrl::QOVERY)]
     pub(super) api_url: BaseUrl,
 
     /// Read variables from this file instead of .env in the working directory
-    #[arg(long, env = ENV_FILE)]
-    #[arg(value_name = "FILE", default_value = ".env", value_parser = checked(PathBuf::from_str))]
+    #[arg(long, env = ENV_FILE, value_name = "FILE", default_value = ".env")]
     pub(super) env_file: PathBuf,
 
     // rmcp logs every message at `info`.
     /// What to log to standard error: a level, or target=level, or several with commas
-    #[arg(long, env = "QOVERY_BACKUPS_LOG")]
-    #[arg(value_name = "FILTER", default_value = "info,rmcp=warn")]
-    #[arg(value_parser = checked(log_filter))]
+    #[arg(long, env = "QOVERY_BACKUPS_LOG", value_name = "FILTER")]
+    #[arg(default_value = "info,rmcp=warn", value_parser = log_filter)]
     pub(super) log: Targets,
 
     /// How a line of the log looks: text or json
-    #[arg(long, env = "QOVERY_BACKUPS_LOG_FORMAT")]
-    #[arg(value_name = "FORMAT", default_value = "text", value_parser = checked(log_format))]
+    #[arg(
+        long,
+        env = "QOVERY_BACKUPS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub(super) log_format: LogFormat,
 
     /// Shorten the limits, for tests
     #[cfg(debug_assertions)]
     #[arg(long, hide = true)]
-    pub(super) short_limits: bool,
+    short_limits: bool,
 
     #[command(flatten)]
     pub(super) http: HttpOptions,
@@ -128,44 +127,35 @@ pub(super) struct Cli {
 #[command(next_help_heading = "Options of the command http")]
 pub(super) struct HttpOptions {
     /// Where the command http serves MCP, at /mcp
-    #[arg(long, env = MCP_ADDR)]
-    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
-    #[arg(value_parser = checked(address))]
+    #[arg(long, env = MCP_ADDR, value_name = "ADDRESS")]
+    #[arg(default_value = "127.0.0.1:9090", value_parser = parse_as::<SocketAddr>(ADDRESS))]
     pub(super) mcp_addr: SocketAddr,
 
     /// Where the command http serves the REST API
-    #[arg(long, env = REST_ADDR)]
-    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    #[arg(value_parser = checked(address))]
+    #[arg(long, env = REST_ADDR, value_name = "ADDRESS")]
+    #[arg(default_value = "127.0.0.1:8080", value_parser = parse_as::<SocketAddr>(ADDRESS))]
     pub(super) rest_addr: SocketAddr,
 
     /// Serve MCP only
-    #[arg(long, env = "QOVERY_BACKUPS_NO_REST")]
-    #[arg(value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
-    #[arg(default_value = "false", default_missing_value = "true", value_parser = checked(boolean))]
+    #[arg(long, env = "QOVERY_BACKUPS_NO_REST", value_name = "BOOL")]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = boolean)]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     pub(super) no_rest: bool,
 
     /// A name under which callers reach the ports, repeatable: any port unless it names one
-    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_HOST")]
-    #[arg(
-        value_name = "HOST",
-        value_delimiter = ',',
-        default_value = "localhost,127.0.0.1,[::1]"
-    )]
-    #[arg(value_parser = checked(AllowedHost::from_str))]
+    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_HOST", value_name = "HOST")]
+    #[arg(value_delimiter = ',', default_value = "localhost,127.0.0.1,[::1]")]
     pub(super) allowed_host: Vec<AllowedHost>,
 
     /// A web origin whose pages may call the ports, repeatable: scheme, host and port, which may be *
-    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_ORIGIN")]
-    #[arg(value_name = "ORIGIN", value_delimiter = ',', default_value = "none")]
-    #[arg(value_parser = checked(unless_none(AllowedOrigin::from_str)))]
-    pub(super) allowed_origin: Vec<Option<AllowedOrigin>>,
+    #[arg(long, env = "QOVERY_BACKUPS_ALLOWED_ORIGIN", value_name = "ORIGIN")]
+    #[arg(value_delimiter = ',')]
+    pub(super) allowed_origin: Vec<AllowedOrigin>,
 
-    /// Where callers reach the ports behind a proxy: what the log and the page at / print
-    #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL")]
-    #[arg(value_name = "URL", default_value = "none")]
-    #[arg(value_parser = checked(unless_none(public_url)))]
-    pub(super) public_url: Optional<String>,
+    /// Where callers reach the ports behind a proxy: what the page at / prints
+    #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL", value_name = "URL")]
+    #[arg(value_parser = public_url)]
+    pub(super) public_url: Option<String>,
 }
 
 /// What to do.
@@ -179,19 +169,21 @@ pub enum Command {
     Check {
         /// Ask for this database's backups instead of the organizations: all that the policy of a
         /// policy token may allow
-        #[arg(long, value_name = "ID", value_parser = checked(DatabaseId::from_str))]
+        #[arg(long, value_name = "ID")]
         database: Option<DatabaseId>,
     },
 }
-
-/// An option that is always given, perhaps as `none`. clap takes a field that is called `Option` for
-/// one that may be missing.
-type Optional<T> = Option<T>;
 
 /// The variables that others name, too.
 pub(super) const ENV_FILE: &str = "QOVERY_BACKUPS_ENV_FILE";
 pub(super) const MCP_ADDR: &str = "QOVERY_BACKUPS_MCP_ADDR";
 pub(super) const REST_ADDR: &str = "QOVERY_BACKUPS_REST_ADDR";
+
+const WHOLE_NUMBER: &str = "must be a whole number, such as 1";
+const ADDRESS: &str = "must be an IP address and a port, such as 127.0.0.1:9090";
+const UNKNOWN: &str = "is neither a command nor an option here: see --help";
+/// The value of a setting that has no default.
+const NONE: &str = "none";
 
 /// The definition of the command line.
 #[must_use]
@@ -201,133 +193,125 @@ pub fn command() -> clap::Command {
         .mut_subcommands(|command| command.after_help(AFTER_HELP))
 }
 
-/// Each setting with its source. Values are not parsed yet.
-pub(super) fn settings(file: Option<&EnvFile>) -> Result<Vec<SettingValue>, Error> {
-    let unparsed = with_file(file).mut_args(|argument| {
+/// Reads the command line and the environment. Values of settings are not parsed yet.
+pub(super) fn matches(command: clap::Command) -> Result<ArgMatches, Error> {
+    let unparsed = command.mut_args(|argument| {
         if argument.get_action().takes_values() {
             argument.value_parser(ValueParser::os_string())
         } else {
             argument
         }
     });
-    let matches = unparsed.try_get_matches().map_err(reworded)?;
-    let value = |argument: &Arg| setting_value(argument, &matches, file);
-    Ok(command().get_arguments().filter_map(value).collect())
+    let matches = unparsed.try_get_matches();
+    matches.map_err(|error| reworded(error, &[]))
 }
 
-/// Parses the values of `settings`.
-pub(super) fn parse(file: Option<&EnvFile>, settings: &[SettingValue]) -> Result<Cli, Error> {
-    let matches = with_file(file).try_get_matches();
-    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
-    cli.map_err(|error| {
-        let flag = flag(&error);
-        let is_it = |setting: &&SettingValue| flag.strip_prefix("--") == setting.flag.as_deref();
-        match (settings.iter().find(is_it), error.source()) {
-            (Some(setting), Some(problem)) => setting.invalid(problem),
-            _ => reworded(error),
-        }
-    })
+/// The command, `stdio` if there is none.
+pub(super) fn subcommand(matches: &ArgMatches) -> Result<Command, Error> {
+    match matches.subcommand() {
+        Some(_) => Command::from_arg_matches(matches),
+        None => Ok(Command::Stdio),
+    }
 }
 
-/// The command line with the variables of `file` as default values.
-fn with_file(file: Option<&EnvFile>) -> clap::Command {
-    command().mut_args(|argument| {
-        let Some(variable) = variable(&argument) else {
-            return argument;
-        };
-        // Hosts and templates leave a variable empty where it is not set.
-        let value = env::var_os(&variable);
-        let is_empty = value.is_some_and(|value| trim(&value.to_string_lossy()).is_empty());
-        let argument = if is_empty {
-            argument.env(None::<&str>)
-        } else {
-            argument
-        };
-        match file.and_then(|file| file.get(&variable)) {
-            Some(value) => argument.default_value(value.to_owned()),
-            None => argument,
-        }
-    })
-}
-
-/// The variable of an argument.
-pub(super) fn variable(argument: &Arg) -> Option<String> {
-    Some(argument.get_env()?.to_str()?.to_owned())
-}
-
-fn setting_value(
-    argument: &Arg,
+/// Each setting with its source: a flag wins over a variable, and that over `file`. Hosts and templates
+/// leave a variable empty where it is not set.
+pub(super) fn settings(
+    command: &clap::Command,
     matches: &ArgMatches,
     file: Option<&EnvFile>,
-) -> Option<SettingValue> {
-    let variable = variable(argument)?;
-    let id = argument.get_id().as_str();
-    let source = match (matches.value_source(id)?, file) {
-        (ValueSource::CommandLine, _) => Source::Flag,
-        (ValueSource::EnvVariable, _) => Source::Environment,
-        (_, Some(file)) if file.get(&variable).is_some() => file.source.clone(),
-        _ => Source::Default,
+) -> Vec<SettingValue> {
+    let setting = |argument: &Arg| {
+        let variable = argument.get_env()?.to_str()?;
+        let id = argument.get_id().as_str();
+        let values = matches.get_raw(id).into_iter().flatten();
+        let given = values.map(OsStr::to_string_lossy).collect::<Vec<_>>();
+        let given = trim(&given.join(",")).to_owned();
+        let default = argument.get_default_values().first();
+        let default = default.map_or(NONE.into(), |value| value.to_string_lossy());
+        let in_file = file.and_then(|file| Some((file.get(variable)?, &file.source)));
+        let (value, source) = match (matches.value_source(id), in_file) {
+            (Some(ValueSource::CommandLine), _) => (given, Source::Flag),
+            (Some(ValueSource::EnvVariable), _) if !given.is_empty() => {
+                (given, Source::Environment)
+            }
+            (_, Some((value, source))) => (value.to_owned(), source.clone()),
+            _ => (default.to_string(), Source::Default),
+        };
+        let is_unset = value == NONE && default == NONE;
+        let source = if is_unset { Source::Default } else { source };
+        Some(SettingValue {
+            variable: variable.to_owned(),
+            flag: argument.get_long().map(str::to_owned),
+            value,
+            source,
+        })
     };
-    let values: Vec<_> = matches.get_raw(id)?.map(OsStr::to_string_lossy).collect();
-    Some(SettingValue {
-        flag: argument.get_long().map(str::to_owned),
-        variable,
-        value: trim(&values.join(",")).to_owned(),
-        source,
-    })
+    command.get_arguments().filter_map(setting).collect()
 }
 
-/// Replaces errors in which clap repeats what was given: it may be a misplaced secret.
-fn reworded(error: clap::Error) -> Error {
-    const UNKNOWN: &str = "is neither a command nor an option here: see --help";
-    let flag = flag(&error);
-    let is_flag = flag.starts_with('-');
-    let setting = if is_flag { &flag } else { "An argument" };
+/// Parses the values of `settings`, as if each were a flag.
+pub(super) fn parse(command: clap::Command, settings: &[SettingValue]) -> Result<Cli, Error> {
+    let mut arguments = vec![env!("CARGO_PKG_NAME").to_owned()];
+    for setting in settings {
+        let value = setting.value.as_str();
+        let problem = match value {
+            "" => "is empty: give it a value, or remove it",
+            _ if value.contains("${") => PLACEHOLDER,
+            _ if value.contains(char::REPLACEMENT_CHARACTER) => "is not UTF-8: paste it again",
+            _ => "",
+        };
+        if !problem.is_empty() {
+            return Err(setting.invalid(problem));
+        }
+        if let Some(flag) = &setting.flag
+            && setting.source != Source::Default
+        {
+            arguments.push(format!("--{flag}={value}"));
+        }
+    }
+    let matches = command
+        .mut_args(|argument| argument.env(None::<&str>))
+        .try_get_matches_from(arguments);
+    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
+    cli.map_err(|error| reworded(error, settings))
+}
+
+/// Names the setting, and replaces texts in which clap repeats what was given: it may be a misplaced secret.
+fn reworded(error: Error, settings: &[SettingValue]) -> Error {
+    let argument = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.as_str(),
+        _ => "",
+    };
+    // Such as `--keep-latest <N>` or `--sandbox[=<BOOL>]`.
+    let flag = argument.split([' ', '=', '[']).next().unwrap_or_default();
+    let is_it = |setting: &&SettingValue| flag.strip_prefix("--") == setting.flag.as_deref();
+    let setting = match settings.iter().find(is_it) {
+        Some(setting) => setting.to_string(),
+        None if flag.starts_with('-') => flag.to_owned(),
+        None => "An argument".to_owned(),
+    };
     let problem = match error.kind() {
         ErrorKind::ValueValidation => error.source().map_or_else(String::new, ToString::to_string),
+        ErrorKind::InvalidValue => match error.get(ContextKind::ValidValue) {
+            Some(ContextValue::Strings(values)) => format!("must be one of: {}", values.join(", ")),
+            _ => return error,
+        },
         ErrorKind::UnknownArgument => match error.get(ContextKind::SuggestedArg) {
             Some(ContextValue::String(meant)) => format!("is not an option here; {meant} is"),
             _ => UNKNOWN.to_owned(),
         },
         ErrorKind::InvalidSubcommand | ErrorKind::TooManyValues => UNKNOWN.to_owned(),
-        ErrorKind::InvalidUtf8 => "or a variable is not UTF-8: paste it again".to_owned(),
-        _ => return Error::Usage(error),
+        _ => return error,
     };
-    Error::Invalid {
-        setting: setting.to_owned(),
-        problem,
-    }
+    invalid(format!("{setting} {problem}."))
 }
 
-/// The flag that an error is about.
-fn flag(error: &clap::Error) -> String {
-    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
-        return String::new();
-    };
-    // Such as `--keep-latest <N>` or `--sandbox[=<BOOL>]`.
-    let flag = argument.split([' ', '=', '[']).next();
-    flag.unwrap_or_default().to_owned()
-}
-
-/// Wraps a parser of values: takes off what surrounds a value, and refuses what a template left.
-fn checked<T, E: Display>(
-    parse: impl Fn(&str) -> Result<T, E> + Clone + Send + Sync + 'static,
-) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
-    move |text| match trim(text) {
-        "" => Err("is empty: give it a value, or remove it".to_owned()),
-        text if text.contains("${") => Err(PLACEHOLDER.to_owned()),
-        text => parse(text).map_err(|problem| problem.to_string()),
-    }
-}
-
-/// `none` for a setting that is not used.
-fn unless_none<T: 'static, E: 'static>(
-    parse: fn(&str) -> Result<T, E>,
-) -> impl Fn(&str) -> Result<Option<T>, E> + Clone + Send + Sync + 'static {
-    move |text| match text {
-        "none" => Ok(None),
-        text => parse(text).map(Some),
-    }
+/// A parser with our own text for what does not fit.
+fn parse_as<T: FromStr>(
+    problem: &'static str,
+) -> impl Fn(&str) -> Result<T, &'static str> + Clone + Send + Sync + 'static {
+    move |text| text.parse().map_err(|_| problem)
 }
 
 fn boolean(text: &str) -> Result<bool, &'static str> {
@@ -338,82 +322,37 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-/// A file that can be appended to, or created. It is not created yet: a host may start the program only
-/// to look at it.
-fn audit_log(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
+/// The file is not created yet: a host may start the program only to look at it.
+fn audit_log(text: &str) -> Result<PathBuf, &'static str> {
     // The parent of a bare name is empty.
-    let folder = Path::new(".").join(&path).parent().map(Path::to_owned);
-    let problem = if path.exists() && !path.is_file() {
-        "it is no file".to_owned()
+    let has_folder = Path::new(".").join(text).parent().is_some_and(Path::is_dir);
+    if has_folder && !Path::new(text).is_dir() {
+        Ok(text.into())
     } else {
-        match OpenOptions::new().append(true).open(&path) {
-            Ok(_) => return Ok(path),
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    && folder.is_some_and(|folder| folder.is_dir()) =>
-            {
-                return Ok(path);
-            }
-            Err(error) => error.to_string(),
-        }
-    };
-    Err(format!(
-        "names a file that cannot be appended to ({problem}): {text}"
-    ))
-}
-
-fn whole_number<T: FromStr>(text: &str) -> Result<T, &'static str> {
-    text.parse()
-        .map_err(|_| "must be a whole number, such as 1")
+        Err("must be the path of a file in a folder that exists")
+    }
 }
 
 /// Levels, and levels by target. `Targets` would take a misspelt level for a target.
 fn log_filter(text: &str) -> Result<Targets, &'static str> {
-    let text = text.to_ascii_lowercase().replace("warning", "warn");
+    let text = text.to_ascii_lowercase().replace(' ', "");
+    let text = text.replace("warning", "warn");
     let is_level = |text: &str| !text.is_empty() && text.parse::<LevelFilter>().is_ok();
-    // A target is a path of Rust modules.
-    let is_target = |text: &str| {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_:".contains(&byte);
-        !text.is_empty() && text.bytes().all(fits) && !is_level(text)
-    };
-    let directives: Vec<_> = text.split(',').map(str::trim).collect();
-    let fits = directives
-        .iter()
-        .all(|directive| match directive.split_once('=') {
-            Some((target, level)) => is_target(target) && is_level(level),
-            None => is_level(directive),
-        });
-    let filter = directives.join(",").parse().ok().filter(|_| fits);
-    filter.ok_or(
+    let mut directives = text.split(',');
+    let fits = directives.all(|directive| directive.contains('=') || is_level(directive));
+    text.parse().ok().filter(|_| fits).ok_or(
         "must be a level (off, error, warn, info, debug or trace), or a list of levels by target, such \
          as info,rmcp=debug",
     )
 }
 
-fn log_format(text: &str) -> Result<LogFormat, &'static str> {
-    match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("must be text or json"),
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse()
-        .map_err(|_| "must be an IP address and a port, such as 127.0.0.1:9090")
-}
-
 /// Without the slash at its end: paths are added to it.
 fn public_url(text: &str) -> Result<String, &'static str> {
-    let url = Url::parse(text).ok().filter(|url| {
-        ["http", "https"].contains(&url.scheme())
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    });
-    match url {
+    let has_no_more = |url: &Url| {
+        let plain = url.origin().ascii_serialization() + url.path();
+        url.scheme().starts_with("http") && url.as_str() == plain
+    };
+    match Url::parse(text).ok().filter(has_no_more) {
         Some(url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
         None => Err(
             "must be a URL such as https://backups.example.com, without a user, a query (?) or a \

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
-    Error, SettingValue, Source,
+    Error, PREFIX, SettingValue, Source, cli, invalid,
     secrets::{read_file, trim},
 };
 
@@ -23,7 +23,6 @@ impl EnvFile {
     /// programs use files of that name: a found one that cannot be read is skipped with a warning.
     pub(super) fn read(
         setting: &SettingValue,
-        is_ours: impl Fn(&str) -> bool,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Self>, Error> {
         let path = PathBuf::from(&setting.value);
@@ -31,21 +30,29 @@ impl EnvFile {
         if found && !path.is_file() {
             return Ok(None);
         }
-        let bytes = match read_file(&path) {
-            Ok(bytes) => bytes,
-            Err(problem) if found => {
-                warnings.push(format!("{} is not used: {problem}", path.display()));
+        let text = match read_file(&path) {
+            Ok(text) => text,
+            Err(error) if found => {
+                warnings.push(format!("{} is not used: {error}", path.display()));
                 return Ok(None);
             }
-            Err(problem) => return Err(setting.unreadable(&problem)),
+            Err(error) => return Err(setting.unreadable(&error)),
         };
-        match parse(&String::from_utf8_lossy(&bytes), is_ours) {
-            Ok(variables) => Ok(Some(Self {
-                source: Source::File { path, found },
-                variables,
-            })),
-            Err(line) => Err(Error::EnvLine(line, path.display().to_string())),
+        let variables = parse(&text).map_err(|line| {
+            invalid(format!(
+                "Line {line} of {} is not NAME=VALUE, with quotes around a value that has blanks or \
+                 backslashes. Correct it, or name another file with --env-file.",
+                path.display()
+            ))
+        })?;
+        let source = Source::File { path, found };
+        if variables.contains_key(cli::ENV_FILE) {
+            return Err(invalid(format!(
+                "{} ({source}) is in such a file: only the flag or the environment names one.",
+                cli::ENV_FILE
+            )));
         }
+        Ok(Some(Self { source, variables }))
     }
 
     /// The value of a variable. An empty one is unset.
@@ -55,26 +62,20 @@ impl EnvFile {
     }
 }
 
-/// The variables that `is_ours` knows, or the number of the first line of these that cannot be read. What
+/// The variables of this program, or the number of the first line of these that cannot be read. What
 /// other lines hold does not matter: dotenvy gets one line at a time, because an apostrophe in a file
 /// opens a quote that swallows all that follows.
-fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<BTreeMap<String, String>, usize> {
+fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
     let mut variables = BTreeMap::new();
     for (number, line) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
         let line = line.trim();
-        let statement = match line.strip_prefix("export") {
-            Some(rest) if rest.starts_with([' ', '\t']) => rest.trim_start(),
-            _ => line,
-        };
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-        let end = statement.find(|c| !is_part(c)).unwrap_or(statement.len());
-        let name = &statement[..end];
-        if !is_ours(name) {
+        let statement = line.strip_prefix("export").unwrap_or(line).trim_start();
+        if !statement.starts_with(PREFIX) && !statement.starts_with("QOVERY_API_") {
             continue;
         }
         let masked = statement.replace('$', MASKED_DOLLAR);
         // dotenvy's error repeats the line, and is dropped.
-        let Some(Ok((_, value))) = dotenvy::from_read_iter(masked.as_bytes()).next() else {
+        let Some(Ok((name, value))) = dotenvy::from_read_iter(masked.as_bytes()).next() else {
             return Err(number);
         };
         // `C:\new` without quotes gets a line break. What was not UTF-8 is not what was meant.
@@ -82,7 +83,7 @@ fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<BTreeMap<String, 
             return Err(number);
         }
         let value = value.replace(MASKED_DOLLAR, "$");
-        variables.insert(name.to_owned(), trim(&value).to_owned());
+        variables.insert(name, trim(&value).to_owned());
     }
     Ok(variables)
 }
@@ -91,36 +92,32 @@ fn parse(text: &str, is_ours: impl Fn(&str) -> bool) -> Result<BTreeMap<String, 
 mod tests {
     use super::*;
 
-    fn parse_ours(text: &str) -> Result<BTreeMap<String, String>, usize> {
-        parse(text, |name| name.starts_with("OUR_"))
-    }
-
     #[test]
     fn what_shells_and_other_programs_write_is_read() {
         for (text, value) in [
-            ("OUR_A=b", "b"),
-            ("OUR_A=b\r\nB=c\r\n", "b"),
-            ("\u{feff}OUR_A=b\n", "b"),
-            (" export OUR_A = b # c\n", "b"),
-            ("export\tOUR_A=b\t", "b"),
-            ("OUR_A=b#c", "b#c"),
-            ("OUR_A=", ""),
-            ("OUR_A= # c", ""),
-            ("OUR_A='b # c' # d", "b # c"),
-            ("OUR_A=\"b \\\"c\\\"\"", "b \"c\""),
-            ("OUR_A='C:\\new'", "C:\\new"),
-            ("OUR_A=b\nOUR_A=c", "c"),
-            ("OUR_A=${HOME}$HOME`id`", "${HOME}$HOME`id`"),
-            ("OUR_A=\"$HOME\"", "$HOME"),
+            ("QOVERY_API_A=b", "b"),
+            ("QOVERY_API_A=b\r\nB=c\r\n", "b"),
+            ("\u{feff}QOVERY_API_A=b\n", "b"),
+            (" export QOVERY_API_A = b # c\n", "b"),
+            ("export\tQOVERY_API_A=b\t", "b"),
+            ("QOVERY_API_A=b#c", "b#c"),
+            ("QOVERY_API_A=", ""),
+            ("QOVERY_API_A= # c", ""),
+            ("QOVERY_API_A='b # c' # d", "b # c"),
+            ("QOVERY_API_A=\"b \\\"c\\\"\"", "b \"c\""),
+            ("QOVERY_API_A='C:\\new'", "C:\\new"),
+            ("QOVERY_API_A=b\nQOVERY_API_A=c", "c"),
+            ("QOVERY_API_A=${HOME}$HOME`id`", "${HOME}$HOME`id`"),
+            ("QOVERY_API_A=\"$HOME\"", "$HOME"),
         ] {
-            assert_eq!(parse_ours(text).unwrap()["OUR_A"], value, "{text:?}");
+            assert_eq!(parse(text).unwrap()["QOVERY_API_A"], value, "{text:?}");
         }
     }
 
     #[test]
     fn lines_of_others_do_not_matter_and_lines_of_ours_are_never_skipped() {
         for other in [
-            "# OUR_A=c",
+            "# QOVERY_API_A=c",
             "NAME=it's",
             "NAME=My Shop",
             "export FOO",
@@ -130,24 +127,24 @@ mod tests {
             "NAME=\u{fffd}",
             "export=x",
         ] {
-            let variables = parse_ours(&format!("{other}\nOUR_A=b\n{other}"));
-            let expected = BTreeMap::from([("OUR_A".to_owned(), "b".to_owned())]);
+            let variables = parse(&format!("{other}\nQOVERY_API_A=b\n{other}"));
+            let expected = BTreeMap::from([("QOVERY_API_A".to_owned(), "b".to_owned())]);
             assert_eq!(variables, Ok(expected), "{other}");
         }
         for ours in [
-            "OUR_A",
-            "OUR_A: b",
-            "export OUR_A \"b\"",
-            "OUR_A=\"open",
-            "OUR_A=it's",
-            "OUR_A='closed' twice",
-            "OUR_A=info, rmcp=warn",
-            "OUR_A=C:\\new",
-            "OUR_A=C:\\temp",
-            "OUR_A=\"b\\nc\"",
-            "OUR_A=\u{fffd}",
+            "QOVERY_API_A",
+            "QOVERY_API_A: b",
+            "export QOVERY_API_A \"b\"",
+            "QOVERY_API_A=\"open",
+            "QOVERY_API_A=it's",
+            "QOVERY_API_A='closed' twice",
+            "QOVERY_API_A=info, rmcp=warn",
+            "QOVERY_API_A=C:\\new",
+            "QOVERY_API_A=C:\\temp",
+            "QOVERY_API_A=\"b\\nc\"",
+            "QOVERY_API_A=\u{fffd}",
         ] {
-            let variables = parse_ours(&format!("OUR_B=b\n\n{ours}\nOUR_C=c"));
+            let variables = parse(&format!("QOVERY_API_B=b\n\n{ours}\nQOVERY_API_C=c"));
             assert_eq!(variables, Err(3), "{ours}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::{self, File, FileType},
+    fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -46,12 +46,8 @@ impl Secret {
             ))
         });
         let in_file = names.iter().filter_map(|name| {
-            let file = file?;
-            Some(Self::new(
-                name,
-                file.variables.get(name)?,
-                file.source.clone(),
-            ))
+            let EnvFile { source, variables } = file?;
+            Some(Self::new(name, variables.get(name)?, source.clone()))
         });
         let mut secrets: Vec<_> = in_environment.chain(in_file).collect();
         secrets.sort_by_key(Self::is_empty);
@@ -87,9 +83,8 @@ impl Secret {
     pub(super) fn read(&self) -> Result<SecretString, Error> {
         let text = match &self.path {
             Some(path) => {
-                let bytes = read_file(path);
-                let bytes = bytes.map_err(|problem| self.setting.unreadable(&problem))?;
-                SecretString::from(trim(&String::from_utf8_lossy(&bytes)))
+                let text = read_file(path).map_err(|error| self.setting.unreadable(&error))?;
+                SecretString::from(trim(&text))
             }
             None => self.text.clone(),
         };
@@ -130,27 +125,12 @@ pub(super) fn trim(text: &str) -> &str {
 }
 
 /// Reads a file of secrets or variables. The error repeats no word of it.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let read = || -> io::Result<Vec<u8>> {
-        if !ends(fs::metadata(path)?.file_type()) {
-            return Err(io::Error::other("it is neither a file nor a pipe"));
-        }
-        let mut bytes = Vec::new();
-        let file = File::open(path)?;
-        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(io::Error::other("it is larger than 64 KiB"));
-        }
-        Ok(bytes)
-    };
-    read().map_err(|error| error.to_string())
-}
-
-/// Whether reading such a file comes to an end. A shell's `<(...)` is a pipe.
-fn ends(kind: FileType) -> bool {
-    #[cfg(unix)]
-    if std::os::unix::fs::FileTypeExt::is_fifo(&kind) {
-        return true;
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 64 KiB"));
     }
-    kind.is_file()
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Router,
-    body::{Body, to_bytes},
-    extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderValue, Request, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -17,15 +17,11 @@ use rmcp::transport::streamable_http_server::{
 use crate::{
     context::Context,
     mcp,
-    normalize::normalize,
-    rest::{Problem, accepts, is_json},
+    normalize::{is_initialize, normalize},
+    telemetry::Call,
 };
 
 type Service = StreamableHttpService<mcp::Server, NeverSessionManager>;
-
-/// Marks the response to a message that was refused before it became a call.
-#[derive(Clone)]
-pub(super) struct Refused;
 
 /// The endpoint. Methods other than `POST` are for sessions.
 pub(super) fn router(server: mcp::Server) -> Router {
@@ -46,39 +42,24 @@ pub(super) fn router(server: mcp::Server) -> Router {
 async fn answer(
     State(service): State<Service>,
     Extension(context): Extension<Context>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let (mut parts, body) = request.into_parts();
-    if !is_json(&parts.headers) {
-        return Err(Problem::unsupported_media_type());
-    }
+    mut parts: Parts,
+    body: Bytes,
+) -> Response {
     // rmcp requires both, and answers in JSON unless there is progress to report first.
-    if !context.accepts_events && !accepts(&parts.headers, "application", "json") {
-        return Err(Problem::not_acceptable());
-    }
     let both = HeaderValue::from_static("application/json, text/event-stream");
     parts.headers.insert(header::ACCEPT, both);
-    // The middleware has read it.
-    let body = to_bytes(body, usize::MAX).await;
-    let mut body = body.map_err(|_| Problem::body_broken())?;
-    let normalized = match normalize(&body) {
-        Ok(normalized) => normalized,
+    let message = match normalize(&body) {
+        Ok(message) => message,
         Err(invalid) => {
+            Call::begin(&context, "other").end("refused", Some(400));
             let json = [(header::CONTENT_TYPE, "application/json")];
-            let response = (StatusCode::BAD_REQUEST, json, invalid.to_json());
-            return Ok((Extension(Refused), response).into_response());
+            return (StatusCode::BAD_REQUEST, json, invalid.to_json()).into_response();
         }
     };
-    if normalized.is_initialize {
+    if is_initialize(&message) {
         // Some clients send the version of their last connection; the body has the one that they ask for.
         parts.headers.remove("mcp-protocol-version");
     }
-    body = normalized.rewritten.map_or(body, Into::into);
-    let request = Request::from_parts(parts, Body::from(body));
-    let response = service.handle(request).await.map(Body::new);
-    match response.status() {
-        // So rmcp answers JSON that it cannot read, for instance with a member twice.
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => Err(Problem::invalid("This is no JSON-RPC message")),
-        _ => Ok(response),
-    }
+    let request = Request::from_parts(parts, Body::from(message.to_string()));
+    service.handle(request).await.map(Body::new)
 }

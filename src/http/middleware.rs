@@ -6,151 +6,147 @@ use std::{collections::HashMap, error::Error as _, sync::Arc, time::Duration};
 use axum::{
     Extension, Router,
     body::{Body, Bytes, to_bytes},
-    extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
+    routing::get,
 };
-use http_body_util::{BodyExt, LengthLimitError};
-use hyper::body::Body as _;
-use parking_lot::Mutex;
+use http_body_util::LengthLimitError;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+    cors::{AllowHeaders, AllowOrigin, Any, CorsLayer},
     normalize_path::NormalizePath,
 };
 
-use super::{Settings, auth, endpoint::Refused};
+use super::{Settings, auth};
 use crate::{
     context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
     limits::Limits,
-    rest::{self, Problem, accepts},
+    rest::{self, Problem},
     shutdown::Shutdown,
     telemetry::{Call, OK},
     text,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const REQUEST_ID: &str = "x-request-id";
 
 /// The middleware of both ports.
 pub(super) struct Middleware {
-    pub(super) settings: Settings,
-    pub(super) calls: Calls,
-    pub(super) limits: Arc<Limits>,
-    pub(super) shutdown: Shutdown,
-    pub(super) cors: CorsLayer,
-}
-
-/// The calls in flight over both ports.
-pub(super) struct Calls {
-    all: Arc<Semaphore>,
-    /// By the name of an access token.
-    of_callers: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
+    settings: Settings,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+    /// Counts the calls in flight over both ports.
+    calls: Arc<Semaphore>,
+    /// Counts those of each caller with an access token. Any other name can be claimed by every client.
+    calls_by_caller: HashMap<String, Arc<Semaphore>>,
 }
 
 /// Of all calls, and of those of its caller. A call is counted until they are dropped.
 type CallPermits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Middleware {
-    /// The router behind the middleware.
+    pub(super) fn new(settings: Settings, limits: Arc<Limits>, shutdown: Shutdown) -> Arc<Self> {
+        let own = |name: &str| {
+            let calls = Semaphore::new(limits.calls_per_caller);
+            (name.to_owned(), Arc::new(calls))
+        };
+        Arc::new(Self {
+            calls_by_caller: settings.tokens.names().map(own).collect(),
+            calls: Arc::new(Semaphore::new(limits.calls)),
+            settings,
+            limits,
+            shutdown,
+        })
+    }
+
+    /// The router behind the middleware. The probes of an orchestrator, which has neither a token nor an
+    /// allowed host, pass none of it.
     pub(super) fn layer(
         self: &Arc<Self>,
         interface: Interface,
         router: Router,
     ) -> NormalizePath<Router> {
-        let state = (interface, Arc::clone(self));
         let layers = ServiceBuilder::new()
-            .layer(from_fn_with_state(state, log_request))
-            .layer(from_fn_with_state(Arc::clone(self), authorize))
+            .layer(from_fn_with_state(
+                (interface, Arc::clone(self)),
+                log_request,
+            ))
+            .option_layer(self.cors())
+            .layer(from_fn_with_state(Arc::clone(self), admit))
             .layer(CatchPanicLayer::custom(|_| {
                 Problem::internal().into_response()
             }));
-        // A router would match the path before its layers change it.
-        NormalizePath::trim_trailing_slash(router.layer(layers))
-    }
-
-    /// Answers the probes of an orchestrator, which has neither a token nor an allowed host.
-    fn probe(&self, request: &Request) -> Option<Response> {
-        let (status, text) = if reads(request, &["/healthz"]) {
-            (StatusCode::OK, "alive\n")
-        } else if !reads(request, &["/readyz"]) {
-            return None;
-        } else if self.shutdown.draining.is_cancelled() {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-        } else {
+        let draining = self.shutdown.draining.clone();
+        let ready = async move || {
+            if draining.is_cancelled() {
+                return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+            }
             (StatusCode::OK, "ready\n")
         };
-        Some((status, [(header::CACHE_CONTROL, "no-store")], text).into_response())
+        let router = router
+            .layer(layers)
+            .route("/healthz", get("alive\n"))
+            .route("/readyz", get(ready));
+        // A router would match the path before its layers change it.
+        NormalizePath::trim_trailing_slash(router)
+    }
+
+    /// What a browser lets the pages of allowed origins do.
+    fn cors(self: &Arc<Self>) -> Option<CorsLayer> {
+        let middleware = Arc::clone(self);
+        let origins =
+            AllowOrigin::predicate(move |origin, _| middleware.settings.allows_origin(origin));
+        let layer = CorsLayer::new()
+            .allow_origin(origins)
+            .allow_headers(AllowHeaders::mirror_request())
+            .allow_methods(Any)
+            .expose_headers(Any)
+            .max_age(Duration::from_secs(600));
+        (!self.settings.allowed_origins.is_empty()).then_some(layer)
     }
 
     /// The context of a call, from its header.
     fn context(&self, interface: Interface, headers: &HeaderMap) -> Context {
         let token = auth::bearer(headers).and_then(|token| self.settings.tokens.caller(token));
-        let agent = || {
-            let agent = String::from_utf8_lossy(headers.get(header::USER_AGENT)?.as_bytes());
-            Some(text::excerpt(&agent)).filter(|agent| !agent.is_empty())
-        };
-        let caller = match token {
-            Some(name) => Caller::Token(name),
-            None => agent().map_or(Caller::Anonymous, |agent| Caller::Client(agent.into())),
-        };
+        let agent = headers
+            .get(header::USER_AGENT)
+            .map(|agent| text::excerpt(&String::from_utf8_lossy(agent.as_bytes())))
+            .filter(|agent| !agent.is_empty());
         let value = |name| headers.get(name)?.to_str().ok();
         Context {
             request_id: value(REQUEST_ID)
                 .and_then(RequestId::parse)
                 .unwrap_or_default(),
             interface,
-            caller,
+            caller: match (token, agent) {
+                (Some(name), _) => Caller::Token(name),
+                (None, Some(agent)) => Caller::Client(agent.into()),
+                (None, None) => Caller::Anonymous,
+            },
             deadline: Deadline::after(self.limits.call),
             cancellation: CancellationToken::new(),
-            accepts_events: accepts(headers, "text", "event-stream"),
-            trace: value(TRACE_PARENT).and_then(TraceParent::parse),
+            accepts_events: value("accept")
+                .is_some_and(|accept| accept.contains("text/event-stream")),
+            trace: value("traceparent").and_then(TraceParent::parse),
         }
     }
 
-    /// Answers the preflight requests of allowed origins, and lets their pages read the other answers.
-    /// tower-http's layer alone would answer every `OPTIONS`, and add headers to every answer.
-    async fn cors(&self, request: Request, next: Next) -> Response {
-        let headers = request.headers();
-        let is_plain_options = request.method() == Method::OPTIONS
-            && !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        if is_plain_options || !self.settings.allows_origin(headers) {
-            return next.run(request).await;
-        }
-        let response = self.cors.layer(next).oneshot(request).await;
-        response.unwrap_or_else(|never| match never {})
-    }
-}
-
-impl Calls {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.calls)),
-            of_callers: Mutex::default(),
-        }
-    }
-
-    /// The permits for a call. A client can claim any name, so only the callers with a token have a limit
-    /// of their own.
-    fn try_acquire(&self, caller: &Caller, limits: &Limits) -> Option<CallPermits> {
+    /// Takes the permits for a call.
+    fn try_acquire(&self, caller: &Caller) -> Result<CallPermits, TryAcquireError> {
         let own = match caller {
-            Caller::Token(name) => {
-                let mut of_callers = self.of_callers.lock();
-                let own = of_callers.entry(Arc::clone(name));
-                let own = own.or_insert_with(|| Semaphore::new(limits.calls_per_caller).into());
-                Some(Arc::clone(own).try_acquire_owned().ok()?)
-            }
+            Caller::Token(name) => self.calls_by_caller.get(&**name),
             Caller::Client(_) | Caller::Anonymous => None,
         };
-        let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        Some((permit, own))
+        let own = own.map(|own| Arc::clone(own).try_acquire_owned());
+        let own = own.transpose()?;
+        Ok((Arc::clone(&self.calls).try_acquire_owned()?, own))
     }
 }
 
@@ -158,80 +154,59 @@ impl Calls {
 /// logged in `mcp`; here only what was refused before. The response repeats the request's id.
 async fn log_request(
     State((interface, middleware)): State<(Interface, Arc<Middleware>)>,
+    path: Option<MatchedPath>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    if let Some(response) = middleware.probe(&request) {
-        return response;
-    }
     let context = middleware.context(interface, request.headers());
     request.extensions_mut().insert(context.clone());
-    let operation = rest::operation(request.method(), request.uri().path());
-    let begin = |operation| Call::begin(&context, operation);
-    let mut call = (interface == Interface::Rest).then(|| begin(operation));
+    let path = path.as_ref().map_or("", MatchedPath::as_str);
+    let operation = rest::operation(request.method(), path);
+    let begin = || Call::begin(&context, operation);
+    let call = (interface == Interface::Rest).then(begin);
     // hyper drops this future when the client disconnects before the response.
     let disconnected = context.cancellation.clone().drop_guard();
-    let mut response = middleware.cors(request, next).await;
+    let mut response = next.run(request).await;
     disconnected.disarm();
     let problem = Problem::of(&mut response);
-    let outcome = match &problem {
-        Some(problem) => problem.kind(),
-        None if response.status().as_u16() < 400 => OK,
-        None => "refused",
-    };
-    if problem.is_some() || response.extensions().get::<Refused>().is_some() {
-        call = call.or_else(|| Some(begin("other")));
-    }
+    let call = call.or_else(|| problem.is_some().then(begin));
+    let outcome = problem.as_ref().map_or(OK, Problem::kind);
     if let Some(problem) = problem {
         problem.write(&context.request_id, &mut response);
-    }
-    if let Ok(id) = HeaderValue::from_str(context.request_id.as_str()) {
-        response.headers_mut().insert(REQUEST_ID, id);
     }
     if let Some(call) = call {
         call.end(outcome, Some(response.status().as_u16()));
     }
+    if let Ok(id) = HeaderValue::from_str(context.request_id.as_str()) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
     response
 }
 
-/// Checks the host, the origin and the access token.
-async fn authorize(
+/// Checks the host, the origin and the access token, reads the body, and takes the permits for the call or
+/// refuses it. tower's layer would queue it.
+async fn admit(
     State(middleware): State<Arc<Middleware>>,
     Extension(context): Extension<Context>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let settings = &middleware.settings;
     settings.check_host(&request)?;
     settings.check_origin(&request)?;
-    settings.check_token(&context, &mut request)?;
-    limit_concurrency(&middleware, &context.caller, request, next).await
-}
-
-/// Reads the body, then takes a permit for the call or refuses it. tower's layer would queue it.
-async fn limit_concurrency(
-    middleware: &Middleware,
-    caller: &Caller,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
+    settings.check_token(&context, &request)?;
     let (mut parts, body) = request.into_parts();
+    // Nothing further in needs it.
+    parts.headers.remove(header::AUTHORIZATION);
     let body = read_body(body, &middleware.limits).await?;
-    let permit = middleware.calls.try_acquire(caller, &middleware.limits);
-    let permit = Arc::new(permit.ok_or_else(Problem::overloaded)?);
-    // A call over MCP has it until it ends, which may be after its client disconnected.
-    parts.extensions.insert(Arc::clone(&permit));
+    let permits = middleware.try_acquire(&context.caller);
+    let permits = Arc::new(permits.map_err(|_| Problem::overloaded())?);
+    // A call over MCP keeps its request until it ends, which may be after its response began or after its
+    // client disconnected.
+    parts.extensions.insert(Arc::clone(&permits));
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
-    if response.body().size_hint().exact().is_some() {
-        return Ok(response);
-    }
-    // A stream of events lasts as long as its call.
-    Ok(response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _until_the_end = &permit;
-            frame
-        }))
-    }))
+    drop(permits);
+    Ok(response)
 }
 
 /// Reads a body whole. tower-http's layers would answer in plain text, and the time of one begins anew with
@@ -242,7 +217,7 @@ async fn read_body(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
         .map_err(|_| Problem::body_too_slow())?
         .map_err(|error| match error.source() {
             Some(source) if source.is::<LengthLimitError>() => Problem::body_too_large(),
-            _ => Problem::body_broken(),
+            _ => Problem::invalid("The body could not be read"),
         })?;
     // Each JSON value but the first follows one of these. A body of nothing else would become megabytes.
     let begins_value = |byte: &&u8| matches!(byte, b'{' | b'[' | b',' | b':');
@@ -252,59 +227,22 @@ async fn read_body(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
     Ok(body)
 }
 
-/// What a browser lets the pages of an allowed origin do.
-pub(super) fn cors_layer() -> CorsLayer {
-    let exposed = [
-        header::LOCATION,
-        header::RETRY_AFTER,
-        header::WWW_AUTHENTICATE,
-        HeaderName::from_static("mcp-protocol-version"),
-        REQUEST_ID,
-    ];
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::mirror_request())
-        .allow_headers(AllowHeaders::mirror_request())
-        .allow_methods([Method::DELETE, Method::GET, Method::POST])
-        .expose_headers(exposed)
-        .max_age(Duration::from_secs(600))
-        .vary([header::ORIGIN])
-}
-
-/// Whether a request reads one of these paths.
-pub(super) fn reads(request: &Request, paths: &[&str]) -> bool {
-    is_read(request) && paths.contains(&request.uri().path())
-}
-
-/// Whether a request is a `GET` or a `HEAD`.
-pub(super) fn is_read(request: &Request) -> bool {
-    [Method::GET, Method::HEAD].contains(request.method())
-}
-
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
     use futures_util::stream;
+    use tokio::sync::mpsc;
+    use tower::ServiceExt;
 
     use super::*;
-    use crate::http::tests::settings;
+    use crate::http::{Tokens, tests::settings};
 
-    fn limits(calls: usize, calls_per_caller: usize) -> Limits {
-        Limits {
-            calls,
-            calls_per_caller,
+    fn one_call() -> Arc<Middleware> {
+        let limits = Limits {
+            calls: 1,
             ..Limits::default()
-        }
-    }
-
-    fn layer(router: Router, limits: Limits) -> NormalizePath<Router> {
-        let middleware = Arc::new(Middleware {
-            settings: settings("localhost"),
-            calls: Calls::new(&limits),
-            limits: Arc::new(limits),
-            shutdown: Shutdown::default(),
-            cors: cors_layer(),
-        });
-        middleware.layer(Interface::Rest, router)
+        };
+        Middleware::new(settings("localhost"), limits.into(), Shutdown::default())
     }
 
     async fn respond(service: &NormalizePath<Router>, path: &str) -> Response {
@@ -319,7 +257,7 @@ mod tests {
         let router = Router::new()
             .route("/panic", get(panic))
             .route("/", get(async || "well"));
-        let service = layer(router, limits(1, 1));
+        let service = one_call().layer(Interface::Rest, router);
         for _ in 0..2 {
             let response = respond(&service, "/panic").await;
             assert_eq!(response.status(), 500);
@@ -331,24 +269,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_keeps_its_permit_until_its_end() {
-        let events = async || Body::from_stream(stream::iter(["a", "b"].map(Ok::<_, axum::Error>)));
-        let service = layer(Router::new().route("/", get(events)), limits(1, 1));
-        let stream = respond(&service, "/").await;
-        assert_eq!(stream.status(), 200);
+    async fn a_call_is_counted_until_its_request_is_dropped() {
+        let (sender, mut requests) = mpsc::unbounded_channel();
+        let keep = async move |request: Request| sender.send(request).is_ok().to_string();
+        let service = one_call().layer(Interface::Rest, Router::new().route("/", get(keep)));
+        assert_eq!(respond(&service, "/").await.status(), 200);
         let refused = respond(&service, "/").await;
         assert_eq!(refused.status(), 503);
         assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
-        let body = to_bytes(stream.into_body(), usize::MAX).await.unwrap();
-        assert_eq!(body, "ab");
+        drop(requests.recv().await.unwrap());
         assert_eq!(respond(&service, "/").await.status(), 200);
     }
 
     #[test]
     fn a_caller_with_a_token_has_a_limit_of_its_own() {
-        let limits = limits(3, 2);
-        let calls = Calls::new(&limits);
-        let acquire = |caller: &Caller| calls.try_acquire(caller, &limits);
+        let limits = Limits {
+            calls: 3,
+            calls_per_caller: 2,
+            ..Limits::default()
+        };
+        let mut settings = settings("localhost");
+        let tokens = "ada:access-token-of-ada\nben:access-token-of-ben";
+        settings.tokens = Tokens::parse(&tokens.into()).unwrap();
+        let middleware = Middleware::new(settings, limits.into(), Shutdown::default());
+        let acquire = |caller: &Caller| middleware.try_acquire(caller).ok();
         let (ada, ben) = (Caller::Token("ada".into()), Caller::Token("ben".into()));
         let first = acquire(&ada);
         let _second = acquire(&ada).unwrap();
@@ -384,7 +328,7 @@ mod tests {
             ),
             (
                 Body::from_stream(stream::iter([Err::<Bytes, _>(axum::Error::new("broken"))])),
-                "body_broken",
+                "invalid_request",
             ),
         ] {
             assert_eq!(read_body(body, &limits).await.unwrap_err().kind(), kind);

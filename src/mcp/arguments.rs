@@ -2,15 +2,12 @@
 //! fill it in. `{kept}` in it stands for the number of backups that the operator keeps, if that is several.
 
 use rmcp::model::{JsonObject, Tool};
-use schemars::{
-    JsonSchema, Schema,
-    generate::SchemaSettings,
-    transform::{RecursiveTransform, Transform},
-};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::tools::LIST;
 use crate::{
     limits::Limits,
     qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError},
@@ -85,7 +82,7 @@ pub(super) enum DatabaseArgument {
 /// Arguments that are refused. The text names the argument, and never repeats a long value.
 #[derive(Debug, thiserror::Error)]
 #[error("Invalid arguments: {0}. No request was sent to Qovery, and nothing was changed.")]
-pub(super) struct ArgumentError(String);
+pub(super) struct ArgumentError(pub(super) String);
 
 /// Arguments that some hosts add to every call (Cline, n8n).
 const ADDED_BY_HOSTS: [&str; 7] = [
@@ -102,24 +99,19 @@ const ADDED_BY_HOSTS: [&str; 7] = [
 /// normalizing them. Valid arguments are thus never changed.
 pub(super) fn parse<T: DeserializeOwned>(
     tool: &Tool,
-    arguments: JsonObject,
+    mut arguments: JsonObject,
 ) -> Result<T, ArgumentError> {
-    let mut value = Value::Object(arguments);
-    if let Ok(valid) = T::deserialize(&value) {
+    if let Ok(valid) = T::deserialize(&arguments) {
         return Ok(valid);
     }
-    if let Value::Object(arguments) = &mut value {
-        normalize(tool, arguments);
-    }
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = text::excerpt(&error.into_inner().to_string());
-        // An error of the object itself, such as a missing field, has the path ".".
-        ArgumentError(if path == "." {
-            reason
-        } else {
-            format!("{}: {reason}", text::excerpt(&path))
-        })
+    normalize(tool, &mut arguments);
+    serde_path_to_error::deserialize(arguments).map_err(|error| {
+        let reason = text::excerpt(&error.inner().to_string());
+        match error.path().to_string().as_str() {
+            // Of the object itself, such as a missing field.
+            "." => ArgumentError(reason),
+            path => ArgumentError(format!("{}: {reason}", text::excerpt(path))),
+        }
     })
 }
 
@@ -129,22 +121,10 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
-    let hints = tool.annotations.as_ref();
-    let is_read_only = hints.and_then(|hints| hints.read_only_hint) == Some(true);
-    arguments.retain(|name, _| {
-        let is_ignored = if known.contains(&name) {
-            false
-        } else if is_read_only {
-            !known.iter().any(|known| is_similar(name, known))
-        } else {
-            // A change is refused for an unknown argument: it may have been meant to narrow it.
-            ADDED_BY_HOSTS.contains(&name.as_str())
-        };
-        if is_ignored {
-            let name = text::excerpt(name);
-            tracing::debug!(name, "an unknown argument was ignored");
-        }
-        !is_ignored
+    arguments.retain(|name, _| match &*tool.name {
+        LIST => known.iter().any(|known| is_similar(name, known)),
+        // A change is refused for an unknown argument: it may have been meant to narrow it.
+        _ => known.contains(&name) || !ADDED_BY_HOSTS.contains(&name.as_str()),
     });
     for (name, value) in arguments {
         let text = value.as_str().map(str::trim);
@@ -166,13 +146,9 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     }
 }
 
-/// Whether a name may be a misspelt one of an argument.
+/// Whether a name is one of an argument, or may be a misspelt one.
 fn is_similar(name: &str, known: &str) -> bool {
-    let letters = |name: &str| -> String {
-        let letters = name.chars().filter(char::is_ascii_alphanumeric);
-        letters.map(|letter| letter.to_ascii_lowercase()).collect()
-    };
-    name.len() < 2 * known.len() && strsim::jaro(&letters(name), &letters(known)) > 0.85
+    strsim::jaro(&name.to_lowercase(), &known.to_lowercase()) > 0.85
 }
 
 fn trim_id(id: &mut Value) {
@@ -188,17 +164,16 @@ fn surrounds_ids(c: char) -> bool {
 
 /// The documentation of a type, and its schema without it.
 pub(super) fn schema<T: JsonSchema>() -> (String, JsonObject) {
-    let settings =
-        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let settings = SchemaSettings::draft2020_12()
+        .with(|settings| settings.inline_subschemas = true)
+        .with_transform(RecursiveTransform(simplify));
     let mut schema = settings.into_generator().into_root_schema_for::<T>();
-    RecursiveTransform(simplify).transform(&mut schema);
     schema.remove("title");
-    let description = schema.remove("description");
-    let description = description.as_ref().and_then(Value::as_str);
-    (
-        description.unwrap_or_default().to_owned(),
-        std::mem::take(schema.ensure_object()),
-    )
+    let description = match schema.remove("description") {
+        Some(Value::String(description)) => description,
+        _ => String::new(),
+    };
+    (description, std::mem::take(schema.ensure_object()))
 }
 
 /// Leaves what every host and every converter reads: no formats, no closed objects, one type each
@@ -222,12 +197,6 @@ fn simplify(schema: &mut Schema) {
     }
 }
 
-impl ArgumentError {
-    pub(super) fn new(problem: &str) -> Self {
-        Self(problem.to_owned())
-    }
-}
-
 impl TryFrom<String> for DatabaseArgument {
     type Error = IdError;
 
@@ -239,13 +208,10 @@ impl TryFrom<String> for DatabaseArgument {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        let parts: Vec<&str> = text.split(['/', '?', '#']).collect();
-        let mut pairs = parts.windows(2).rev();
-        let id = pairs.find_map(|pair| match pair {
-            ["service" | "database", id] => id.parse().ok(),
-            _ => None,
-        });
-        if let Some(id) = id {
+        let mut parts = text.split(['/', '?', '#']);
+        if parts.any(|part| ["service", "database"].contains(&part))
+            && let Some(Ok(id)) = parts.next().map(str::parse)
+        {
             return Ok(Self::Address(id));
         }
         // A UUID in another form than the hyphenated one is no name either.
@@ -274,7 +240,7 @@ impl AddArguments {
             (None, _, None) => "missing field `name`",
             (_, _, Some(_)) => "`body` is given beside `name` or `message`; leave it out",
         };
-        Err(ArgumentError::new(problem))
+        Err(ArgumentError(problem.to_owned()))
     }
 }
 
@@ -284,20 +250,21 @@ impl RemoveArguments {
         self,
         limits: &Limits,
     ) -> Result<(DatabaseArgument, Vec<BackupId>), ArgumentError> {
-        let backups = match (self.backup_id, self.backup_ids) {
-            (Some(backup), None) => vec![backup],
-            (None, Some(backups)) => backups,
-            (None, None) => return Err(ArgumentError::new("missing field `backupId`")),
+        let max = limits.batch_size;
+        let problem = match (self.backup_id, self.backup_ids) {
+            (Some(backup), None) => return Ok((self.database_id, vec![backup])),
+            (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
+                return Ok((self.database_id, backups));
+            }
+            (None, Some(backups)) => {
+                let number = backups.len();
+                format!("backupIds: must have 1 to {max} ids, and has {number}")
+            }
+            (None, None) => "missing field `backupId`".to_owned(),
             (Some(_), Some(_)) => {
-                let problem = "`backupId` is given beside `backupIds`; leave one of them out";
-                return Err(ArgumentError::new(problem));
+                "`backupId` is given beside `backupIds`; leave one of them out".to_owned()
             }
         };
-        let (max, number) = (limits.batch_size, backups.len());
-        if !(1..=max).contains(&number) {
-            let problem = format!("backupIds: must have 1 to {max} ids, and has {number}");
-            return Err(ArgumentError(problem));
-        }
-        Ok((self.database_id, backups))
+        Err(ArgumentError(problem))
     }
 }

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     Request, Server, is_stateless,
-    progress::with_progress,
     question::question,
     results::{Refusal, RemovalReport, Reply},
     tools::REMOVE,
@@ -118,7 +117,7 @@ impl Server {
             } else {
                 let describe = |removed| format!("{removed} removed");
                 let total = Some(backups.len());
-                let removal = with_progress(request, &context, total, describe, |gone| {
+                let removal = self.with_progress(request, &context, total, describe, |gone| {
                     let removal = RemovalRequest {
                         database: *database,
                         backups: backups.clone(),

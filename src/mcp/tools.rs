@@ -14,7 +14,6 @@ use super::{
         schema,
     },
     confirmation::Target,
-    progress::with_progress,
     results::{AddedBackup, BackupList, BackupView, Refusal, RemovalReport, Reply},
 };
 use crate::{
@@ -119,7 +118,7 @@ impl Server {
             }
             (Some(backup), None) => {
                 let describe = |_| "It is still being made".to_owned();
-                let listing = with_progress(request, context, None, describe, async |looks| {
+                let listing = self.with_progress(request, context, None, describe, async |looks| {
                     let backup = (database, backup);
                     self.backups.watch(context, backup, verbose, &looks).await
                 });
@@ -127,7 +126,7 @@ impl Server {
             }
             (Some(_), Some(_)) => {
                 let problem = "`startId` is given beside `backupId`; leave one of them out";
-                return Err(ArgumentError::new(problem).into());
+                return Err(ArgumentError(problem.to_owned()).into());
             }
         };
         list.note = self.note(list.note);
@@ -199,10 +198,6 @@ fn candidates(name: &str, found: &Found) -> String {
             text,
             " {id}: \"{name}\" in project \"{project}\", environment \"{environment}\"."
         );
-    }
-    let more = found.databases.len().saturating_sub(MAX_CANDIDATES);
-    if more > 0 {
-        let _ = write!(text, " And {more} more.");
     }
     text
 }

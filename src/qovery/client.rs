@@ -6,16 +6,17 @@ use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     sync::{OnceCell, Semaphore},
     time::{Instant, sleep, timeout_at},
 };
+use uuid::Uuid;
 
 use super::{
     Backup, BackupId, BackupPage, BaseUrl, Credentials, Database, DatabaseId, Error, Failure,
-    NewBackup, Organization, OrganizationId, Outcome, Service, error::root_cause,
-    exchange::Response, model::Results,
+    NewBackup, Organization, Outcome, Service, error::root_cause, exchange::Response,
+    model::Results,
 };
 use crate::{
     context::Context,
@@ -46,15 +47,6 @@ pub struct Answered<T> {
     pub json: Bytes,
     /// The `Date` header, in whole seconds, and our own time when the answer began to arrive.
     pub date: Option<(DateTime<Utc>, Instant)>,
-}
-
-impl<T> Answered<T> {
-    /// The whole body, with the fields that `T` leaves out.
-    #[must_use]
-    pub fn whole(&self) -> Value {
-        // `value` was deserialized from the same text.
-        serde_json::from_slice(&self.json).unwrap_or_default()
-    }
 }
 
 /// A request, which is sent once per attempt.
@@ -108,8 +100,8 @@ impl Client {
         start_id: Option<BackupId>,
         context: &Context,
     ) -> Result<Bytes, Error> {
-        let request = Request::new(Method::GET, page_path(database, start_id));
-        let response = self.send(&request, context).await?;
+        let path = page_path(database, start_id);
+        let response = self.send(Method::GET, path, None, context).await?;
         response.into_json().map_err(Error::harmless)
     }
 
@@ -126,11 +118,8 @@ impl Client {
         backup: &NewBackup,
         context: &Context,
     ) -> Result<Answered<Backup>, Error> {
-        let request = Request {
-            body: Some(json!(backup).to_string()),
-            ..Request::new(Method::POST, page_path(database, None))
-        };
-        let response = self.send(&request, context).await?;
+        let (path, body) = (page_path(database, None), json!(backup).to_string());
+        let response = self.send(Method::POST, path, Some(body), context).await?;
         // 201 says that it was made; a gateway may answer with another status of success.
         let outcome = match response.status {
             201 => Outcome::Applied,
@@ -157,16 +146,13 @@ impl Client {
         context: &Context,
     ) -> Result<(), Error> {
         let path = format!("/database/{database}/backup/{backup}");
-        let request = Request::new(Method::DELETE, path);
-        match self.send(&request, context).await?.status {
-            204 => Ok(()),
-            status => Err(Error {
-                failure: Failure::Unexpected { status },
-                outcome: Outcome::Unknown,
-                pending: true,
-                sent: true,
-            }),
-        }
+        let response = self.send(Method::DELETE, path, None, context).await?;
+        response.require(204).map_err(|failure| Error {
+            failure,
+            outcome: Outcome::Unknown,
+            pending: true,
+            sent: true,
+        })
     }
 
     /// Lists the organizations that the key can see.
@@ -175,8 +161,7 @@ impl Client {
     ///
     /// Any [`Failure`].
     pub async fn organizations(&self, context: &Context) -> Result<Vec<Organization>, Error> {
-        let list: Answered<Results<_>> = self.get("/organization".to_owned(), context).await?;
-        Ok(list.value.results)
+        self.get_results("/organization".to_owned(), context).await
     }
 
     /// Lists the services of an organization, including its databases.
@@ -186,11 +171,11 @@ impl Client {
     /// Any [`Failure`].
     pub async fn services(
         &self,
-        organization: OrganizationId,
+        organization: Uuid,
         context: &Context,
-    ) -> Result<Answered<Results<Service>>, Error> {
+    ) -> Result<Vec<Service>, Error> {
         let path = format!("/organization/{organization}/services");
-        self.get(path, context).await
+        self.get_results(path, context).await
     }
 
     /// Returns a database's description.
@@ -203,13 +188,21 @@ impl Client {
         Ok(answered.value)
     }
 
+    async fn get_results<T: DeserializeOwned>(
+        &self,
+        path: String,
+        context: &Context,
+    ) -> Result<Vec<T>, Error> {
+        let list: Answered<Results<T>> = self.get(path, context).await?;
+        Ok(list.value.results)
+    }
+
     async fn get<T: DeserializeOwned>(
         &self,
         path: String,
         context: &Context,
     ) -> Result<Answered<T>, Error> {
-        let request = Request::new(Method::GET, path);
-        let response = self.send(&request, context).await?;
+        let response = self.send(Method::GET, path, None, context).await?;
         response.deserialize().map_err(Error::harmless)
     }
 
@@ -217,7 +210,14 @@ impl Client {
     ///
     /// It can be cancelled before each attempt and in each pause. An attempt to change something
     /// is not interrupted.
-    async fn send(&self, request: &Request, context: &Context) -> Result<Response, Error> {
+    async fn send(
+        &self,
+        method: Method,
+        path: String,
+        body: Option<String>,
+        context: &Context,
+    ) -> Result<Response, Error> {
+        let request = Request { method, path, body };
         let latest = if request.is_change() {
             // Only if a whole attempt fits: an interrupted one has an unknown outcome.
             context.deadline.reserve(self.limits.attempt)
@@ -227,19 +227,20 @@ impl Client {
         if latest.remaining().is_zero() {
             return Err(Error::harmless(Failure::TimedOut));
         }
-        let _permit = tokio::select! {
-            biased;
-            () = context.cancellation.cancelled() => Err(Failure::Cancelled),
-            permit = timeout_at(latest.at(), self.permits.acquire()) => {
-                permit.map_err(|_| Failure::Overloaded)
-            }
-        }
-        .map_err(Error::harmless)?;
+        let permit = timeout_at(latest.at(), self.permits.acquire());
+        let _permit = match context.cancellation.run_until_cancelled(permit).await {
+            Some(Ok(permit)) => permit,
+            Some(Err(_)) => return Err(Error::harmless(Failure::Overloaded)),
+            None => return Err(Error::harmless(Failure::Cancelled)),
+        };
         // Over all attempts: a later one does not settle what an earlier one may have changed.
         let (mut outcome, mut pending, mut sent) = (Outcome::NotApplied, false, false);
-        let mut pauses = full_jitter();
+        // Random, so that clients that failed together do not repeat together.
+        let mut pauses = [200, 400]
+            .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
+            .into_iter();
         loop {
-            let failure = match self.attempt(request, context).await {
+            let failure = match self.attempt(&request, context).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
@@ -268,12 +269,7 @@ impl Client {
             };
             tokio::select! {
                 biased;
-                () = context.cancellation.cancelled() => {
-                    return Err(error(match outcome {
-                        Outcome::NotApplied => Failure::Cancelled,
-                        _ => failure,
-                    }));
-                }
+                () = context.cancellation.cancelled() => return Err(error(failure)),
                 () = self.shutdown.no_retries.cancelled() => return Err(error(failure)),
                 () = sleep(pause) => {}
             }
@@ -288,11 +284,8 @@ impl Client {
         let result = if request.is_change() {
             exchange.await
         } else {
-            tokio::select! {
-                biased;
-                () = context.cancellation.cancelled() => return Err(Failure::Cancelled),
-                result = exchange => result,
-            }
+            let result = context.cancellation.run_until_cancelled(exchange).await;
+            result.ok_or(Failure::Cancelled)?
         };
         let milliseconds = started.elapsed().as_millis();
         let (method, path) = (&request.method, &request.path);
@@ -305,9 +298,11 @@ impl Client {
             Err(failure) => {
                 let cause = root_cause(failure);
                 tracing::debug!(%method, path, milliseconds, cause, "{failure}");
-                let facts = failure.facts();
-                let failed = Attempt::Failed(facts.kind);
-                facts.status.map_or(failed, Attempt::Answered)
+                match failure {
+                    Failure::Unauthorized(_) => Attempt::Answered(401),
+                    Failure::Answered { status, .. } => Attempt::Answered(*status),
+                    _ => Attempt::Failed(failure.facts().kind),
+                }
             }
         });
         result
@@ -315,14 +310,6 @@ impl Client {
 }
 
 impl Request {
-    fn new(method: Method, path: String) -> Self {
-        Self {
-            method,
-            path,
-            body: None,
-        }
-    }
-
     fn is_change(&self) -> bool {
         self.method != Method::GET
     }
@@ -332,7 +319,7 @@ impl Request {
         let is_safe = self.method != Method::POST
             || matches!(
                 failure,
-                Failure::Unreachable { .. } | Failure::RateLimited { .. }
+                Failure::Unreachable { .. } | Failure::Answered { status: 429, .. }
             );
         is_safe && failure.facts().transient
     }
@@ -341,12 +328,4 @@ impl Request {
 fn page_path(database: DatabaseId, start_id: Option<BackupId>) -> String {
     let query = start_id.map_or_else(String::new, |id| format!("?startId={id}"));
     format!("/database/{database}/backup{query}")
-}
-
-/// The pauses before at most two repetitions: random, up to 200 and 400 ms, so that clients that
-/// failed together do not repeat together.
-fn full_jitter() -> impl Iterator<Item = Duration> {
-    [200, 400]
-        .into_iter()
-        .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
 }

@@ -9,7 +9,8 @@ use serde::Deserialize;
 /// A key and its scheme. The `Debug` form hides the key.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    scheme: Scheme,
+    /// The key's scheme.
+    pub scheme: Scheme,
     key: SecretString,
 }
 
@@ -74,12 +75,6 @@ impl Credentials {
             scheme,
             key: SecretString::from(key),
         })
-    }
-
-    /// The key's scheme.
-    #[must_use]
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
     }
 
     /// The key for display: its prefix and its last four characters, or neither if it is shorter than

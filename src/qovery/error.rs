@@ -1,6 +1,6 @@
 //! Failures of calls to Qovery: what happened, whether anything was changed, what to do next.
 
-use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, time::Duration};
+use std::{error::Error as StdError, fmt, io, iter, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -42,57 +42,20 @@ pub enum Failure {
     /// 401.
     #[error("Qovery refused {}", refused(*.0))]
     Unauthorized(Scheme),
-    /// 403, for instance a viewer's key that adds or removes.
-    #[error("Qovery does not allow this API key to do that (403){}", quote(.message.as_deref()))]
-    Forbidden {
-        /// Qovery's own words.
-        message: Option<String>,
-    },
-    /// 404.
-    #[error("Qovery knows no such database or backup (404){}", quote(.message.as_deref()))]
-    NotFound {
-        /// Qovery's own words.
-        message: Option<String>,
-    },
-    /// 400, or another 4xx.
-    #[error("Qovery refused the request ({status}){}", quote(.message.as_deref()))]
-    Rejected {
+    /// Another status than the operation documents for success. A redirect is never followed: the key
+    /// is sent to the configured address only.
+    #[error("{}{}", answered(*.status), quote(.message.as_deref()))]
+    Answered {
         /// The HTTP status.
         status: u16,
         /// Qovery's own words.
         message: Option<String>,
-    },
-    /// 429.
-    #[error("Qovery's rate limit is reached (429)")]
-    RateLimited {
         /// The `Retry-After` of the answer.
         retry_after: Option<Duration>,
-    },
-    /// 5xx, or 408, which gateways send, too.
-    #[error("Qovery failed ({status}){}", quote(.message.as_deref()))]
-    Unavailable {
-        /// The HTTP status.
-        status: u16,
-        /// The `Retry-After` of the answer.
-        retry_after: Option<Duration>,
-        /// Qovery's own words.
-        message: Option<String>,
-    },
-    /// 3xx. A redirect is never followed: the key is sent to the configured address only.
-    #[error("The answer was a redirect ({status}), which is never followed")]
-    Redirected {
-        /// The HTTP status.
-        status: u16,
-    },
-    /// A status of success that the operation does not document.
-    #[error("Qovery answered with an unexpected status ({status})")]
-    Unexpected {
-        /// The HTTP status.
-        status: u16,
     },
     /// A status of success with a body that the operation does not document.
-    #[error("Qovery's answer could not be read: {0}")]
-    Unreadable(Unreadable),
+    #[error("Qovery's answer could not be read as what this operation answers")]
+    Unreadable,
     /// A body over [`answer_bytes`](crate::limits::Limits::answer_bytes), or the pages of a list over
     /// [`list_bytes`](crate::limits::Limits::list_bytes).
     #[error("Qovery's answer was larger than 2 MiB, or a list larger than 4 MiB, and was cut off")]
@@ -120,30 +83,11 @@ pub enum Failure {
     Setup(#[source] Box<dyn StdError + Send + Sync>),
 }
 
-/// What is wrong with the body of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// No body.
-    #[error("it is empty")]
-    Empty,
-    /// HTML, plain text or anything else that is not JSON.
-    #[error("it is not JSON")]
-    NotJson,
-    /// JSON that ends early.
-    #[error("its JSON breaks off")]
-    Truncated,
-    /// JSON of another shape.
-    #[error("its JSON is not what this operation answers")]
-    Shape,
-}
-
 /// What a failure means.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// The kind of failure, as logs, metrics and problem details name it.
     pub kind: &'static str,
-    /// The HTTP status, if Qovery answered with a failure.
-    pub status: Option<u16>,
     /// The outcome of a change whose only attempt failed like this.
     pub outcome: Outcome,
     /// Whether Qovery may still be working on the change: there was no answer, or a gateway's, or
@@ -172,35 +116,31 @@ impl Error {
     pub fn retryable(&self) -> bool {
         self.outcome == Outcome::NotApplied && self.failure.facts().transient
     }
-
-    fn advice(&self) -> Cow<'static, str> {
-        match (self.outcome, self.failure.retry_after()) {
-            (Outcome::Unknown, _) if self.pending => {
-                "Do not repeat the call: list the backups in a minute, to see what holds.".into()
-            }
-            (Outcome::Unknown, _) => {
-                "Do not repeat the call: list the backups first, to see what holds.".into()
-            }
-            (Outcome::Applied, _) => "Do not repeat the call: list the backups to see it.".into(),
-            (Outcome::NotApplied, Some(pause)) => {
-                format!("Try again in {} seconds.", pause.as_secs().max(1)).into()
-            }
-            (Outcome::NotApplied, None) => self.failure.facts().advice.into(),
-        }
-    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}. {} {}", self.failure, self.outcome, self.advice())
+        let facts = self.failure.facts();
+        write!(f, "{}. {} ", self.failure, self.outcome)?;
+        match (self.outcome, self.failure.retry_after()) {
+            (Outcome::Unknown, _) if self.pending => f.write_str(
+                "Do not repeat the call: list the backups in a minute, to see what holds.",
+            ),
+            (Outcome::Unknown, _) => {
+                f.write_str("Do not repeat the call: list the backups first, to see what holds.")
+            }
+            (Outcome::Applied, _) => {
+                f.write_str("Do not repeat the call: list the backups to see it.")
+            }
+            (Outcome::NotApplied, Some(pause)) if facts.transient => {
+                write!(f, "Try again in {} seconds.", pause.as_secs().max(1))
+            }
+            (Outcome::NotApplied, _) => f.write_str(facts.advice),
+        }
     }
 }
 
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.failure.source()
-    }
-}
+impl StdError for Error {}
 
 impl Failure {
     /// The meaning of the failure: one row per cause.
@@ -216,23 +156,20 @@ impl Failure {
             Self::Unauthorized(Scheme::Bearer) => ("key_rejected", UNCHANGED, false, advice::JWT),
             // Most likely the key is valid.
             Self::Unauthorized(Scheme::Policy) => ("forbidden", UNCHANGED, false, advice::POLICY),
-            Self::Forbidden { .. } => ("forbidden", UNCHANGED, false, advice::ROLE),
-            Self::NotFound { .. } => ("not_found", UNCHANGED, false, advice::IDS),
-            // Conflict, Locked and Too Early: another operation is in progress.
-            Self::Rejected {
-                status: 409 | 423 | 425,
-                ..
-            } => ("rejected", UNCHANGED, true, advice::LATER),
-            Self::Rejected { .. } => ("rejected", UNCHANGED, false, advice::ARGUMENTS),
-            Self::RateLimited { .. } => ("rate_limited", UNCHANGED, true, advice::LATER),
-            // Qovery itself answers these two; the others may come from a gateway.
-            Self::Unavailable {
-                status: 500 | 501, ..
-            } => ("unavailable", UNKNOWN, true, advice::LATER),
-            Self::Unavailable { .. } => ("unavailable", PENDING, true, advice::LATER),
-            Self::Redirected { .. } => ("redirected", UNKNOWN, false, advice::ADDRESS),
-            Self::Unexpected { .. } => ("unexpected", PENDING, false, advice::ADDRESS),
-            Self::Unreadable(_) => ("unreadable", UNKNOWN, false, advice::ADDRESS),
+            Self::Answered { status, .. } => match status {
+                300..400 => ("redirected", UNKNOWN, false, advice::ADDRESS),
+                403 => ("forbidden", UNCHANGED, false, advice::ROLE),
+                404 => ("not_found", UNCHANGED, false, advice::IDS),
+                // Conflict, Locked and Too Early: another operation is in progress.
+                409 | 423 | 425 => ("rejected", UNCHANGED, true, advice::LATER),
+                429 => ("rate_limited", UNCHANGED, true, advice::LATER),
+                // Qovery itself answers these two; the others may come from a gateway.
+                500 | 501 => ("unavailable", UNKNOWN, true, advice::LATER),
+                408 | 500..600 => ("unavailable", PENDING, true, advice::LATER),
+                400..500 => ("rejected", UNCHANGED, false, advice::ARGUMENTS),
+                _ => ("unexpected", PENDING, false, advice::ADDRESS),
+            },
+            Self::Unreadable => ("unreadable", UNKNOWN, false, advice::ADDRESS),
             Self::TooLarge => ("too_large", PENDING, false, advice::ADDRESS),
             Self::TimedOut => ("timed_out", PENDING, true, advice::LATER),
             Self::Interrupted(_) => ("interrupted", PENDING, true, advice::LATER),
@@ -250,7 +187,6 @@ impl Failure {
         };
         Facts {
             kind,
-            status: self.status(),
             outcome,
             pending,
             transient,
@@ -258,27 +194,11 @@ impl Failure {
         }
     }
 
-    fn status(&self) -> Option<u16> {
-        match *self {
-            Self::Unauthorized(_) => Some(401),
-            Self::Forbidden { .. } => Some(403),
-            Self::NotFound { .. } => Some(404),
-            Self::RateLimited { .. } => Some(429),
-            Self::Rejected { status, .. }
-            | Self::Unavailable { status, .. }
-            | Self::Redirected { status }
-            | Self::Unexpected { status } => Some(status),
-            _ => None,
-        }
-    }
-
     /// The `Retry-After` of Qovery's answer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match *self {
-            Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => {
-                retry_after
-            }
+            Self::Answered { retry_after, .. } => retry_after,
             _ => None,
         }
     }
@@ -328,6 +248,19 @@ impl fmt::Display for Outcome {
             Self::NotApplied => "Nothing was changed.",
             Self::Unknown => "Whether anything was changed is not known.",
         })
+    }
+}
+
+/// 408 is a gateway's, like most of 5xx.
+fn answered(status: u16) -> String {
+    match status {
+        300..400 => format!("The answer was a redirect ({status}), which is never followed"),
+        403 => "Qovery does not allow this API key to do that (403)".to_owned(),
+        404 => "Qovery knows no such database or backup (404)".to_owned(),
+        429 => "Qovery's rate limit is reached (429)".to_owned(),
+        408 | 500..600 => format!("Qovery failed ({status})"),
+        400..500 => format!("Qovery refused the request ({status})"),
+        _ => format!("Qovery answered with an unexpected status ({status})"),
     }
 }
 

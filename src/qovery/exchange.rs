@@ -11,11 +11,11 @@ use reqwest::{
     redirect, retry,
 };
 use serde::de::DeserializeOwned;
-use serde_json::{Value, error::Category};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    Failure, Unreadable,
+    Failure,
     client::{Answered, Client, Request},
 };
 use crate::{context::Context, text};
@@ -72,18 +72,12 @@ impl Client {
         let body = read_body(response, MAX_ERROR_BYTES).await.ok();
         let message = body.and_then(|body| self.error_message(&body));
         Err(match status {
-            300..400 => Failure::Redirected { status },
-            401 => Failure::Unauthorized(self.credentials.scheme()),
-            403 => Failure::Forbidden { message },
-            404 => Failure::NotFound { message },
-            429 => Failure::RateLimited { retry_after },
-            408 | 500..600 => Failure::Unavailable {
+            401 => Failure::Unauthorized(self.credentials.scheme),
+            _ => Failure::Answered {
                 status,
-                retry_after,
                 message,
+                retry_after,
             },
-            400..500 => Failure::Rejected { status, message },
-            _ => Failure::Unexpected { status },
         })
     }
 
@@ -122,18 +116,24 @@ impl Client {
 }
 
 impl Response {
+    /// Fails unless the response has the status that the operation documents.
+    pub(super) fn require(&self, status: u16) -> Result<(), Failure> {
+        if self.status == status {
+            return Ok(());
+        }
+        Err(Failure::Answered {
+            status: self.status,
+            message: None,
+            retry_after: None,
+        })
+    }
+
     /// The body as Qovery sent it, if status and content type are those of a JSON answer.
     pub(super) fn into_json(self) -> Result<Bytes, Failure> {
-        let status = self.status;
-        if status != 200 {
-            return Err(Failure::Unexpected { status });
-        }
-        let content_type = text_of(&self.headers, CONTENT_TYPE).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json") {
-            self.body
-        } else {
-            Err(Failure::Unreadable(Unreadable::NotJson))
+        self.require(200)?;
+        match text_of(&self.headers, CONTENT_TYPE) {
+            Some(media_type) if media_type.starts_with("application/json") => self.body,
+            _ => Err(Failure::Unreadable),
         }
     }
 
@@ -141,14 +141,11 @@ impl Response {
         let date = text_of(&self.headers, DATE).and_then(http_date);
         let json = self.body?;
         // Validates UTF-8 once instead of per string.
-        let text = str::from_utf8(&json).map_err(|_| Failure::Unreadable(Unreadable::NotJson))?;
+        let text = str::from_utf8(&json).map_err(|_| Failure::Unreadable)?;
         let value = serde_json::from_str(text).map_err(|error| {
-            Failure::Unreadable(match error.classify() {
-                _ if text.trim_ascii().is_empty() => Unreadable::Empty,
-                Category::Eof => Unreadable::Truncated,
-                Category::Syntax | Category::Io => Unreadable::NotJson,
-                Category::Data => Unreadable::Shape,
-            })
+            // Its text could quote the body.
+            tracing::debug!(category = ?error.classify(), "an answer could not be deserialized");
+            Failure::Unreadable
         })?;
         Ok(Answered {
             value,
@@ -188,22 +185,15 @@ fn http_date(value: &str) -> Option<DateTime<Utc>> {
     Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc())
 }
 
-/// The message of an error body: Qovery's own `{status, error, message}`, problem details, or what
-/// gateways send. Full sentences come first.
+/// The message of an error body: Qovery's own `{status, error, message}`, or problem details. Full
+/// sentences come first.
 fn message_in(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    [
-        "/message",
-        "/detail",
-        "/errors/0/message",
-        "/error/message",
-        "/title",
-        "/error",
-    ]
-    .into_iter()
-    .filter_map(|pointer| body.pointer(pointer)?.as_str())
-    .find(|text| !text.trim().is_empty())
-    .map(str::to_owned)
+    ["message", "detail", "title", "error"]
+        .into_iter()
+        .filter_map(|name| body.get(name)?.as_str())
+        .find(|text| !text.trim().is_empty())
+        .map(str::to_owned)
 }
 
 fn failure_of(source: reqwest::Error) -> Failure {
@@ -232,14 +222,6 @@ mod tests {
             (
                 json!({ "title": "t", "detail": "d", "status": 400 }),
                 Some("d"),
-            ),
-            (
-                json!({ "errors": [{ "message": "first" }, { "message": "second" }] }),
-                Some("first"),
-            ),
-            (
-                json!({ "error": { "code": 1, "message": "nested" } }),
-                Some("nested"),
             ),
             (
                 json!({ "message": " ", "detail": null, "title": "t" }),

@@ -1,9 +1,9 @@
 //! The types of Qovery's API, validated when they are created.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, Visitor},
@@ -54,11 +54,6 @@ id! {
     BackupId
 }
 
-id! {
-    /// The id of an organization.
-    OrganizationId
-}
-
 /// The text is not an id. The message does not quote it: it may be a megabyte long.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000")]
@@ -102,16 +97,10 @@ impl BackupPage {
     /// last one; Qovery gives neither a total nor a link.
     #[must_use]
     pub fn next_start_id(&self) -> Option<BackupId> {
-        let page_size = self.page_size.as_f64().unwrap_or(0.0);
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a page of 2^52 backups does not exist"
-        )]
-        let is_full = self.results.len() as f64 >= page_size;
-        self.results
-            .last()
-            .filter(|_| is_full)
-            .map(|backup| backup.id)
+        // `20.0` counts as unknown, and costs a request for an empty page.
+        let page_size = self.page_size.as_u64().unwrap_or(0);
+        let last = self.results.last()?;
+        (self.results.len() as u64 >= page_size).then_some(last.id)
     }
 }
 
@@ -147,12 +136,6 @@ pub struct Backup {
     pub other: Map<String, Value>,
 }
 
-impl AsRef<Self> for Backup {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
-
 impl Backup {
     /// The backup's state, if Qovery gives one.
     #[must_use]
@@ -168,7 +151,7 @@ impl Backup {
 }
 
 /// How far a backup is (`Status`). It is most of an answer's bytes, so only these two fields are
-/// kept; [`Answered::whole`](super::Answered::whole) has the others.
+/// kept; [`Answered::json`](super::Answered::json) has the others.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[schemars(inline, extend("additionalProperties" = true))]
 pub struct Status {
@@ -185,17 +168,16 @@ pub struct Status {
 
 /// A list that is not paginated (`OrganizationResponseList` and the like).
 #[derive(Debug, Deserialize)]
-pub struct Results<T> {
-    /// All entries.
+pub(super) struct Results<T> {
     #[serde(default = "Vec::new")]
-    pub results: Vec<T>,
+    pub(super) results: Vec<T>,
 }
 
 /// The fields of an organization that a look-up needs (`Organization`).
 #[derive(Debug, Deserialize)]
 pub struct Organization {
     /// Its id.
-    pub id: OrganizationId,
+    pub id: Uuid,
 }
 
 /// The fields of a service of an organization that a look-up needs.
@@ -237,9 +219,12 @@ pub type BackupName = Text<1, 255>;
 pub type BackupMessage = Text<0, 4000>;
 
 /// Text of `MIN` to `MAX` characters, in its schema as in its validation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-pub struct Text<const MIN: usize, const MAX: usize>(String);
+#[schemars(!try_from, inline)]
+pub struct Text<const MIN: usize, const MAX: usize>(
+    #[schemars(length(min = MIN, max = MAX))] String,
+);
 
 /// The text is too short or too long. The message does not quote it.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -262,30 +247,14 @@ impl<const MIN: usize, const MAX: usize> TryFrom<String> for Text<MIN, MAX> {
     type Error = TextError;
 
     fn try_from(text: String) -> Result<Self, TextError> {
-        let length = text.chars().count();
-        if (MIN..=MAX).contains(&length) {
-            Ok(Self(text))
-        } else {
-            Err(TextError {
+        match text.chars().count() {
+            length if (MIN..=MAX).contains(&length) => Ok(Self(text)),
+            length => Err(TextError {
                 min: MIN,
                 max: MAX,
                 length,
-            })
+            }),
         }
-    }
-}
-
-impl<const MIN: usize, const MAX: usize> JsonSchema for Text<MIN, MAX> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        format!("TextOf{MIN}To{MAX}").into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "minLength": MIN, "maxLength": MAX })
     }
 }
 

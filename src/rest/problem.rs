@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use axum::{
     body::Body,
-    extract::path::ErrorKind,
     extract::rejection::{JsonRejection, PathRejection, QueryRejection},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{AppendHeaders, IntoResponse, Response},
@@ -12,7 +11,6 @@ use axum::{
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::is_json;
 use crate::{
     backups::{Error, Obstacle},
     context::RequestId,
@@ -55,8 +53,6 @@ macro_rules! problems {
 }
 
 problems! {
-    /// A `Host` that is missing, doubled or no host.
-    malformed_host, BAD_REQUEST, "The Host header is missing or malformed. Nothing was changed.";
     /// A `Host` that is not allowed.
     forbidden_host, FORBIDDEN, "This server does not answer to that name. Nothing was changed. The operator allows names with --allowed-host.";
     /// A web page of another origin.
@@ -65,16 +61,12 @@ problems! {
     unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
     /// A body over the limits of bytes and of JSON values.
     body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB, or holds more than 2,500 JSON values. Nothing was changed.";
-    /// A body that ended early.
-    body_broken, BAD_REQUEST, "The body could not be read. Nothing was changed.";
     /// A body over its limit of time.
     body_too_slow, REQUEST_TIMEOUT, "The body was not complete after 10 seconds. Nothing was changed.";
     /// A path without a route.
     no_such_path, NOT_FOUND, "There is nothing at this path. Nothing was changed.";
     /// A method that the path does not have.
     method_not_allowed, METHOD_NOT_ALLOWED, "The path does not have this method; Allow names those that it has. Nothing was changed.";
-    /// A client that does not accept JSON.
-    not_acceptable, NOT_ACCEPTABLE, "Answers are JSON, which the Accept header excludes. Nothing was changed.";
     /// A body whose `Content-Type` is not JSON.
     unsupported_media_type, UNSUPPORTED_MEDIA_TYPE, "The Content-Type must be application/json. Nothing was changed.";
 }
@@ -140,10 +132,13 @@ impl Problem {
         if let Some(own) = response.extensions_mut().remove() {
             return Some(own);
         }
+        let content_type = response.headers().get(header::CONTENT_TYPE);
         let problem = match status {
-            _ if is_json(response.headers()) => return None,
+            // rmcp's own.
+            _ if content_type.is_some_and(|it| it == "application/json") => return None,
             StatusCode::NOT_FOUND => Self::no_such_path(),
             StatusCode::METHOD_NOT_ALLOWED => Self::method_not_allowed(),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::unsupported_media_type(),
             _ if status.is_client_error() => Self::invalid("The request is malformed"),
             _ => Self::internal(),
         };
@@ -194,15 +189,7 @@ impl IntoResponse for Problem {
 
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
-        let detail = match rejection {
-            PathRejection::FailedToDeserializePathParams(error) => match error.into_kind() {
-                ErrorKind::DeserializeError { key, message, .. } => format!("{key}: {message}"),
-                ErrorKind::InvalidUtf8InPathParam { key } => format!("{key}: must be UTF-8"),
-                kind => kind.to_string(),
-            },
-            rejection => rejection.body_text(),
-        };
-        Self::invalid(&detail)
+        Self::invalid(&rejection.body_text())
     }
 }
 
@@ -239,6 +226,7 @@ impl From<Error> for Problem {
         problem.with_header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 }
+
 fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
     let kind = kind.replace('_', "-");
     to.collect_str(&format_args!("urn:qovery-backups-mcp:problem:{kind}"))
@@ -265,13 +253,17 @@ fn status(error: &Error) -> StatusCode {
         Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
     };
     match failure {
-        Failure::Forbidden { .. } | Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
-        Failure::NotFound { .. } => StatusCode::NOT_FOUND,
-        Failure::Rejected { status, .. } if [409, 423, 425].contains(status) => {
-            StatusCode::CONFLICT
-        }
-        Failure::Rejected { .. } => StatusCode::BAD_REQUEST,
-        Failure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
+        Failure::Answered { status, .. } => match status {
+            403 => StatusCode::FORBIDDEN,
+            404 => StatusCode::NOT_FOUND,
+            409 | 423 | 425 => StatusCode::CONFLICT,
+            429 => StatusCode::TOO_MANY_REQUESTS,
+            // It is a gateway's.
+            408 => StatusCode::BAD_GATEWAY,
+            400..500 => StatusCode::BAD_REQUEST,
+            _ => StatusCode::BAD_GATEWAY,
+        },
         Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
@@ -301,9 +293,10 @@ mod tests {
     #[test]
     fn what_qovery_cannot_do_just_now_is_a_conflict() {
         for (answered, status) in [(409, 409), (423, 409), (425, 409), (400, 400), (422, 400)] {
-            let failure = Failure::Rejected {
+            let failure = Failure::Answered {
                 status: answered,
                 message: None,
+                retry_after: None,
             };
             let problem = Problem::from(Error::from(qovery::Error::harmless(failure)));
             assert_eq!(problem.status, status, "{answered}");

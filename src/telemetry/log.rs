@@ -13,7 +13,6 @@ use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::{
     Layer,
     filter::{LevelFilter, Targets},
-    fmt::MakeWriter,
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -31,7 +30,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a line of the log is formatted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -45,8 +44,8 @@ pub enum LogFormat {
 ///
 /// When the thread cannot be started.
 pub fn init_log(filter: Targets, format: LogFormat) -> io::Result<Flush> {
-    let queue = Queue::default();
-    let writer = queue.clone();
+    let queue = Arc::new(Queue::default());
+    let writer = Arc::clone(&queue);
     thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || writer.run(io::stderr()))?;
@@ -67,9 +66,12 @@ pub fn init_log(filter: Targets, format: LogFormat) -> io::Result<Flush> {
     Ok(Flush(queue))
 }
 
-/// The queued lines. Clones share them.
-#[derive(Clone, Default)]
-struct Queue(Arc<(Mutex<Lines>, Condvar)>);
+/// The queued lines.
+#[derive(Default)]
+struct Queue {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
 
 #[derive(Default)]
 struct Lines {
@@ -80,19 +82,19 @@ struct Lines {
 
 impl Queue {
     fn run(&self, mut output: impl Write) {
-        let (lines, changed) = &*self.0;
         let mut batch = Vec::new();
         loop {
             {
-                let mut lines = lines.lock();
-                changed.wait_while(&mut lines, |lines| lines.queued.is_empty());
+                let mut lines = self.lines.lock();
+                self.changed
+                    .wait_while(&mut lines, |lines| lines.queued.is_empty());
                 mem::swap(&mut lines.queued, &mut batch);
                 lines.writing = true;
             }
             write_all(&mut output, &batch);
             batch.clear();
-            lines.lock().writing = false;
-            changed.notify_all();
+            self.lines.lock().writing = false;
+            self.changed.notify_all();
             thread::sleep(WRITE_INTERVAL);
         }
     }
@@ -111,22 +113,13 @@ fn write_all(output: &mut impl Write, mut bytes: &[u8]) {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = &'a Self;
-
-    fn make_writer(&'a self) -> &'a Self {
-        self
-    }
-}
-
 impl Write for &Queue {
     /// Queues one line, or drops it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let (lines, changed) = &*self.0;
-        let mut lines = lines.lock();
+        let mut lines = self.lines.lock();
         if lines.queued.len() + line.len() <= MAX_QUEUED_BYTES {
             lines.queued.extend_from_slice(line);
-            changed.notify_all();
+            self.changed.notify_all();
         }
         Ok(line.len())
     }
@@ -137,11 +130,11 @@ impl Write for &Queue {
 }
 
 /// Waits for the queued lines when it is dropped, up to a second.
-pub struct Flush(Queue);
+pub struct Flush(Arc<Queue>);
 
 impl Drop for Flush {
     fn drop(&mut self) {
-        let (lines, changed) = &*self.0.0;
+        let Queue { lines, changed } = &*self.0;
         let until = Instant::now() + FLUSH_TIMEOUT;
         let mut lines = lines.lock();
         let open = |lines: &Lines| !lines.queued.is_empty() || lines.writing;
@@ -172,12 +165,12 @@ mod tests {
     #[test]
     fn a_flood_into_an_unread_pipe_is_cut() {
         let (pipe, reader) = mpsc::sync_channel(0);
-        let queue = Queue::default();
-        let writer = queue.clone();
+        let queue = Arc::new(Queue::default());
+        let writer = Arc::clone(&queue);
         thread::spawn(move || writer.run(UnreadPipe(pipe)));
-        let log = |text: &str| (&queue).write_all(text.as_bytes()).unwrap();
+        let log = |text: &str| (&*queue).write_all(text.as_bytes()).unwrap();
         log("first\n");
-        while !queue.0.0.lock().writing {
+        while !queue.lines.lock().writing {
             thread::yield_now();
         }
         let line = "x".repeat(1024);

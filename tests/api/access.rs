@@ -49,18 +49,14 @@ async fn only_loopback_names_are_answered() {
             ("evil.example evil.example:9090 localhost.evil.example", 403),
             ("127.0.0.1.evil.example:80 localhost.", 403),
             ("0.0.0.0 127.0.0.2 [::2]:9090", 403),
-            // RFC 3986, section 3.2: a port is a number, an IPv6 address has brackets; and RFC 9110,
-            // section 7.2: a host has no user.
-            ("me@localhost localhost:port localhost:1:2 ::1", 400),
-            ("http://localhost localhost/", 400),
+            // RFC 3986, section 3.2: an IPv6 address has brackets.
+            ("localhost:1:2 ::1 http://localhost localhost/", 403),
         ] {
             for host in hosts.split(' ') {
                 let answer = request.clone().header("Host", host).send(address).await;
                 assert_eq!(answer.status, status, "{host}: {answer:?}");
-                match status {
-                    403 => drop(answer.problem(403, "forbidden_host")),
-                    400 => drop(answer.problem(400, "malformed_host")),
-                    _ => {}
+                if status == 403 {
+                    answer.problem(403, "forbidden_host");
                 }
             }
         }
@@ -73,7 +69,7 @@ async fn only_loopback_names_are_answered() {
             "Host: localhost, localhost\r\n",
         ] {
             let answer = send_with(address, &request, lines).await;
-            answer.problem(400, "malformed_host");
+            answer.problem(403, "forbidden_host");
         }
     }
     for (target, status) in [("http://localhost", 200), ("http://evil.example", 403)] {
@@ -133,11 +129,12 @@ async fn pages_of_other_origins_may_not_call() {
         for (address, request) in requests(server) {
             // The last one is empty.
             for origin in origins.split(' ') {
-                let preflight = preflight("/mcp", origin);
-                for request in [request.clone().header("Origin", origin), preflight] {
-                    let answer = request.send(address).await;
-                    answer.problem(403, "forbidden_origin");
-                    assert_eq!(cors(&answer), "", "{origin}");
+                let foreign = request.clone().header("Origin", origin);
+                let answer = foreign.send(address).await;
+                answer.problem(403, "forbidden_origin");
+                for answer in [answer, preflight("/mcp", origin).send(address).await] {
+                    let allowed = answer.header("access-control-allow-origin");
+                    assert_eq!(allowed, None, "{origin}");
                 }
             }
         }
@@ -167,8 +164,8 @@ async fn pages_of_an_allowed_origin_may_call_with_a_token() {
                 assert_eq!(cors(&answer), "allow-origin expose-headers");
                 let allowed = answer.header("access-control-allow-origin");
                 assert_eq!(allowed, Some(origin));
-                let readable = answer.header("access-control-expose-headers").unwrap();
-                contains(readable, ["x-request-id", "www-authenticate"]);
+                let readable = answer.header("access-control-expose-headers");
+                assert_eq!(readable, Some("*"));
                 contains(answer.header("vary").unwrap(), ["origin"]);
             }
             // Browsers send no token with it.
@@ -177,14 +174,12 @@ async fn pages_of_an_allowed_origin_may_call_with_a_token() {
             let expected = "allow-headers allow-methods allow-origin max-age";
             assert_eq!(cors(&answer), expected);
             assert_eq!(answer.header("access-control-allow-headers"), Some(ASKED));
-            let methods = answer.header("access-control-allow-methods").unwrap();
-            contains(methods, ["GET", "POST", "DELETE"]);
+            let methods = answer.header("access-control-allow-methods");
+            assert_eq!(methods, Some("*"));
         }
         let answer = request.token(ADA).send(address).await;
-        assert_eq!((answer.status, cors(&answer).as_str()), (200, ""));
-        // This is no preflight, and needs a token.
-        let options = Request::new("OPTIONS", "/mcp").header("Origin", "https://a.example");
-        assert_eq!(options.send(address).await.status, 401);
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!((answer.status, allowed), (200, None));
     }
 }
 
@@ -213,22 +208,18 @@ async fn pages_of_other_sites_may_not_call_without_an_origin() {
 async fn a_call_without_a_right_token_is_refused() {
     let server = TestApp::new(&[TOKENS]).serve(&["--sandbox"]).await;
     let realm = r#"Bearer realm="qovery-backups-mcp""#;
-    let invalid = format!(r#"{realm}, error="invalid_token""#);
     for (address, request) in requests(&server) {
-        for (authorization, challenge) in [
-            (None, realm),
-            (Some("access-token-of-ada"), realm),
-            (Some("Basic YWNjZXNzLXRva2VuLW9mLWFkYQ=="), realm),
-            (Some("Bearer"), realm),
-            (Some("Bearer access-token-of-ben"), &invalid),
-            (Some("Bearer ACCESS-TOKEN-OF-ADA"), &invalid),
-            (Some("Bearer access-token-of-ad"), &invalid),
-            (
-                Some("Bearer access-token-of-ada access-token-of-ada"),
-                &invalid,
-            ),
-            (Some("Bearer ada:access-token-of-ada"), &invalid),
-            (Some("Bearer ada"), &invalid),
+        for authorization in [
+            None,
+            Some("access-token-of-ada"),
+            Some("Basic YWNjZXNzLXRva2VuLW9mLWFkYQ=="),
+            Some("Bearer"),
+            Some("Bearer access-token-of-ben"),
+            Some("Bearer ACCESS-TOKEN-OF-ADA"),
+            Some("Bearer access-token-of-ad"),
+            Some("Bearer access-token-of-ada access-token-of-ada"),
+            Some("Bearer ada:access-token-of-ada"),
+            Some("Bearer ada"),
         ] {
             let request = match authorization {
                 Some(value) => request.clone().header("Authorization", value),
@@ -238,7 +229,14 @@ async fn a_call_without_a_right_token_is_refused() {
             let problem = answer.problem(401, "unauthenticated");
             assert_eq!(problem["outcome"], "not_applied");
             let given = answer.header("www-authenticate");
-            assert_eq!(given, Some(challenge), "{authorization:?}");
+            let is_token = authorization.is_some_and(|sent| sent.starts_with("Bearer "));
+            let error = if is_token {
+                r#", error="invalid_token""#
+            } else {
+                ""
+            };
+            let challenge = format!("{realm}{error}");
+            assert_eq!(given, Some(&*challenge), "{authorization:?}");
             let call = server.call_of(&answer).await;
             assert_eq!(call["caller"], "anonymous");
             assert_eq!(call["outcome"], "unauthenticated");
@@ -314,13 +312,12 @@ async fn probes_need_neither_a_name_nor_a_token() {
             for answer in answers {
                 assert_eq!(answer.status, 200, "{answer:?}");
                 assert_eq!(answer.text(), text);
-                assert_eq!(answer.header("cache-control"), Some("no-store"));
                 assert_eq!(cors(&answer), "");
             }
             let longer = Request::get(&format!("{path}/x"));
             for (request, status) in [
                 (Request::new("HEAD", path), 200),
-                (Request::post(path, &json!({})), 401),
+                (Request::post(path, &json!({})), 405),
                 (longer, 401),
             ] {
                 assert_eq!(request.send(address).await.status, status);
@@ -340,9 +337,9 @@ async fn the_server_stays_ready_though_qovery_fails() {
     let (_port, nowhere) = closed_port();
     let body = json!({ "status": 401, "message": "no" });
     let upstream = Upstream::always(json_reply("401 X", &body)).await;
-    for url in [upstream.url(), nowhere] {
+    for (url, kind) in [(upstream.url(), "key_rejected"), (nowhere, "unreachable")] {
         let server = TestApp::with_upstream(&url).serve(&[]).await;
-        assert_eq!(server.rest(list()).await.status, 502);
+        server.rest(list()).await.problem(502, kind);
         for address in [server.mcp, server.rest] {
             for probe in ["/readyz", "/healthz"] {
                 let answer = Request::get(probe).send(address).await;

@@ -4,9 +4,9 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
-    app::TestApp,
-    clients::{ADD, Client, LIST, MODES, REMOVE, orders},
+    clients::{ADD, Client, LIST, MODES, REMOVE},
     expect::{contains, lacks},
+    upstreams::{Upstream, backups, page},
 };
 
 const ID: &str = Sandbox::ORDERS;
@@ -56,65 +56,54 @@ async fn what_is_not_an_id_is_refused_by_name() {
 
 #[tokio::test]
 async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
-    let of = |mut arguments: Value| {
-        arguments["databaseId"] = json!(ID);
-        arguments
-    };
-    let cases = vec![
+    let (long_name, long_message) = ("x".repeat(256), "x".repeat(4_001));
+    let long = "x".repeat(60_000);
+    let many = vec![ID; 51];
+    let mut cases = vec![
         (LIST, json!({}), "databaseId"),
         (LIST, json!({ "databaseId": null }), "databaseId"),
         (LIST, json!({ "databaseId": 7 }), "databaseId"),
         (LIST, json!({ "databaseId": [ID] }), "databaseId"),
-        (
-            LIST,
-            of(json!({ "verbose": "x".repeat(60_000) })),
-            "verbose",
-        ),
-        (LIST, of(json!({ "database_id": ID })), "database_id"),
-        (
-            LIST,
-            of(json!({ "backupId": ID, "startId": ID })),
-            "`startId`",
-        ),
-        (ADD, of(json!({ "message": "m" })), "name"),
-        (ADD, of(json!({ "name": "", "message": "m" })), "name"),
+    ];
+    for (tool, more, argument) in [
+        (LIST, json!({ "verbose": long }), "verbose"),
+        (LIST, json!({ "database_id": ID }), "database_id"),
+        (LIST, json!({ "backupId": ID, "startId": ID }), "`startId`"),
+        (ADD, json!({ "message": "m" }), "name"),
+        (ADD, json!({ "name": "", "message": "m" }), "name"),
+        (ADD, json!({ "name": long_name, "message": "m" }), "name"),
         (
             ADD,
-            of(json!({ "name": "x".repeat(256), "message": "m" })),
-            "name",
-        ),
-        (
-            ADD,
-            of(json!({ "name": "n", "message": "x".repeat(4001) })),
+            json!({ "name": "n", "message": long_message }),
             "message",
         ),
-        (ADD, of(json!({ "name": {}, "message": "m" })), "name"),
-        (ADD, of(json!({ "body": { "name": "n" } })), "message"),
+        (ADD, json!({ "name": {}, "message": "m" }), "name"),
+        (ADD, json!({ "body": { "name": "n" } }), "message"),
         (
             ADD,
-            of(json!({ "body": { "name": "n", "message": "m", "x": 1 } })),
+            json!({ "body": { "name": "n", "message": "m", "x": 1 } }),
             "x",
         ),
-        (REMOVE, orders(), "backupId"),
+        (REMOVE, json!({}), "backupId"),
         (
             REMOVE,
-            of(json!({ "backupId": ID, "backupIds": [ID] })),
+            json!({ "backupId": ID, "backupIds": [ID] }),
             "`backupIds`",
         ),
-        (REMOVE, of(json!({ "backupIds": [] })), "1 to 50"),
-        (REMOVE, of(json!({ "backupIds": vec![ID; 51] })), "has 51"),
-        (REMOVE, of(json!({ "backupIds": ID })), "backupIds"),
+        (REMOVE, json!({ "backupIds": [] }), "1 to 50"),
+        (REMOVE, json!({ "backupIds": many }), "has 51"),
+        (REMOVE, json!({ "backupIds": ID }), "backupIds"),
+        (REMOVE, json!({ "backupId": ID, "force": true }), "force"),
         (
             REMOVE,
-            of(json!({ "backupId": ID, "force": true })),
-            "force",
-        ),
-        (
-            REMOVE,
-            of(json!({ "backupId": ID, "\u{202e}evil\u{202c}": 1 })),
+            json!({ "backupId": ID, "\u{202e}evil\u{202c}": 1 }),
             "evil",
         ),
-    ];
+    ] {
+        let mut arguments = more;
+        arguments["databaseId"] = json!(ID);
+        cases.push((tool, arguments, argument));
+    }
     for text in refusals(cases).await {
         lacks(&text, ["\u{202e}"]);
     }
@@ -123,8 +112,8 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
 /// Makes every call in every mode. Each is refused in-band in a short text that names the argument,
 /// without a request to the upstream.
 async fn refusals(cases: Vec<(&str, Value, &str)>) -> Vec<String> {
-    let sandbox = Sandbox::start().await.unwrap();
-    let app = TestApp::with_upstream(&sandbox.base_url());
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let app = upstream.app();
     let mut texts = Vec::new();
     for mode in MODES {
         let mut client = Client::start(&app, mode, &[], json!({})).await;
@@ -135,6 +124,6 @@ async fn refusals(cases: Vec<(&str, Value, &str)>) -> Vec<String> {
             texts.push(text);
         }
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
     texts
 }

@@ -1,18 +1,18 @@
 //! The `check` command: a wrong key and a failing network are told apart.
 
 use qovery_backups_mcp::sandbox::Sandbox;
+use serde_json::json;
 
 use crate::{
     app::TestApp,
-    upstreams::{Reply, Upstream, backup, page, reply},
+    expect::{contains, lacks},
+    upstreams::{Reply, Upstream, backup, closed_port, json_reply, page, reply},
 };
 
 #[tokio::test]
 async fn a_key_that_is_accepted() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let end = TestApp::with_upstream(&sandbox.base_url())
-        .run(&["check"])
-        .await;
+    let upstream = Upstream::always(json_reply("200 OK", &json!({ "results": [] }))).await;
+    let end = upstream.app().run(&["check"]).await;
     assert_eq!(end.status.code(), Some(0), "{}{}", end.stdout, end.stderr);
     let lines: Vec<&str> = end.stdout.lines().collect();
     let line = |words: &[&str]| {
@@ -20,34 +20,35 @@ async fn a_key_that_is_accepted() {
         assert!(lines.iter().any(fits), "{words:?} in {lines:#?}");
     };
     line(&["QOVERY_API_KEY", "qov_…0000", "(environment)"]);
-    line(&["QOVERY_API_URL", &sandbox.base_url(), "(environment)"]);
+    line(&["QOVERY_API_URL", &upstream.url(), "(environment)"]);
     line(&["QOVERY_BACKUPS_KEEP_LATEST", "1", "(default)"]);
     assert!(lines.last().unwrap().starts_with("OK: "), "{lines:#?}");
-    assert_eq!(sandbox.requests(), 1);
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn the_sandbox_is_not_called_qovery() {
     let app = TestApp::new(&[]);
     for (arguments, code, words) in [
-        (&["check", "--sandbox"][..], 0, "OK: the sandbox answers"),
+        (&[][..], 0, "OK: the sandbox answers"),
         (
-            &["check", "--sandbox", "--database", Sandbox::ORDERS],
+            &["--database", Sandbox::ORDERS],
             0,
-            "OK: the sandbox answers, and can list 20 backup(s)",
+            "OK: the sandbox answers, and can list 20",
         ),
         (
-            &["check", "--sandbox", "--database", UNKNOWN],
+            &["--database", UNKNOWN],
             1,
             "FAILED: Qovery knows no such database",
         ),
     ] {
-        let end = app.run(arguments).await;
+        let end = app
+            .run(&[&["check", "--sandbox"], arguments].concat())
+            .await;
         assert_eq!(end.status.code(), Some(code), "{}", end.stderr);
         let verdict = end.stdout.lines().last().unwrap();
         assert!(verdict.starts_with(words), "{verdict}");
-        assert!(!verdict.contains("accepts"), "{verdict}");
-        assert!(!end.stdout.contains("Scheme"), "{}", end.stdout);
+        lacks(&end.stdout, ["accepts", "Scheme"]);
     }
 }
 
@@ -55,35 +56,52 @@ const UNKNOWN: &str = "00000000-0000-4000-8000-000000000000";
 
 #[tokio::test]
 async fn each_failure_wants_its_own_remedy() {
-    let says = |status: &'static str| Upstream::always(reply(status, "Retry-After: 60\r\n", ""));
+    let says = |status| reply(status, "Retry-After: 60\r\n", "");
     let organizations = &["check"][..];
     let database = &["check", "--database", UNKNOWN][..];
     let policy = "check --database <id>";
-    for (status, arguments, key, words, not) in [
+    for (reply, arguments, key, words, not) in [
         (
-            "429 Too Many Requests",
+            says("429 X"),
             organizations,
             TOKEN,
             "Try again in 60 seconds",
             policy,
         ),
-        ("404 Not Found", database, TOKEN, "(404)", policy),
-        ("403 Forbidden", database, TOKEN, "(403)", policy),
-        ("401 Unauthorized", organizations, TOKEN, "(401)", policy),
-        ("401 Unauthorized", organizations, POLICY, policy, "<ID>"),
-        ("401 Unauthorized", database, POLICY, "policy", policy),
+        (says("404 X"), database, TOKEN, "(404)", policy),
+        (says("403 X"), database, TOKEN, "(403)", policy),
+        (says("403 X"), organizations, TOKEN, "(403)", policy),
+        (says("401 X"), organizations, TOKEN, "(401)", policy),
+        (says("401 X"), organizations, POLICY, policy, "<ID>"),
+        (says("401 X"), database, POLICY, "policy", policy),
+        (
+            Reply::Reset,
+            organizations,
+            TOKEN,
+            "The connection to Qovery broke",
+            policy,
+        ),
     ] {
-        let upstream = says(status).await;
-        let url = upstream.url();
-        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", key)]);
-        let end = app.run(arguments).await;
-        assert_eq!(end.status.code(), Some(1), "{}", end.stdout);
-        let verdict = end.stdout.lines().last().unwrap();
-        assert!(
-            verdict.contains(words) && !verdict.contains(not),
-            "{verdict}"
-        );
+        let upstream = Upstream::always(reply).await;
+        failed(&upstream.url(), key, arguments, words, not).await;
+        let path = if arguments == database {
+            "GET /database/"
+        } else {
+            "GET /organization HTTP"
+        };
+        assert!(upstream.lines()[0].starts_with(path));
     }
+    let (_port, nowhere) = closed_port();
+    failed(&nowhere, TOKEN, organizations, "Connection refused", policy).await;
+}
+
+async fn failed(url: &str, key: &str, arguments: &[&str], words: &str, not: &str) {
+    let app = TestApp::new(&[("QOVERY_API_URL", url), ("QOVERY_API_KEY", key)]);
+    let end = app.run(arguments).await;
+    assert_eq!(end.status.code(), Some(1), "{}", end.stdout);
+    let verdict = end.stdout.lines().last().unwrap();
+    contains(verdict, ["FAILED: ", words]);
+    lacks(verdict, [not]);
 }
 
 const TOKEN: &str = "qov_0123456789abcdef";
@@ -103,13 +121,11 @@ async fn a_policy_token_is_tried_where_its_policy_allows_it() {
     let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", POLICY)]);
     let end = app.run(&["check", "--database", Sandbox::ORDERS]).await;
     assert_eq!(end.status.code(), Some(0), "{}", end.stdout);
-    for words in [
-        "sk-qov-01-…cdef",
-        "Token, a policy token",
-        "OK: Qovery accepts the key; it can list 1 backup(s)",
-    ] {
-        assert!(end.stdout.contains(words), "{}", end.stdout);
-    }
+    let accepted = "OK: Qovery accepts the key; it can list 1 backup(s)";
+    contains(
+        &end.stdout,
+        ["sk-qov-01-…cdef", "Token, a policy token", accepted],
+    );
     let requests = upstream.requests();
     assert_eq!(requests.len(), 1);
     let line = format!("GET /database/{}/backup HTTP/1.1", Sandbox::ORDERS);
@@ -119,28 +135,6 @@ async fn a_policy_token_is_tried_where_its_policy_allows_it() {
     for arguments in [&["--database", UNKNOWN][..], &["check", "--database", "x"]] {
         assert_eq!(app.run(arguments).await.status.code(), Some(2));
     }
-}
-
-#[tokio::test]
-async fn a_wrong_key_and_a_failing_network_are_told_apart() {
-    let refused = Upstream::always(reply("401 Unauthorized", "", "")).await;
-    let forbidden = Upstream::always(reply("403 Forbidden", "", "")).await;
-    let broken = Upstream::always(Reply::Reset).await;
-    for (upstream, words) in [
-        (refused.url(), "(401)"),
-        (forbidden.url(), "(403)"),
-        (broken.url(), "The connection to Qovery broke"),
-        ("http://127.0.0.1:1".to_owned(), "Connection refused"),
-    ] {
-        let end = TestApp::with_upstream(&upstream).run(&["check"]).await;
-        assert_eq!(end.status.code(), Some(1), "{}", end.stdout);
-        let verdict = end.stdout.lines().last().unwrap();
-        assert!(
-            verdict.starts_with("FAILED: ") && verdict.contains(words),
-            "{verdict}"
-        );
-    }
-    assert!(refused.requests()[0].starts_with("GET /organization HTTP/1.1"));
 }
 
 #[tokio::test]
@@ -163,10 +157,6 @@ async fn a_jwt_says_when_it_expires() {
             ("QOVERY_API_KEY", &key),
         ]);
         let end = app.run(&["check"]).await;
-        assert!(
-            end.stdout.contains("Bearer") && end.stdout.contains(words),
-            "{}",
-            end.stdout
-        );
+        contains(&end.stdout, ["Bearer", words]);
     }
 }

@@ -5,9 +5,14 @@ use qovery_backups_mcp::{
     sandbox::Sandbox,
 };
 
-use crate::app::{Finished, TestApp};
+use crate::{
+    app::{Finished, TestApp},
+    expect::{contains, lacks},
+};
 
 const KEY: (&str, &str) = ("QOVERY_API_KEY", "qov_0123456789abcdef");
+const API_KEY: &str = "QOVERY_API_KEY=qov_0123456789abcdef";
+const TOKENS: &str = "QOVERY_BACKUPS_ACCESS_TOKEN=ada:0123456789abcdef\n0123456789ABCDEF";
 const TOKEN: (&str, &str) = (
     "QOVERY_BACKUPS_ACCESS_TOKEN",
     "ada:0123456789abcdef\n0123456789ABCDEF",
@@ -18,6 +23,7 @@ pub(crate) struct Setting {
     pub(crate) variable: String,
     pub(crate) flag: Option<String>,
     pub(crate) default: String,
+    pub(crate) http: bool,
 }
 
 /// Every setting of the program, by its own definition.
@@ -26,17 +32,21 @@ pub(crate) fn settings() -> Vec<Setting> {
         .iter()
         .flat_map(|name| [(*name).to_owned(), format!("{name}_FILE")]);
     let secrets = secrets.map(|variable| Setting {
+        http: variable.starts_with("QOVERY_BACKUPS_"),
         variable,
         flag: None,
         default: String::new(),
     });
     let command = command();
     let arguments = command.get_arguments().filter_map(|argument| {
-        let default = argument.get_default_values().first()?;
+        let default = argument.get_default_values().first();
         Some(Setting {
             variable: argument.get_env()?.to_str()?.to_owned(),
             flag: argument.get_long().map(str::to_owned),
-            default: default.to_str()?.to_owned(),
+            default: default
+                .map_or("none", |value| value.to_str().unwrap())
+                .to_owned(),
+            http: argument.get_help_heading().is_some(),
         })
     });
     let settings: Vec<_> = secrets.chain(arguments).collect();
@@ -44,134 +54,99 @@ pub(crate) fn settings() -> Vec<Setting> {
     settings
 }
 
-type Given = (
-    &'static [(&'static str, &'static str)],
-    &'static [&'static str],
-);
-
 /// Variables and arguments, each wrong in one way.
-const REFUSED: &[Given] = &[
-    (&[], &[]),
-    (&[("QOVERY_API_TOKEN", "qov_0123456789abcdef")], &[]),
-    (&[("QOVERY_API_KEY", "")], &[]),
-    (&[("QOVERY_API_KEY", "qov_a\nb")], &[]),
-    (&[("QOVERY_API_KEY", "qov_a b")], &[]),
-    (&[KEY, ("QOVERY_API_KEY_FILE", "key")], &[]),
-    (&[("QOVERY_API_KEY_FILE", "nowhere")], &[]),
-    (&[KEY, ("QOVERY_API_URL", "http://api.qovery.com")], &[]),
-    (
-        &[KEY, ("QOVERY_API_URL", "https://me:pw@api.qovery.com")],
-        &[],
-    ),
-    (
-        &[KEY, ("QOVERY_API_URL", "https://api.qovery.com?x=1")],
-        &[],
-    ),
-    (&[KEY, ("QOVERY_API_URL", "api.qovery.com")], &[]),
-    (&[KEY], &["--api-url", "ftp://127.0.0.1"]),
-    (&[KEY, ("QOVERY_BACKUPS_READONLY", "true")], &[]),
-    (&[KEY, ("QOVERY_BACKUPS_READ_ONLY", "maybe")], &[]),
-    (&[KEY, ("QOVERY_BACKUPS_KEEP_LATEST", "-1")], &[]),
-    (&[KEY], &["--keep-latest", "many"]),
-    (&[KEY, ("QOVERY_API_URL", "https://${HOST}")], &[]),
-    (&[KEY], &["--keep-latest="]),
-    (&[KEY], &["--log", "qovery=loud"]),
-    (&[KEY], &["--log", "inof"]),
-    (&[KEY], &["--log", "info,rmcp"]),
-    (&[KEY], &["--log", "qovery-backups-mcp=debug"]),
-    (&[KEY], &["--log", "debug=info"]),
-    (&[KEY], &["--log-format", "xml"]),
-    (&[KEY], &["--env-file", "nowhere.env"]),
-    (&[], &["--sandbox", "--api-url", "https://api.qovery.com"]),
-    (&[], &["--sandbox", "check", "--read-only=perhaps"]),
-    (&[KEY], &["http", "--mcp-addr", "localhost:9090"]),
-    (&[KEY], &["http", "--rest-addr", "8080"]),
-    (&[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "127.0.0.1")], &["http"]),
-    (&[KEY], &["http", "--no-rest=perhaps"]),
-    (&[KEY], &["http", "--sessions"]),
-    (&[KEY], &["qov_0123456789abcdef"]),
-    (&[KEY], &["check", "--database", "x"]),
-    (
-        &[KEY, ("QOVERY_BACKUPS_SANDBOX", "qov_0123456789abcdef")],
-        &[],
-    ),
-    (&[KEY], &["http", "--allowed-host", "a.example,*"]),
-    (&[KEY], &["http", "--allowed-origin", "a.example"]),
-    (&[KEY], &["http", "--public-url", "backups.example.com"]),
-    (&[KEY], &["http", "--public-url", "ftp://a.example"]),
-    (&[KEY], &["http", "--public-url", "https://me@a.example"]),
-    (&[KEY], &["http", "--public-url", "https://a.example/?b"]),
-    (
-        &[KEY, TOKEN, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "t")],
-        &["http"],
-    ),
-    (
-        &[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "nowhere")],
-        &["http"],
-    ),
-    (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "")], &["http"]),
-    (&[KEY, ("QOVERY_BACKUPS_ACCESS_TOKEN", "a b:c")], &["http"]),
-    (
-        &[
-            KEY,
-            ("QOVERY_BACKUPS_ACCESS_TOKEN", "a:0123456789abcdef\nc:"),
-        ],
-        &["http"],
-    ),
-    (
-        &[
-            KEY,
-            (
-                "QOVERY_BACKUPS_ACCESS_TOKEN",
-                "a:0123456789abcdef\nc:0123456789abcde",
-            ),
-        ],
-        &["http"],
-    ),
-    (
-        &[
-            KEY,
-            (
-                "QOVERY_BACKUPS_ACCESS_TOKEN",
-                "a:0123456789abcdef\nc:0123456789abcdef",
-            ),
-        ],
-        &["http"],
-    ),
-    (&[KEY], &["--confirm", "sometimes"]),
-    (&[KEY], &["--changes-per-hour", "many"]),
-    (&[KEY], &["--audit-log", "no/such/folder/audit.jsonl"]),
-    (&[KEY], &["--audit-log", "."]),
-    (&[KEY, ("QOVERY_BACKUPS_STATE_KEY", "short")], &[]),
-    (
-        &[
-            KEY,
-            (
-                "QOVERY_BACKUPS_STATE_KEY",
-                "0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
-            ),
-        ],
-        &[],
-    ),
-    (&[KEY], &["http", "--mcp-addr", "0.0.0.0:0"]),
-    (&[KEY], &["http", "--rest-addr", "[::]:0"]),
-    (
-        &[KEY, ("QOVERY_BACKUPS_MCP_ADDR", "192.0.2.1:0")],
-        &["http"],
-    ),
+const REFUSED: &[&[&str]] = &[
+    &[],
+    &["QOVERY_API_KEY="],
+    &["QOVERY_API_KEY=qov_a\nb"],
+    &["QOVERY_API_KEY=qov_a b"],
+    &[API_KEY, "QOVERY_API_KEY_FILE=key"],
+    &["QOVERY_API_KEY_FILE=nowhere"],
+    &[API_KEY, "QOVERY_API_URL=http://api.qovery.com"],
+    &[API_KEY, "QOVERY_API_URL=https://me:pw@api.qovery.com"],
+    &[API_KEY, "QOVERY_API_URL=https://api.qovery.com?x=1"],
+    &[API_KEY, "QOVERY_API_URL=api.qovery.com"],
+    &[API_KEY, "--api-url", "ftp://127.0.0.1"],
+    &[API_KEY, "QOVERY_BACKUPS_READONLY=true"],
+    &[API_KEY, "QOVERY_BACKUPS_READ_ONLY=maybe"],
+    &[API_KEY, "QOVERY_BACKUPS_KEEP_LATEST=-1"],
+    &[API_KEY, "--keep-latest", "many"],
+    &[API_KEY, "QOVERY_API_URL=https://${HOST}"],
+    &[API_KEY, "--keep-latest="],
+    &[API_KEY, "--log", "qovery=loud"],
+    &[API_KEY, "--log", "inof"],
+    &[API_KEY, "--log", "info,rmcp"],
+    &[API_KEY, "--log-format", "xml"],
+    &[API_KEY, "--env-file", "nowhere.env"],
+    &["--sandbox", "--api-url", "https://api.qovery.com"],
+    &["--sandbox", "check", "--read-only=perhaps"],
+    &[API_KEY, "http", "--mcp-addr", "localhost:9090"],
+    &[API_KEY, "http", "--rest-addr", "8080"],
+    &[API_KEY, "QOVERY_BACKUPS_MCP_ADDR=127.0.0.1", "http"],
+    &[API_KEY, "http", "--no-rest=perhaps"],
+    &[API_KEY, "qov_0123456789abcdef"],
+    &[API_KEY, "check", "--database", "x"],
+    &[API_KEY, "QOVERY_BACKUPS_SANDBOX=qov_0123456789abcdef"],
+    &[API_KEY, "http", "--allowed-host", "a.example,*"],
+    &[API_KEY, "http", "--allowed-origin", "a.example"],
+    &[API_KEY, "http", "--public-url", "backups.example.com"],
+    &[API_KEY, "http", "--public-url", "ftp://a.example"],
+    &[API_KEY, "http", "--public-url", "https://me@a.example"],
+    &[API_KEY, "http", "--public-url", "https://a.example/?b"],
+    &[
+        API_KEY,
+        TOKENS,
+        "QOVERY_BACKUPS_ACCESS_TOKEN_FILE=t",
+        "http",
+    ],
+    &[API_KEY, "QOVERY_BACKUPS_ACCESS_TOKEN_FILE=nowhere", "http"],
+    &[API_KEY, "QOVERY_BACKUPS_ACCESS_TOKEN=", "http"],
+    &[API_KEY, "QOVERY_BACKUPS_ACCESS_TOKEN=a b:c", "http"],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:",
+        "http",
+    ],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:0123456789abcde",
+        "http",
+    ],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:0123456789abcdef",
+        "http",
+    ],
+    &[API_KEY, "--confirm", "sometimes"],
+    &[API_KEY, "--changes-per-hour", "many"],
+    &[API_KEY, "--audit-log", "no/such/folder/audit.jsonl"],
+    &[API_KEY, "--audit-log", "."],
+    &[API_KEY, "QOVERY_BACKUPS_STATE_KEY=short"],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_STATE_KEY=0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef",
+    ],
+    &[API_KEY, "http", "--mcp-addr", "0.0.0.0:0"],
+    &[API_KEY, "http", "--rest-addr", "[::]:0"],
+    &[API_KEY, "QOVERY_BACKUPS_MCP_ADDR=192.0.2.1:0", "http"],
 ];
 
 #[tokio::test]
 async fn wrong_configuration_names_the_variable_and_the_remedy() {
     let mut texts = Vec::new();
-    for (variables, arguments) in REFUSED {
-        let text = TestApp::new(variables).refused(arguments).await;
+    for case in REFUSED {
+        let split =
+            |part: &'static str| part.split_once('=').filter(|_| part.starts_with("QOVERY"));
+        let variables: Vec<_> = case.iter().copied().filter_map(split).collect();
+        let text = TestApp::new(&variables)
+            .refused(&case[variables.len()..])
+            .await;
         assert_eq!(text.lines().count(), 1, "{text}");
         texts.push(text);
     }
     insta::assert_snapshot!("refusals", texts.concat());
     let text = TestApp::new(&[KEY]).refused(&["--read-onyl"]).await;
-    assert!(text.contains("--read-only"), "{text}");
+    contains(&text, ["--read-only"]);
 }
 
 /// What `check` says of a setting; the check itself fails, as nothing listens there.
@@ -183,12 +158,10 @@ async fn setting(app: &TestApp, arguments: &[&str], variable: &str) -> String {
         stderr,
     } = app.run(&arguments).await;
     assert_eq!(status.code(), Some(1), "{stderr}");
-    let line = stdout
-        .lines()
-        .find(|line| line.starts_with(&format!("{variable} ")));
+    let start = format!("{variable} ");
+    let line = stdout.lines().find_map(|line| line.strip_prefix(&start));
     line.unwrap()
         .split_whitespace()
-        .skip(1)
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -234,11 +207,8 @@ async fn a_parents_file_is_not_read() {
     std::fs::create_dir(&child).unwrap();
     let output = app.command(&[]).current_dir(child).output().await.unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(
-        String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("QOVERY_API_KEY is not set")
-    );
+    let text = String::from_utf8(output.stderr).unwrap();
+    contains(&text, ["QOVERY_API_KEY is not set"]);
 }
 
 #[tokio::test]
@@ -246,29 +216,26 @@ async fn a_found_file_sets_nothing_for_a_key_from_elsewhere() {
     let app = TestApp::new(&[KEY]);
     for setting in settings() {
         let variable = setting.variable.as_str();
-        // `QOVERY_API_KEY` loses to the environment; the log's may always be set.
-        if [
+        // The key loses to the environment; the log's may always be set.
+        let others = [
             "QOVERY_API_KEY",
-            "QOVERY_API_KEY_FILE",
             "QOVERY_BACKUPS_ENV_FILE",
-        ]
-        .contains(&variable)
-            || variable.starts_with("QOVERY_BACKUPS_LOG")
-        {
+            "QOVERY_BACKUPS_LOG",
+        ];
+        if others.iter().any(|other| variable.starts_with(other)) {
             continue;
         }
         let value = match setting.default.as_str() {
             "false" => "true",
             "" => "x",
+            "none" if variable.ends_with("AUDIT_LOG") => "x",
+            "none" => "https://a.example",
             default => default,
         };
         app.file(".env", &format!("{variable}={value}"));
         let text = app.refused(&[]).await;
         let named = format!("sets {variable}, but");
-        assert!(
-            text.contains(&named) && text.contains("--env-file .env"),
-            "{text}"
-        );
+        contains(&text, [&named, "--env-file .env"]);
     }
     // Its own key is not the one in use.
     app.file(".env", "QOVERY_API_KEY=qov_1\nQOVERY_BACKUPS_KEEP_LATEST=2");
@@ -289,24 +256,12 @@ async fn a_found_file_does_not_redirect_a_key_from_elsewhere() {
     let redirect = "QOVERY_API_URL=http://127.0.0.1:1\n";
     let app = TestApp::new(&[KEY]);
     app.file(".env", redirect);
-    let text = app.refused(&[]).await;
-    assert!(
-        text.contains("QOVERY_API_URL") && text.contains("--env-file .env"),
-        "{text}"
-    );
+    app.refused(&[]).await;
     // Named, it is the operator's word; so it is when the key comes from the same file.
-    assert_eq!(
-        app.run(&["check", "--env-file", ".env"])
-            .await
-            .status
-            .code(),
-        Some(1)
-    );
+    let named = app.run(&["check", "--env-file", ".env"]).await;
+    assert_eq!(named.status.code(), Some(1));
     let app = TestApp::new(&[]);
-    app.file(
-        ".env",
-        &format!("{redirect}QOVERY_API_KEY=qov_0123456789abcdef\n"),
-    );
+    app.file(".env", &format!("{redirect}{API_KEY}\n"));
     assert_eq!(app.run(&["check"]).await.status.code(), Some(1));
     // A file that a found file names may hold anybody's key.
     app.file("key", KEY.1);
@@ -327,16 +282,13 @@ async fn nothing_is_expanded_in_a_file() {
         app.file(".env", &format!("{key}\n{line}\n"));
         for arguments in [&["check"][..], &["check", "--env-file", ".env"]] {
             let text = app.refused(arguments).await;
-            assert!(text.contains("the host did not fill in"), "{text}");
+            contains(&text, ["the host did not fill in"]);
         }
     }
     app.file(".env", &format!("{key}\nQOVERY_BACKUPS_AUDIT_LOG=$HOME\n"));
-    let log = setting(
-        &app,
-        &["--api-url", "http://127.0.0.1:1"],
-        "QOVERY_BACKUPS_AUDIT_LOG",
-    );
-    assert_eq!(log.await, "$HOME (.env)");
+    let url = ["--api-url", "http://127.0.0.1:1"];
+    let log = setting(&app, &url, "QOVERY_BACKUPS_AUDIT_LOG").await;
+    assert_eq!(log, "$HOME (.env)");
 }
 
 #[tokio::test]
@@ -361,22 +313,20 @@ async fn only_the_lines_of_this_program_matter_in_a_file() {
         app.file(".env", &format!("A=b\n{line}\n"));
         for arguments in [&["check"][..], &["check", "--env-file", ".env"]] {
             let text = app.refused(arguments).await;
-            assert!(
-                text.contains("Line 2 of .env") && !text.contains('5'),
-                "{text}"
-            );
+            contains(&text, ["Line 2 of .env"]);
+            lacks(&text, ["5"]);
         }
     }
     app.file(".env", "QOVERY_BACKUPS_ENV_FILE=other.env");
     let text = app.refused(&["check"]).await;
-    assert!(text.contains("only the flag or the environment"), "{text}");
+    contains(&text, ["only the flag or the environment"]);
     // One that cannot be read is skipped where it was found, and refused where it was named.
     std::fs::write(&path, vec![b'#'; (64 << 10) + 1]).unwrap();
     let end = app.run(&["check"]).await;
     assert_eq!(end.status.code(), Some(1), "{}", end.stderr);
     assert_eq!(end.stderr.matches(" WARN ").count(), 1, "{}", end.stderr);
     let text = app.refused(&["check", "--env-file", ".env"]).await;
-    assert!(text.contains("larger than 64 KiB"), "{text}");
+    contains(&text, ["larger than 64 KiB"]);
 }
 
 #[tokio::test]
@@ -428,20 +378,17 @@ async fn a_placeholder_is_no_secret() {
     ] {
         let app = TestApp::new(&[("QOVERY_API_KEY", placeholder)]);
         let text = app.refused(&[]).await;
-        assert!(text.contains("the host did not fill in"), "{text}");
+        contains(&text, ["the host did not fill in"]);
         assert!(!text.to_lowercase().contains("5ecre7"), "{text}");
-        for (variable, value) in [
-            ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", placeholder.to_owned()),
-            (
-                "QOVERY_BACKUPS_ACCESS_TOKEN_FILE",
-                format!("ada:{placeholder}"),
-            ),
-            ("QOVERY_BACKUPS_STATE_KEY_FILE", placeholder.to_owned()),
+        for (variable, before) in [
+            ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", ""),
+            ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "ada:"),
+            ("QOVERY_BACKUPS_STATE_KEY_FILE", ""),
         ] {
             let app = TestApp::new(&[KEY, (variable, "file")]);
-            app.file("file", &value);
+            app.file("file", &format!("{before}{placeholder}"));
             let text = app.refused(&["http"]).await;
-            assert!(text.contains("the host did not fill in"), "{text}");
+            contains(&text, ["the host did not fill in"]);
         }
     }
 }
@@ -497,11 +444,7 @@ async fn a_misspelt_variable_is_refused_and_others_are_warned_of() {
             (&app, &["--sandbox", "--env-file", "file"]),
         ] {
             let text = app.refused(arguments).await;
-            let suggestion = format!("Did you mean {meant}?");
-            assert!(
-                text.contains(variable) && text.contains(&suggestion),
-                "{text}"
-            );
+            contains(&text, [variable, &format!("Did you mean {meant}?")]);
         }
     }
 }
@@ -522,32 +465,18 @@ async fn a_level_may_be_called_warning() {
 }
 
 #[tokio::test]
-async fn help_and_version_go_to_standard_output() {
-    let app = TestApp::new(&[KEY]);
-    for (flag, expected) in [
-        ("--help", "QOVERY_API_KEY"),
-        ("--version", env!("CARGO_PKG_VERSION")),
-    ] {
-        let end = app.run(&[flag]).await;
-        assert!(
-            end.status.success() && end.stdout.contains(expected),
-            "{}",
-            end.stdout
-        );
-        assert_eq!(end.stderr, "");
-    }
-}
-
-#[tokio::test]
 async fn the_help_of_a_command_names_each_variable_and_no_value() {
     let app = TestApp::new(&[("QOVERY_BACKUPS_AUDIT_LOG", "5ecre7")]);
     for arguments in [&["--help"][..], &["http", "--help"], &["check", "--help"]] {
-        let help = app.run(arguments).await.stdout;
+        let end = app.run(arguments).await;
         for setting in settings() {
-            assert!(help.contains(&setting.variable), "{help}");
+            contains(&end.stdout, [&setting.variable]);
         }
-        assert!(!help.contains("5ecre7"), "{help}");
+        lacks(&end.stdout, ["5ecre7"]);
+        assert_eq!((end.status.code(), &*end.stderr), (Some(0), ""));
     }
+    let version = app.run(&["--version"]).await;
+    contains(&version.stdout, [env!("CARGO_PKG_VERSION")]);
     for arguments in [["--no-rest", "check"], ["check", "--no-rest"]] {
         let end = app.run(&[&arguments[..], &["--sandbox"]].concat()).await;
         let mut lines = end.stdout.lines();

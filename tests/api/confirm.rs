@@ -214,10 +214,7 @@ async fn a_question_is_cancelled_with_its_call() {
     let question = client.ask(1).await;
     client.cancel(client.last_id).await;
     let cancelled = client.receive().await;
-    assert_eq!(
-        cancelled["method"], "notifications/cancelled",
-        "{cancelled}"
-    );
+    assert_eq!(cancelled["method"], "notifications/cancelled");
     assert_eq!(cancelled["params"]["requestId"], question.ticket);
     assert_eq!(cancelled["params"]["reason"], "the call was cancelled");
     // Too late.
@@ -728,11 +725,8 @@ async fn an_answer_of_another_shape_is_read_at_once() {
 async fn unaskable(confirm: &str) -> Vec<(Mode, Database, Client)> {
     let mut clients = Vec::new();
     for mode in MODES {
-        for says in [
-            json!({}),
-            json!({ "elicitation": { "url": {} } }),
-            can_ask(),
-        ] {
+        let by_address = json!({ "elicitation": { "url": {} } });
+        for says in [json!({}), by_address, can_ask()] {
             if says == can_ask() && ASKABLE.contains(&mode) {
                 continue;
             }
@@ -771,28 +765,10 @@ async fn an_unaskable_client_removes_at_once_unless_the_operator_says_always() {
 fn names_the_operator_alone(text: &str) {
     let removal = "\"backup 1\", made 2026-06-01T00:00:00Z) would have been removed";
     let id = backup_id(1);
-    contains(
-        text,
-        [
-            &id,
-            removal,
-            "Nothing was removed.",
-            "only the operator",
-            "--confirm",
-        ],
-    );
-    lacks(
-        text,
-        [
-            "argument",
-            "parameter",
-            "force",
-            "confirmed",
-            "true",
-            "retry",
-            "again",
-        ],
-    );
+    contains(text, [&id, removal, "Nothing was removed."]);
+    contains(text, ["only the operator", "--confirm"]);
+    lacks(text, ["argument", "parameter", "force"]);
+    lacks(text, ["confirmed", "true", "retry", "again"]);
 }
 
 #[tokio::test]
@@ -911,10 +887,8 @@ async fn text_from_qovery_cannot_change_the_question() {
             database.change(|backups| *backups = rows);
             let question = client.ask(number).await;
             let cancel = json!({ "action": "cancel" });
-            client
-                .respond(&question, cancel)
-                .await
-                .outcome("not_removed");
+            let step = client.respond(&question, cancel).await;
+            step.outcome("not_removed");
             question.text().to_owned()
         };
         // In the middle of a day and of an hour: their ages do not change meanwhile.
@@ -969,10 +943,8 @@ async fn an_answer_counts_once() {
         for action in ["decline", "cancel"] {
             let question = client.ask(2).await;
             let answer = json!({ "action": action });
-            let no = client
-                .respond(&question, answer)
-                .await
-                .outcome("not_removed");
+            let step = client.respond(&question, answer).await;
+            let no = step.outcome("not_removed");
             // A person who changes their mind is asked again.
             let yes = client.respond(&question, yes()).await.report();
             assert_eq!(yes, no, "{mode:?}");

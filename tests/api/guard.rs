@@ -51,14 +51,6 @@ fn cases() -> Vec<Case> {
         case(name, &[(first, GOES), (second, GOES), (third, NEWEST)])
     };
     let mut cases = vec![
-        ordered(
-            "offsets without a colon",
-            [
-                "2026-01-01T00:00:00+0000",
-                "2026-02-01T00:00:00+0000",
-                "2026-03-01T00:00:00+0000",
-            ],
-        ),
         case("no date at all", &[("", UNDATED); 3]),
         case(
             "one instant",
@@ -109,6 +101,7 @@ fn cases() -> Vec<Case> {
         "2026-03-01t00:00:00z",
         "2026-03-01 00:00:00+00",
         "2026-03-01T00:00:00 UTC",
+        "2026-03-01T00:00:00+0000",
         "2026-03-01T00:00:00Z[UTC]",
         "2026-03-01",
         "2026-02-28T23:59:60Z",
@@ -178,7 +171,7 @@ async fn odd_dates_never_expose_the_newest_backup() {
                 let refusal = format!("Backup {backup} is protected: {protection}");
                 assert!(text.starts_with(&refusal), "{context}");
                 contains(&context, ["Nothing was removed. No argument "]);
-                lacks(&text, ["--keep-latest"]);
+                lacks(text, ["--keep-latest"]);
             } else {
                 let report = &result["structuredContent"];
                 assert_eq!(report["outcome"], "removed", "{context}");

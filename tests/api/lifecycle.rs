@@ -4,40 +4,13 @@ use std::process::Stdio;
 
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::{
-    app::{TestApp, force_end, sandbox_session, signal},
-    clients::{Client, ERAS, Era, initialize_params},
+    app::{TestApp, sandbox_session, signal},
+    clients::{Client, ERAS, Era, LIST, orders},
     upstreams::{Reply, Upstream, held_page},
 };
-
-const LIST: &str = "list-database-backups";
-
-/// A session whose call has reached its upstream, which replies so; and the call's id.
-async fn call_in_flight(era: Era, reply: Reply) -> (Upstream, Client, u64) {
-    let mut upstream = Upstream::always(reply).await;
-    let app = TestApp::with_upstream(&upstream.url());
-    let mut session = app.session(era, &[]).await;
-    let arguments = json!({ "databaseId": Sandbox::ORDERS });
-    let id = session.send_call(LIST, arguments).await;
-    upstream.received(1).await;
-    (upstream, session, id)
-}
-
-#[tokio::test]
-async fn a_call_in_flight_is_answered_after_standard_input_closes() {
-    for era in ERAS {
-        let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
-        session.close_stdin();
-        upstream.release();
-        let answer = session.answer(id).await;
-        assert_eq!(answer["result"]["structuredContent"]["backups"], json!([]));
-        let end = session.finish().await;
-        assert!(end.status.success(), "{:?}", end.status);
-        assert_eq!(end.stdout, "");
-    }
-}
 
 #[cfg(unix)]
 #[tokio::test]
@@ -47,7 +20,10 @@ async fn a_call_in_flight_is_answered_after_a_signal() {
         (Era::Stateless, "TERM"),
         (Era::Handshake, "INT"),
     ] {
-        let (upstream, mut session, id) = call_in_flight(era, held_page()).await;
+        let mut upstream = Upstream::always(held_page()).await;
+        let mut session = upstream.app().session(era, &[]).await;
+        let id = session.send_call(LIST, orders()).await;
+        upstream.received(1).await;
         signal(session.child(), name).await;
         upstream.release();
         let answer = session.answer(id).await;
@@ -85,23 +61,13 @@ async fn a_signal_ends_an_idle_process_though_standard_input_is_open() {
     }
 }
 
-#[cfg(unix)]
-#[tokio::test]
-async fn a_second_signal_ends_the_process_at_once() {
-    let (_upstream, mut session, _) = call_in_flight(Era::Handshake, Reply::Hang).await;
-    force_end(session.child()).await;
-    assert_eq!(session.child().wait().await.unwrap().code(), Some(1));
-}
-
 /// As Java's `Process.destroy` does it. No call is in flight, so none is cut short.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_signal_together_with_the_end_of_input_is_an_end_like_any_other() {
     for signal_first in [true, false] {
         let mut session = sandbox_session(Era::Handshake, &[]).await;
-        session
-            .call(LIST, json!({ "databaseId": Sandbox::ORDERS }))
-            .await;
+        session.call(LIST, orders()).await;
         if signal_first {
             signal(session.child(), "TERM").await;
         }
@@ -127,59 +93,32 @@ async fn a_host_that_leaves_at_once_is_no_error() {
 
 #[tokio::test]
 async fn starting_asks_nothing_of_the_upstream() {
-    let sandbox = Sandbox::start().await.unwrap();
+    let upstream = Upstream::always(Reply::Hang).await;
     for era in ERAS {
-        let mut session = TestApp::with_upstream(&sandbox.base_url())
-            .session(era, &[])
-            .await;
+        let mut session = upstream.app().session(era, &[]).await;
         session.request("tools/list", json!({})).await;
         assert!(session.finish().await.status.success());
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
-/// A host may never read standard error. All calls are sent and answered while its pipe is full.
+/// A host may never read standard error: calls are answered while its pipe is full.
 #[tokio::test]
 async fn an_unread_log_stops_no_call() {
-    // Each writes about a dozen lines, 4 kB: far more than the pipe and the queue before it hold.
-    const CALLS: u32 = 500;
     let app = TestApp::new(&[]);
     let mut child = app
         .command(&["--sandbox", "--log", "trace"])
         .spawn()
         .unwrap();
     let _never_read = child.stderr.take().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-    let handshake = json!({
-        "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": initialize_params()
-    });
-    let calls = (1..=CALLS).map(|id| {
-        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {
-            "name": LIST, "arguments": { "databaseId": Sandbox::SESSIONS }
-        } })
-    });
-    let lines: Vec<String> = std::iter::once(handshake)
-        .chain(calls)
-        .map(|m| m.to_string())
-        .collect();
-    let sender = tokio::spawn(async move {
-        stdin
-            .write_all((lines.join("\n") + "\n").as_bytes())
-            .await
-            .unwrap();
-        stdin
-    });
-    let mut answered = 0;
-    while answered <= CALLS {
-        let line = tokio::time::timeout(std::time::Duration::from_secs(60), stdout.next_line());
-        let line = line.await.expect("an answer in time").unwrap().unwrap();
-        assert!(
-            line.contains("\"result\"") && !line.contains("\"isError\":true"),
-            "{line}"
-        );
-        answered += 1;
+    let mut session = Client::over_stdio(child, Era::Handshake);
+    session.open().await;
+    // Each writes about a dozen lines, 4 kB: far more than the pipe and the queue before it hold.
+    for _ in 0..500 {
+        session
+            .ok(LIST, json!({ "databaseId": Sandbox::SESSIONS }))
+            .await;
     }
-    drop(sender.await.unwrap());
-    assert!(child.wait().await.unwrap().success());
+    session.close_stdin();
+    assert!(session.child().wait().await.unwrap().success());
 }

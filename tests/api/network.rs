@@ -10,7 +10,6 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
     date_time_ymd,
 };
-use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -19,16 +18,12 @@ use tokio_rustls::{TlsAcceptor, rustls};
 
 use crate::{
     app::TestApp,
-    clients::Era,
-    upstreams::{Upstream, page, reply},
+    clients::{Era, LIST, orders},
+    expect::{contains, lacks},
+    upstreams::{Upstream, closed_port, page, reply},
 };
 
-const LIST: &str = "list-database-backups";
 const UNTRUSTED: &str = "Qovery could not be reached: invalid peer certificate: UnknownIssuer.";
-
-fn orders() -> Value {
-    json!({ "databaseId": Sandbox::ORDERS })
-}
 
 /// An upstream behind TLS.
 pub(crate) struct Tls {
@@ -114,12 +109,10 @@ fn certificate() -> CertificateParams {
 
 /// An app whose upstream is at `url`, and that trusts this authority only.
 pub(crate) fn trusting(authority: &str, url: &str) -> TestApp {
-    let mut app = TestApp::with_upstream(url);
+    let app = TestApp::with_upstream(url);
     app.file("authority.pem", authority);
     let file = app.directory.path().join("authority.pem");
-    let file = file.to_str().unwrap().to_owned();
-    app.variables.push(("SSL_CERT_FILE", file));
-    app
+    app.with("SSL_CERT_FILE", file.to_str().unwrap())
 }
 
 #[tokio::test]
@@ -129,13 +122,12 @@ async fn a_private_certificate_is_trusted_only_where_its_authority_is_named() {
     let mut session = app.session(Era::Handshake, &[]).await;
     for calls in 1..=2 {
         let text = session.refused(LIST, orders()).await;
-        assert!(text.contains(UNTRUSTED), "{text}");
-        assert!(text.contains("SSL_CERT_FILE"), "{text}");
+        contains(&text, [UNTRUSTED, "SSL_CERT_FILE"]);
         let connections = tls.connections.load(Ordering::Relaxed);
         assert_eq!(connections, calls, "one for each call");
     }
     let check = app.run(&["check"]).await.stdout;
-    assert!(check.contains(UNTRUSTED), "{check}");
+    contains(&check, [UNTRUSTED]);
 
     for tls in [tls, Tls::self_signed(IsCa::ExplicitNoCa).await] {
         let app = trusting(&tls.authority, &tls.url());
@@ -151,9 +143,14 @@ async fn an_authority_that_serves_its_own_certificate_is_never_trusted() {
     let app = trusting(&tls.authority, &tls.url());
     let mut session = app.session(Era::Handshake, &[]).await;
     let text = session.refused(LIST, orders()).await;
-    assert!(text.contains("invalid peer certificate: "), "{text}");
-    assert!(text.contains("CaUsedAsEndEntity"), "{text}");
-    assert!(text.contains("CA:FALSE"), "{text}");
+    contains(
+        &text,
+        [
+            "invalid peer certificate: ",
+            "CaUsedAsEndEntity",
+            "CA:FALSE",
+        ],
+    );
     assert_eq!(tls.connections.load(Ordering::Relaxed), 1);
 }
 
@@ -176,25 +173,18 @@ async fn the_message_of_a_tls_failure_is_the_librarys() {
     };
     for (tls, words) in [(&expired, "expired"), (&elsewhere, "elsewhere.example")] {
         let text = refused(trusting(&tls.authority, &tls.url())).await;
-        assert!(text.contains("invalid peer certificate: "), "{text}");
-        assert!(text.contains(words), "{text}");
+        contains(&text, ["invalid peer certificate: ", words]);
         assert_eq!(tls.connections.load(Ordering::Relaxed), 1);
     }
     let app = trusting(&expired.authority, &without_tls);
     let (text, _stream) = tokio::join!(refused(app), answer_in_plain_http);
-    assert!(text.contains("received corrupt message"), "{text}");
-    assert!(
-        text.contains("QOVERY_API_URL") && !text.contains("SSL_CERT_FILE"),
-        "{text}"
-    );
+    contains(&text, ["received corrupt message", "QOVERY_API_URL"]);
+    lacks(&text, ["SSL_CERT_FILE"]);
 }
 
-/// An app that reaches Qovery through proxies, which resolve its name.
-fn through(proxies: &[(&'static str, &str)]) -> TestApp {
-    let mut app = TestApp::with_upstream("https://qovery.invalid");
-    let proxies = proxies.iter().map(|(name, url)| (*name, (*url).to_owned()));
-    app.variables.extend(proxies);
-    app
+/// An app that reaches Qovery through a proxy, which resolves its name.
+fn through(variable: &'static str, proxy: &str) -> TestApp {
+    TestApp::with_upstream("https://qovery.invalid").with(variable, proxy)
 }
 
 async fn refused(app: TestApp) -> String {
@@ -209,42 +199,28 @@ async fn a_proxy_that_refuses_is_named_and_gets_no_key() {
         ("403 Forbidden", "tunnel error: unsuccessful"),
     ] {
         let proxy = Upstream::always(reply(status, "", "")).await;
-        let text = refused(through(&[("HTTPS_PROXY", &proxy.url())])).await;
-        assert!(
-            text.contains(words) && text.contains("HTTPS_PROXY"),
-            "{text}"
-        );
+        let text = refused(through("HTTPS_PROXY", &proxy.url())).await;
+        contains(&text, [words, "HTTPS_PROXY"]);
         let requests = proxy.requests();
         assert_eq!(requests.len(), 3, "{status}");
         for request in requests {
-            assert!(
-                request.starts_with("CONNECT qovery.invalid:443 "),
-                "{request}"
-            );
-            assert!(!request.contains(Sandbox::KEY), "{request}");
+            contains(&request, ["CONNECT qovery.invalid:443 "]);
+            lacks(&request, [Sandbox::KEY]);
         }
     }
 }
 
 #[tokio::test]
 async fn a_proxy_that_is_not_there_is_named() {
-    // Bound, so that the port stays free, and never listening.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let url = format!("http://{}", socket.local_addr().unwrap());
-    let text = refused(through(&[("ALL_PROXY", &url)])).await;
-    assert!(
-        text.contains("Connection refused") && text.contains("ALL_PROXY"),
-        "{text}"
-    );
+    let (_port, url) = closed_port();
+    let text = refused(through("ALL_PROXY", &url)).await;
+    contains(&text, ["Connection refused", "ALL_PROXY"]);
 }
 
 #[tokio::test]
 async fn a_proxy_is_not_used_on_loopback() {
     let upstream = Upstream::always(page(&[])).await;
-    let mut app = TestApp::with_upstream(&upstream.url());
-    let proxy = "http://user:pa55word@".to_owned();
-    app.variables.push(("HTTPS_PROXY", proxy));
+    let app = upstream.app().with("HTTPS_PROXY", "http://user:pa55word@");
     let mut session = app.session(Era::Handshake, &[]).await;
     session.ok(LIST, orders()).await;
 }

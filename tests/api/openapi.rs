@@ -8,7 +8,7 @@ use crate::{
     app::{Server, TestApp, serve_sandbox},
     connection::Request,
     expect::contains,
-    upstreams::backup_id,
+    upstreams::{Reply, Upstream, backup_id},
 };
 
 const COMMITTED: &str = include_str!("../../src/rest/openapi.json");
@@ -111,12 +111,12 @@ fn every_reference_of_the_document_leads_somewhere() {
 
 #[tokio::test]
 async fn each_parameter_is_read_where_the_document_has_it() {
-    let sandbox = Sandbox::start().await.unwrap();
-    let server = TestApp::with_upstream(&sandbox.base_url()).serve(&[]).await;
+    let upstream = Upstream::always(Reply::Hang).await;
+    let server = upstream.app().serve(&[]).await;
     for operation in operations() {
         for name in [operation.names("path"), operation.names("query")].concat() {
             let detail = refusal(&server, operation.request(Some((name, "x")))).await;
-            contains(&detail, [&format!("{name}: ")]);
+            contains(&detail, [name]);
         }
         if operation.method == "GET" {
             // It says which ones there are.
@@ -128,7 +128,7 @@ async fn each_parameter_is_read_where_the_document_has_it() {
         let required = operation.parameters.iter().filter(required).count();
         assert_eq!(required, operation.names("path").len());
     }
-    assert_eq!(sandbox.requests(), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }
 
 async fn refusal(server: &Server, request: Request) -> String {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     app::TestApp,
-    clients::{Client, ERAS, Era},
+    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, orders},
     connection::{Request, backups_of},
     upstreams::{Reply, Upstream, backup, backup_id, json_reply, page, reply},
 };
@@ -72,21 +72,16 @@ async fn no_answer_and_no_log_shows_the_key() {
             let mut session = app.session(Era::Handshake, &options).await;
             let id = Sandbox::ORDERS;
             for (tool, arguments) in [
-                ("list-database-backups", json!({ "databaseId": id })),
+                (LIST, orders()),
                 (
-                    "add-backup-database",
+                    ADD,
                     json!({ "databaseId": id, "name": "n", "message": "m" }),
                 ),
-                (
-                    "remove-database-backup",
-                    json!({ "databaseId": id, "backupId": id }),
-                ),
-                ("list-database-backups", json!({ "databaseId": "x" })),
+                (REMOVE, json!({ "databaseId": id, "backupId": id })),
+                (LIST, json!({ "databaseId": "x" })),
             ] {
-                assert_hidden(
-                    "an answer",
-                    &session.call(tool, arguments).await.to_string(),
-                );
+                let result = session.call(tool, arguments).await;
+                assert_hidden("an answer", &result.to_string());
             }
             #[cfg(target_os = "linux")]
             {
@@ -94,10 +89,7 @@ async fn no_answer_and_no_log_shows_the_key() {
                 assert_hidden("the command line", &std::fs::read_to_string(path).unwrap());
             }
             let end = session.finish().await;
-            assert!(
-                end.stderr.contains(MOST),
-                "the log is at its most talkative"
-            );
+            assert!(end.stderr.contains(MOST), "the log is complete");
             assert_hidden("the log", &end.stderr);
             assert_hidden("standard output", &end.stdout);
 
@@ -147,12 +139,8 @@ async fn no_answer_over_http_and_no_log_of_it_shows_the_key_or_a_token() {
         for era in ERAS {
             let mut client = Client::over_http(&server, era, Some(TOKEN));
             assert_hidden("a greeting", &client.open().await.to_string());
-            for (tool, arguments) in [
-                ("list-database-backups", json!({ "databaseId": id })),
-                ("list-database-backups", json!({ "databaseId": "x" })),
-            ] {
-                let request = client.tool(tool, &arguments);
-                let answer = request.send(server.mcp).await;
+            for arguments in [orders(), json!({ "databaseId": "x" })] {
+                let answer = client.tool(LIST, &arguments).send(server.mcp).await;
                 assert_eq!(answer.status, 200, "{answer:?}");
                 assert_hidden("a result", &answer.text());
             }
@@ -197,10 +185,9 @@ async fn no_refusal_to_start_shows_the_key() {
         "QOVERY_BACKUPS_STATE_KEY_FILE",
         "QOVERY_BACKUPS_ENV_FILE",
     ] {
-        let key = ("QOVERY_API_KEY", "qov_0123456789abcdef");
         let mut app = TestApp::new(&[(variable, KEY)]);
         if variable != "QOVERY_API_KEY_FILE" {
-            app.variables.push((key.0, key.1.to_owned()));
+            app = app.with("QOVERY_API_KEY", "qov_0123456789abcdef");
         }
         let text = app.refused(&[]).await;
         assert!(text.contains(variable), "{text}");
@@ -226,10 +213,10 @@ async fn a_secret_file_is_a_small_file_or_a_pipe() {
     std::fs::write(&path, KEY.repeat(4 << 10)).unwrap();
     let text = app.refused(&["check"]).await;
     assert!(text.contains("larger than 64 KiB"), "{text}");
-    for path in [".", "/dev/zero"] {
+    for (path, problem) in [(".", "directory"), ("/dev/zero", "larger than 64 KiB")] {
         let app = TestApp::new(&[("QOVERY_API_KEY_FILE", path)]);
         let text = app.refused(&["check"]).await;
-        assert!(text.contains("neither a file nor a pipe"), "{text}");
+        assert!(text.contains(problem), "{text}");
     }
     std::fs::remove_file(&path).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&path).status();

@@ -55,25 +55,19 @@ async fn each_quoted_message_is_what_the_program_says() {
 async fn at_the_start() -> Said {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let no_free_port = TestApp::new(&[])
-        .run(&["http", "--sandbox", "--mcp-addr", &taken])
-        .await;
+    let app = TestApp::new(&[KEY]);
+    let no_free_port = app.run(&["http", "--mcp-addr", &taken]).await;
+    let open = app.refused(&["http", "--mcp-addr", "0.0.0.0:0"]).await;
+    let placeholder = TestApp::new(&[("QOVERY_API_KEY", "${KEY}")]);
     vec![
         (
             "QOVERY_API_KEY is not set",
             TestApp::new(&[]).refused(&[]).await,
         ),
-        (
-            "the host did not fill in",
-            TestApp::new(&[("QOVERY_API_KEY", "${KEY}")])
-                .refused(&[])
-                .await,
-        ),
+        ("the host did not fill in", placeholder.refused(&[]).await),
         (
             "is not a loopback address, so anybody who reaches it could remove backups",
-            TestApp::new(&[KEY])
-                .refused(&["http", "--mcp-addr", "0.0.0.0:0"])
-                .await,
+            open,
         ),
         ("cannot be listened on", no_free_port.stderr),
     ]
@@ -150,23 +144,21 @@ async fn of_the_call() -> Said {
     let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
     let mut host = Client::start(&database.app(), ASKABLE[0], &[], can_ask()).await;
     let question = host.ask(1).await;
-    let no = host
-        .respond(&question, json!({ "action": "decline" }))
-        .await;
+    let decline = json!({ "action": "decline" });
+    let no = host.respond(&question, decline).await;
 
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let mut addition = orders.clone();
     addition["name"] = json!("one of many");
-    for _ in 0..60 {
+    for _ in 0..100 {
         session.ok(ADD, addition.clone()).await;
     }
     let looped = session.refused(ADD, addition).await;
 
     let app = database.app();
     app.file("audit.jsonl", "");
-    let mut unaudited = app
-        .session(Era::Handshake, &["--audit-log", "audit.jsonl"])
-        .await;
+    let audited = ["--audit-log", "audit.jsonl"];
+    let mut unaudited = app.session(Era::Handshake, &audited).await;
     let path = app.directory.path().join("audit.jsonl");
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
@@ -184,7 +176,7 @@ async fn of_the_call() -> Said {
             "The host answered no for the person",
             no.report().to_string(),
         ),
-        ("at most 60 change(s) an hour", looped),
+        ("at most 100 change(s) an hour", looped),
         ("could not be written to the audit log first", unaudited),
     ]
 }
