@@ -533,6 +533,36 @@ impl Caller {
         self.client.tool(REMOVE, &arguments)
     }
 
+    /// Lets the server ask: see [`confirmed`](Self::confirmed).
+    pub(crate) fn can_be_asked(mut self) -> Self {
+        self.client.capabilities = can_ask();
+        self
+    }
+
+    /// Sends a request with these headers, and answers yes to each question.
+    pub(crate) async fn confirmed(
+        &mut self,
+        mut request: Request,
+        headers: [(&'static str, &str); 2],
+    ) -> CallResult {
+        loop {
+            for (name, value) in headers {
+                request = request.header(name, value);
+            }
+            let answer = self.connection.exchange(&request).await;
+            let is_question = self.interface == Interface::Mcp
+                && answer.message()["result"]["resultType"] == "input_required";
+            if !is_question {
+                return CallResult::read(self.interface, answer);
+            }
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            let id = body["id"].as_u64().unwrap();
+            let question = Step::read(answer.message(), id, body["params"].clone()).question();
+            let again = question.answered(&yes(), question.state());
+            request = self.client.message("tools/call", again);
+        }
+    }
+
     pub(crate) async fn listed(&mut self, database: &str) -> CallResult {
         let request = self.list(database);
         self.send(&request).await

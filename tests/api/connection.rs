@@ -22,7 +22,7 @@ pub(crate) struct Request {
     method: &'static str,
     target: String,
     headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {

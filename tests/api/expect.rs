@@ -143,6 +143,7 @@ fn outcome_in(text: &str) -> &'static str {
         ("The change was made.", "applied"),
         ("Nothing was changed.", "not_applied"),
         ("Nothing was removed.", "not_applied"),
+        ("Nothing was removed by this call.", "not_applied"),
         ("and nothing was changed.", "not_applied"),
         ("Whether anything was changed is not known.", "unknown"),
     ];

@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +24,9 @@ use crate::{
     expect::CallResult,
     upstreams::{
         Reply,
-        ledger::{Action, Behavior, FAILED, GOOD, Ledger, QUEUED, Response, database, trace},
+        ledger::{
+            Action, Behavior, Entry, FAILED, GOOD, Ledger, QUEUED, Response, database, trace,
+        },
         reply,
     },
 };
@@ -110,9 +115,11 @@ impl Call {
     }
 }
 
-async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Call {
-    let operation = ["list", "add", "remove"][number % 3];
-    let database = database(fastrand::usize(..DATABASES));
+async fn call(
+    ledger: &Ledger,
+    caller: &mut Caller,
+    (number, operation, database): (usize, &'static str, String),
+) -> Call {
     let entries = ledger.backups(&database);
     let any = || entries[fastrand::usize(..entries.len())].id.clone();
     let targets = match (operation, fastrand::u8(..10)) {
@@ -134,11 +141,13 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Call {
         (_, [target]) => caller.remove(&database, target),
         (_, targets) => caller.remove_all(&database, targets),
     };
-    let request = request
-        .header("X-Request-Id", &id)
-        .header("traceparent", &trace(number));
+    let trace = trace(number);
+    let headers = [
+        ("X-Request-Id", id.as_str()),
+        ("traceparent", trace.as_str()),
+    ];
     let since = Instant::now();
-    let result = caller.send(&request).await;
+    let result = caller.confirmed(request, headers).await;
     Call {
         number,
         operation,
@@ -149,19 +158,42 @@ async fn call(ledger: &Ledger, caller: &mut Caller, number: usize) -> Call {
     }
 }
 
-/// All callers call until the number is reached.
+/// All callers call until the number is reached. Every fourth can be asked, and answers yes; it makes
+/// three calls at a time, of which each second time all are removals from one database.
 async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Call> {
     let next = AtomicUsize::new(1);
     let callers = (0..CALLERS).map(async |number| {
-        let mut caller = Caller::of(server, INTERFACES[number % 2]).await;
-        let mut made = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number > calls {
-                return made;
+        let is_askable = number % 4 == 0;
+        let (mut lanes, mut made) = (Vec::new(), Vec::new());
+        for round in 0.. {
+            if is_askable {
+                // The server may have closed connections that waited for the slowest of three calls.
+                lanes.clear();
+                for _ in 0..3 {
+                    let caller = Caller::of(server, Interface::Mcp).await;
+                    lanes.push(caller.can_be_asked());
+                }
+            } else if lanes.is_empty() {
+                lanes.push(Caller::of(server, INTERFACES[number % 2]).await);
             }
-            made.push(call(ledger, &mut caller, number).await);
+            let one = (is_askable && round % 2 == 0).then(|| fastrand::usize(..DATABASES));
+            let calls_of_lanes = lanes.iter_mut().filter_map(|caller| {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let operation = match one {
+                    Some(_) => "remove",
+                    None => ["list", "add", "remove"][number % 3],
+                };
+                let database = database(one.unwrap_or_else(|| fastrand::usize(..DATABASES)));
+                let what = (number, operation, database);
+                (number <= calls).then(|| call(ledger, caller, what))
+            });
+            let calls_of_lanes: Vec<_> = calls_of_lanes.collect();
+            if calls_of_lanes.is_empty() {
+                break;
+            }
+            made.extend(join_all(calls_of_lanes).await);
         }
+        made
     });
     join_all(callers).await.into_iter().flatten().collect()
 }
@@ -330,4 +362,71 @@ async fn a_storm_gets_no_wrong_answer() {
             "{operation}: {unknown} of {calls}"
         );
     }
+}
+
+/// While one removal of each batch takes long, most of the backups that were to stay fail, and of those
+/// that are to go.
+#[tokio::test]
+async fn batches_that_are_overtaken_by_failures_leave_a_good_backup() {
+    seed();
+    let batches = repetitions("STORM_CALLS", 150) / 6;
+    let slow: HashMap<String, usize> = (0..batches)
+        .map(|number| (database(number), fastrand::usize(..6)))
+        .collect();
+    let ledger = Ledger::start(move |request| {
+        if !request.is("DELETE") || slow[&request.database] != request.number {
+            return Behavior::default();
+        }
+        let target = request.backup.clone().unwrap();
+        let survivor = fastrand::usize(..);
+        let overtake = move |entries: &mut Vec<Entry>, _| {
+            let good = entries.iter_mut().filter(|entry| entry.state == GOOD);
+            let (gone, good): (Vec<_>, Vec<_>) = good.partition(|entry| entry.id == target);
+            let survivor = survivor % good.len().max(1);
+            let fail = good
+                .into_iter()
+                .enumerate()
+                .filter(|(at, _)| *at != survivor);
+            let fail = fail
+                .filter(|_| fastrand::u8(..4) != 0)
+                .map(|(_, entry)| entry);
+            fail.chain(gone).for_each(|entry| entry.state = FAILED);
+        };
+        Behavior {
+            meanwhile: Some(Arc::new(overtake)),
+            delay: Duration::from_millis(fastrand::u64(500..900)),
+            ..Behavior::default()
+        }
+    })
+    .await;
+    let unlimited = ["--changes-per-hour", "0"];
+    let server = ledger.app().short_limits().serve(&unlimited).await;
+    let rounds = (0..batches).map(async |number| {
+        let database = database(number);
+        let mut states: Vec<&str> = (0..12)
+            .map(|_| [GOOD, GOOD, GOOD, FAILED][fastrand::usize(..4)])
+            .collect();
+        states.push(GOOD);
+        let mut entries = ledger.open(&database, &states);
+        entries.pop();
+        let mut targets: Vec<String> = entries.into_iter().map(|entry| entry.id).collect();
+        fastrand::shuffle(&mut targets);
+        let mut caller = Caller::of(&server, Interface::Mcp).await;
+        let request = caller.remove_all(&database, &targets);
+        let result = caller.send(&request).await;
+        let rows = result.json["structuredContent"]["backups"]
+            .as_array()
+            .unwrap();
+        for row in rows {
+            let removed = !ledger.has(&database, row["id"].as_str().unwrap());
+            assert_eq!(row["outcome"] == "removed", removed, "{result:?}");
+        }
+        let left = ledger.backups(&database);
+        assert!(left.iter().any(|entry| entry.state == GOOD), "{result:?}");
+        usize::from(result.text.contains("is protected"))
+    });
+    let stopped: usize = join_all(rounds).await.into_iter().sum();
+    let violations = ledger.violations();
+    assert!(violations.is_empty(), "{violations:#?}");
+    assert!(stopped >= batches / 3, "{stopped} of {batches} met a rule");
 }

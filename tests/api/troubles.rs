@@ -145,7 +145,12 @@ async fn of_the_call() -> Said {
     let mut host = Client::start(&database.app(), ASKABLE[0], &[], can_ask()).await;
     let question = host.ask(1).await;
     let decline = json!({ "action": "decline" });
-    let no = host.respond(&question, decline).await;
+    let no = host.respond(&question, decline.clone()).await;
+    for _ in 1..3 {
+        let question = host.ask(1).await;
+        host.respond(&question, decline.clone()).await;
+    }
+    let repeated = host.remove(1).await.refusal();
 
     let mut session = sandbox_session(Era::Handshake, &[]).await;
     let mut addition = orders.clone();
@@ -176,6 +181,7 @@ async fn of_the_call() -> Said {
             "The host answered no for the person",
             no.report().to_string(),
         ),
+        ("3 times in 10 minutes", repeated),
         ("at most 100 change(s) an hour", looped),
         ("could not be written to the audit log first", unaudited),
     ]

@@ -86,7 +86,7 @@ impl Entry {
 pub(crate) struct Received {
     pub(crate) method: String,
     pub(crate) database: String,
-    backup: Option<String>,
+    pub(crate) backup: Option<String>,
     start: Option<String>,
     /// How many requests with this method there were before, for this database.
     pub(crate) number: usize,
@@ -117,7 +117,9 @@ pub(crate) struct Effect {
 /// How the ledger treats a request.
 #[derive(Clone)]
 pub(crate) struct Behavior {
-    /// Before anything happens.
+    /// What happens to the database when the request arrives.
+    pub(crate) meanwhile: Option<Arc<Mutation>>,
+    /// Before what was asked for happens.
     pub(crate) delay: Duration,
     pub(crate) action: Action,
     pub(crate) response: Response,
@@ -142,7 +144,7 @@ pub(crate) enum Action {
     Instead(Arc<Mutation>),
 }
 
-type Mutation = dyn Fn(&mut Vec<Entry>, DateTime<Utc>) + Send + Sync;
+pub(crate) type Mutation = dyn Fn(&mut Vec<Entry>, DateTime<Utc>) + Send + Sync;
 
 /// What is answered.
 #[derive(Clone)]
@@ -157,6 +159,7 @@ impl Default for Behavior {
     /// Does what was asked for, and says so.
     fn default() -> Self {
         Self {
+            meanwhile: None,
             delay: Duration::ZERO,
             action: Action::Apply,
             response: Response::True,
@@ -327,6 +330,10 @@ impl Inner {
         while let Some(mut request) = read_request(&mut stream).await? {
             self.state.lock().unwrap().record(&mut request);
             let behavior = (self.behavior)(&request);
+            if let Some(mutation) = &behavior.meanwhile {
+                let databases = &mut self.state.lock().unwrap().databases;
+                mutation(databases.get_mut(&request.database).unwrap(), Utc::now());
+            }
             self.received.send_modify(|received| *received += 1);
             if !behavior.delay.is_zero() {
                 sleep(behavior.delay).await;
