@@ -2,7 +2,7 @@
 //! on fresh facts, allowance, intent on record, request, settling of an unknown outcome, outcome on
 //! record, return of what was not spent.
 
-use std::{borrow::Borrow, panic::resume_unwind, sync::atomic::Ordering};
+use std::{borrow::Borrow, panic::resume_unwind};
 
 use tokio::{
     sync::OwnedMutexGuard,
@@ -187,7 +187,7 @@ impl Backups {
                 database: record.database_id,
             });
         }
-        self.inner.audit.intent(&record).await?;
+        let intent = self.inner.audit.intent(record).await?;
         let sent_at = Instant::now();
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
         let result = self.until_deadline(send(sending)).await;
@@ -203,14 +203,11 @@ impl Backups {
             }
             result => result,
         };
-        let (record, outcome) = match &result {
-            Ok(applied) => (record.about(applied.borrow()), Outcome::Applied),
-            Err(error) => (record, error.outcome),
+        let (applied, outcome) = match &result {
+            Ok(applied) => (Some(applied.borrow()), Outcome::Applied),
+            Err(error) => (None, error.outcome),
         };
-        self.inner.audit.outcome(record, outcome).await;
-        if outcome == Outcome::Unknown && self.inner.shutdown.no_retries.is_cancelled() {
-            self.inner.left_unknown.store(true, Ordering::Relaxed);
-        }
+        intent.outcome(applied, outcome).await;
         Ok(result?)
     }
 
