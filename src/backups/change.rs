@@ -4,6 +4,7 @@
 
 use std::{borrow::Borrow, panic::resume_unwind};
 
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, timeout},
@@ -176,7 +177,11 @@ impl Backups {
         record: Record,
         reserved: &mut Reserved<'_>,
         send: impl AsyncFnOnce(Context) -> Result<T, qovery::Error>,
-        settle: impl AsyncFnOnce(Context, qovery::Error, Instant) -> Result<T, qovery::Error>,
+        settle: impl AsyncFnOnce(
+            Context,
+            qovery::Error,
+            (DateTime<Utc>, Instant),
+        ) -> Result<T, qovery::Error>,
     ) -> Result<T, Error> {
         let limits = &self.inner.limits;
         if context.cancellation.is_cancelled() {
@@ -188,7 +193,7 @@ impl Backups {
             });
         }
         let intent = self.inner.audit.intent(record).await?;
-        let sent_at = Instant::now();
+        let sent_at = (Utc::now(), Instant::now());
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
         let result = self.until_deadline(send(sending)).await;
         // What Qovery refuses counts, too: an agent that loops must stop.
