@@ -17,7 +17,7 @@ use crate::{
     backups::Policy,
     http::{self, Tokens},
     mcp::Seal,
-    qovery::{BaseUrl, Credentials, CredentialsError},
+    qovery::{BaseUrl, Credentials, CredentialsError, mask_keys},
     secret::Reloadable,
     telemetry::LogFormat,
 };
@@ -233,6 +233,8 @@ impl fmt::Display for Source {
 }
 
 fn invalid(message: impl fmt::Display) -> Error {
+    // A key may stand in the place of another value.
+    let message = mask_keys(&message.to_string());
     Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 

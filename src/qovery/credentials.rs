@@ -65,8 +65,7 @@ impl Credentials {
         if key.contains(['\n', '\r']) {
             return Err(CredentialsError::LineBreak);
         }
-        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
-        if !key.trim_end_matches('=').bytes().all(is_part) {
+        if !key.trim_end_matches('=').bytes().all(is_key_character) {
             return Err(CredentialsError::Character);
         }
         let scheme = match scheme {
@@ -141,6 +140,30 @@ impl Scheme {
     pub fn expires_within(self, time: TimeDelta) -> bool {
         matches!(self, Self::Bearer(Some(date)) if date - Utc::now() <= time)
     }
+}
+
+/// Masks what looks like a key in the refusal of a setting: a key may stand in the place of another value.
+#[must_use]
+pub fn mask_keys(text: &str) -> String {
+    let starts = ["qov_", "sk-qov-", "eyJ"];
+    let find = |text: &str| {
+        let found = starts.iter();
+        let found = found.filter_map(|start| Some((text.find(start)?, *start)));
+        found.min()
+    };
+    let (mut masked, mut rest) = (String::new(), text);
+    while let Some((position, start)) = find(rest) {
+        let (before, key) = rest.split_at(position);
+        masked.extend([before, start, "…"]);
+        rest = key
+            .trim_start_matches(|c: char| c == '=' || u8::try_from(c).is_ok_and(is_key_character));
+    }
+    masked + rest
+}
+
+/// Of `token68` (RFC 9110, section 11.2), without the padding.
+fn is_key_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte)
 }
 
 /// The claim `exp` of a JWT.
@@ -219,5 +242,17 @@ mod tests {
         assert!(text.ends_with(" at 08:00 UTC on 2027-01-15"), "{text}");
         assert_eq!(expiry("eyJa.b.c"), None);
         assert_eq!(expiry("qov_abc"), None);
+    }
+
+    #[test]
+    fn what_looks_like_a_key_is_masked() {
+        for (text, masked) in [
+            ("~/qov_a/b.c= x", "~/qov_… x"),
+            ("(sk-qov-01-a), qov_a", "(sk-qov-…), qov_…"),
+            (&format!("--{JWT}: no"), "--eyJ…: no"),
+            ("a file of 3 keys", "a file of 3 keys"),
+        ] {
+            assert_eq!(mask_keys(text), masked);
+        }
     }
 }

@@ -179,6 +179,12 @@ async fn no_refusal_to_start_shows_the_key() {
         let text = app.refused(&["--sandbox", "http"]).await;
         assert_hidden("a broken token's error", &text);
     }
+    // The key in the place of a path or an argument.
+    app.file(KEY, "QOVERY_API_KEY \"");
+    let argument = format!("--{KEY}");
+    for arguments in [&["--env-file", KEY][..], &[&argument], &[KEY]] {
+        assert_hidden("an argument's error", &app.refused(arguments).await);
+    }
     // The key in a variable that wants a path.
     for variable in [
         "QOVERY_API_KEY_FILE",
