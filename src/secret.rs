@@ -29,7 +29,7 @@ pub struct SecretFile<T> {
     pub read: Box<dyn Fn() -> Result<T, String> + Send + Sync>,
 }
 
-impl<T: PartialEq + Send + Sync + 'static> Reloadable<T> {
+impl<T: Send + Sync + 'static> Reloadable<T> {
     /// A value that is read again from `file`, if there is one.
     #[must_use]
     pub fn new(value: T, file: Option<SecretFile<T>>) -> Arc<Self> {
@@ -75,12 +75,12 @@ impl<T: PartialEq + Send + Sync + 'static> Reloadable<T> {
     }
 
     /// Reads the file again after `used` was refused. Returns whether there is another value now.
-    pub async fn renew(self: &Arc<Self>, used: &Arc<T>) -> bool {
-        // Another call may have read it meanwhile.
-        if Arc::ptr_eq(used, &self.current()) {
-            self.reload().await;
-        }
-        !Arc::ptr_eq(used, &self.current())
+    pub async fn renew(self: &Arc<Self>, used: &T) -> bool
+    where
+        T: PartialEq,
+    {
+        self.reload().await;
+        *used != *self.current()
     }
 
     fn read_file(&self) {
@@ -88,10 +88,9 @@ impl<T: PartialEq + Send + Sync + 'static> Reloadable<T> {
             return;
         };
         match read() {
-            Ok(value) if value == *self.current() => {}
             Ok(value) => {
                 *self.current.write() = Arc::new(value);
-                tracing::info!("{variable} has changed: what it holds now is in use");
+                tracing::info!("{variable} was read again: what it holds now is in use");
             }
             Err(problem) => {
                 tracing::warn!("{problem} What it held before stays in use.");

@@ -166,16 +166,6 @@ impl Tokens {
     }
 }
 
-impl PartialEq for Tokens {
-    fn eq(&self, other: &Self) -> bool {
-        let [own, others] = [self, other].map(|tokens| {
-            let tokens = tokens.0.iter();
-            tokens.map(|(name, token)| (name, token.expose_secret()))
-        });
-        own.eq(others)
-    }
-}
-
 impl Settings {
     /// Whether pages of this origin may call.
     pub(super) fn allows_origin(&self, origin: &HeaderValue) -> bool {

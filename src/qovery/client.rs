@@ -56,6 +56,7 @@ pub(super) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Option<String>,
+    pub(super) credentials: Arc<Credentials>,
 }
 
 impl Client {
@@ -219,7 +220,12 @@ impl Client {
         body: Option<String>,
         context: &Context,
     ) -> Result<Response, Error> {
-        let request = Request { method, path, body };
+        let mut request = Request {
+            method,
+            path,
+            body,
+            credentials: self.credentials.current(),
+        };
         let latest = if request.is_change() {
             // Only if a whole attempt fits: an interrupted one has an unknown outcome.
             context.deadline.reserve(self.limits.attempt)
@@ -243,8 +249,7 @@ impl Client {
             .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
             .into_iter();
         loop {
-            let credentials = self.credentials.current();
-            let failure = match self.attempt(&request, &credentials, context).await {
+            let failure = match self.attempt(&request, context).await {
                 Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
@@ -261,8 +266,9 @@ impl Client {
             let pause = if matches!(failure, Failure::Unauthorized(_))
                 && !mem::replace(&mut is_renewed, true)
             {
-                let renewed = timeout_at(latest.at(), self.credentials.renew(&credentials));
+                let renewed = timeout_at(latest.at(), self.credentials.renew(&request.credentials));
                 let renewed = renewed.await.unwrap_or(false);
+                request.credentials = self.credentials.current();
                 renewed.then_some(Duration::ZERO)
             } else {
                 pauses
@@ -292,14 +298,9 @@ impl Client {
     }
 
     /// Sends a request once. Counts and logs the attempt.
-    async fn attempt(
-        &self,
-        request: &Request,
-        credentials: &Credentials,
-        context: &Context,
-    ) -> Result<Response, Failure> {
+    async fn attempt(&self, request: &Request, context: &Context) -> Result<Response, Failure> {
         let started = Instant::now();
-        let exchange = self.exchange(request, credentials, context);
+        let exchange = self.exchange(request, context);
         let result = if request.is_change() {
             exchange.await
         } else {

@@ -272,17 +272,18 @@ fn quote(message: Option<&str>) -> String {
 
 /// A policy token is answered 401 for what its policy does not allow.
 fn refused(key: Scheme) -> String {
-    let key = match key {
-        Scheme::Token => "the API key (401)",
+    match key {
+        Scheme::Token => "the API key (401)".to_owned(),
         Scheme::Policy => {
-            "this (401): the key's policy does not allow it, or the key is not accepted"
+            "this (401): the key's policy does not allow it, or the key is not accepted".to_owned()
         }
-        Scheme::Bearer(_) => match key.expiry() {
-            Some(expiry) => return format!("the API key (401): it is a JWT, and {expiry}"),
-            None => "the API key (401): it is a JWT, and may have expired",
-        },
-    };
-    key.to_owned()
+        Scheme::Bearer(_) => {
+            let expiry = key
+                .expiry()
+                .unwrap_or_else(|| "may have expired".to_owned());
+            format!("the API key (401): it is a JWT, and {expiry}")
+        }
+    }
 }
 
 /// The text of the innermost cause: the outer ones only say that the request failed. It can quote the

@@ -36,14 +36,13 @@ impl Client {
     pub(super) async fn exchange(
         &self,
         request: &Request,
-        credentials: &Credentials,
         context: &Context,
     ) -> Result<Response, Failure> {
         let url = format!("{}{}", self.base_url, request.path);
         let http = self.http.get_or_try_init(async || self.build_http());
         let http = http.await.map_err(Failure::Setup)?;
         let timeout = self.limits.attempt.min(context.deadline.remaining());
-        let authorization = credentials.header();
+        let authorization = request.credentials.header();
         let authorization = authorization.map_err(|error| Failure::Setup(error.into()))?;
         let mut builder = http
             .request(request.method.clone(), url)
@@ -76,9 +75,9 @@ impl Client {
         let retry_after = retry_after(response.headers());
         // The message is optional: without it, the status still says what failed.
         let body = read_body(response, MAX_ERROR_BYTES).await.ok();
-        let message = body.and_then(|body| error_message(&body, credentials));
+        let message = body.and_then(|body| error_message(&body, &request.credentials));
         Err(match status {
-            401 => Failure::Unauthorized(credentials.scheme),
+            401 => Failure::Unauthorized(request.credentials.scheme),
             _ => Failure::Answered {
                 status,
                 message,
