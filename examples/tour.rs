@@ -16,6 +16,7 @@ use qovery_backups_mcp::{
     mcp::{self, Seal},
     qovery::{Client, Credentials},
     sandbox::Sandbox,
+    secret::Reloadable,
     shutdown::Shutdown,
 };
 use rmcp::{
@@ -37,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let (limits, shutdown) = (Arc::new(Limits::default()), Shutdown::default());
     let qovery = Client::new(
         sandbox.base_url().parse()?,
-        Credentials::parse(Sandbox::KEY)?,
+        Reloadable::new(Credentials::parse(Sandbox::KEY)?, None),
         Arc::clone(&limits),
         shutdown.clone(),
     );

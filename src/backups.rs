@@ -14,14 +14,7 @@ mod locks;
 mod names;
 mod removal;
 
-use std::{
-    num::NonZeroU32,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use hyper::body::Bytes;
 use tokio_util::task::TaskTracker;
@@ -64,8 +57,6 @@ struct Inner {
     audit: Audit,
     /// The changes in flight.
     changes: TaskTracker,
-    /// Whether the outcome of a change stayed unknown during the shutdown.
-    left_unknown: AtomicBool,
 }
 
 /// What only the operator can change.
@@ -101,6 +92,11 @@ impl Backups {
     /// Backups behind `qovery`, under `policy`.
     #[must_use]
     pub fn new(qovery: Client, policy: Policy, limits: Arc<Limits>, shutdown: Shutdown) -> Self {
+        let audit = Audit::new(
+            policy.audit_log.clone(),
+            limits.audit_write,
+            shutdown.clone(),
+        );
         Self {
             inner: Arc::new(Inner {
                 qovery,
@@ -109,11 +105,10 @@ impl Backups {
                 locks: Locks::default(),
                 recent_additions: RecentAdditions::default(),
                 names: DatabaseNames::default(),
-                audit: Audit::new(policy.audit_log.clone(), limits.audit_write),
+                audit,
                 limits,
                 policy,
                 changes: TaskTracker::new(),
-                left_unknown: AtomicBool::new(false),
             }),
         }
     }
@@ -154,11 +149,11 @@ impl Backups {
     }
 
     /// Waits for the changes in flight: they end on their own, or are recorded as unknown at the deadline
-    /// of the shutdown. Returns whether the outcome of each is known.
+    /// of the shutdown. Returns whether the outcome of each is known and on record.
     pub async fn end(&self) -> bool {
         self.inner.shutdown.draining.cancel();
         self.inner.changes.close();
         self.inner.changes.wait().await;
-        !self.inner.left_unknown.load(Ordering::Relaxed)
+        self.inner.audit.is_complete()
     }
 }

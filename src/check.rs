@@ -2,8 +2,6 @@
 
 use std::io::{self, Write};
 
-use chrono::Utc;
-
 use crate::{
     config::SettingValue,
     context::{Context, Interface},
@@ -68,15 +66,8 @@ fn scheme(key: &Credentials) -> String {
     let scheme = match key.scheme {
         Scheme::Token => "Token, an API token: it does not expire",
         Scheme::Policy => "Token, a policy token: it may do what its policy allows",
-        Scheme::Bearer => "Bearer, a JWT",
+        Scheme::Bearer(_) => "Bearer, a JWT",
     };
-    let Some(date) = key.expires_at() else {
-        return scheme.to_owned();
-    };
-    let verb = if date <= Utc::now() {
-        "expired"
-    } else {
-        "expires"
-    };
-    format!("{scheme}: it {verb} at {}", date.to_rfc3339())
+    let expiry = key.scheme.expiry();
+    expiry.map_or_else(|| scheme.to_owned(), |expiry| format!("{scheme}: {expiry}"))
 }

@@ -6,8 +6,9 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{collections::BTreeMap, env, ffi::OsString, fmt, io, num::NonZeroU32, path::PathBuf};
+use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::PathBuf, sync::Arc};
 
+use chrono::TimeDelta;
 use clap::error::ErrorKind;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
@@ -16,7 +17,8 @@ use crate::{
     backups::Policy,
     http::{self, Tokens},
     mcp::Seal,
-    qovery::{BaseUrl, Credentials},
+    qovery::{BaseUrl, Credentials, CredentialsError, mask_keys},
+    secret::Reloadable,
     telemetry::LogFormat,
 };
 use cli::HttpOptions;
@@ -42,8 +44,6 @@ pub struct Config {
     pub policy: Policy,
     /// What questions to a person are sealed with, where replicas share it.
     pub seal: Option<Seal>,
-    /// The files that secrets were read from, by their variable.
-    pub secret_files: BTreeMap<String, PathBuf>,
     /// Levels of the log by target.
     pub log_filter: Targets,
     /// How a line of the log is formatted.
@@ -63,7 +63,7 @@ pub struct Upstream {
     /// The only address that the key is sent to.
     pub base_url: BaseUrl,
     /// The key.
-    pub credentials: Credentials,
+    pub credentials: Arc<Reloadable<Credentials>>,
 }
 
 /// A setting with its value. Its `Display` form is the flag, or the variable with its source.
@@ -138,17 +138,23 @@ impl Config {
         }
 
         let upstream = if !cli.sandbox {
-            let parse = |text: &SecretString| Credentials::parse(text.expose_secret());
-            let credentials = parse_secret(&mut key, parse, Credentials::masked)?;
+            let credentials = parse_secret(&mut key, parse_key, Credentials::masked)?;
             let credentials = credentials.ok_or_else(|| {
                 invalid(
                     "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
                      (Settings > API tokens), or try the program without a key: --sandbox.",
                 )
             })?;
+            let scheme = credentials.scheme;
+            if let Some((key, expiry)) = key.as_ref().zip(scheme.expiry())
+                && scheme.expires_within(TimeDelta::hours(1))
+            {
+                warnings.push(format!("{} is a JWT: {expiry}", key.setting));
+            }
+            let file = key.as_ref().and_then(|key| key.file(parse_key));
             Some(Upstream {
                 base_url: cli.api_url,
-                credentials,
+                credentials: Reloadable::new(credentials, file),
             })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(invalid("--api-url does not go with --sandbox: choose one."));
@@ -158,13 +164,12 @@ impl Config {
         };
         let names = |tokens: &Tokens| tokens.names().collect::<Vec<_>>().join(", ");
         let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?.unwrap_or_default();
+        let file = tokens.as_ref().and_then(|it| it.file(Tokens::parse));
+        let access_tokens = Reloadable::new(access_tokens, file);
         let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;
         let mut shown = Vec::new();
-        let mut secret_files = BTreeMap::new();
-        for Secret { setting, path, .. } in [key, tokens, state_key].into_iter().flatten() {
-            secret_files.extend(path.map(|path| (setting.variable.clone(), path)));
-            shown.push(setting);
-        }
+        let secrets = [key, tokens, state_key].into_iter().flatten();
+        shown.extend(secrets.map(|secret| secret.setting));
         let http = http_settings(cli.http, access_tokens, &settings)?;
         shown.extend(settings);
         Ok(Self {
@@ -179,7 +184,6 @@ impl Config {
                 audit_log: cli.audit_log,
             },
             seal,
-            secret_files,
             log_filter: cli.log,
             log_format: cli.log_format,
             settings: shown,
@@ -230,6 +234,8 @@ impl fmt::Display for Source {
 }
 
 fn invalid(message: impl fmt::Display) -> Error {
+    // A key may stand in the place of another value.
+    let message = mask_keys(&message.to_string());
     Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 
@@ -300,20 +306,24 @@ fn check_trust<'a>(
 /// Reads and parses a secret, if there is one. `shown` is what `check` may show of it.
 fn parse_secret<T, E: fmt::Display>(
     secret: &mut Option<Secret>,
-    parse: impl FnOnce(&SecretString) -> Result<T, E>,
+    parse: fn(&SecretString) -> Result<T, E>,
     shown: impl FnOnce(&T) -> String,
 ) -> Result<Option<T>, Error> {
     let Some(secret) = secret else {
         return Ok(None);
     };
-    let value = parse(&secret.read()?).map_err(|problem| secret.setting.invalid(problem))?;
+    let value = secret.parse(parse)?;
     secret.setting.value = shown(&value);
     Ok(Some(value))
 }
 
+fn parse_key(text: &SecretString) -> Result<Credentials, CredentialsError> {
+    Credentials::parse(text.expose_secret())
+}
+
 fn http_settings(
     options: HttpOptions,
-    tokens: Tokens,
+    tokens: Arc<Reloadable<Tokens>>,
     settings: &[SettingValue],
 ) -> Result<http::Settings, Error> {
     let rest = (!options.no_rest).then_some(options.rest_addr);
@@ -322,7 +332,8 @@ fn http_settings(
         (cli::REST_ADDR, rest),
     ];
     for (variable, address) in addresses {
-        if tokens.is_empty() && address.is_some_and(|address| !address.ip().is_loopback()) {
+        if tokens.current().is_empty() && address.is_some_and(|address| !address.ip().is_loopback())
+        {
             let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
             return Err(invalid(format!(
                 "{setting} is not a loopback address, so anybody who reaches it could remove backups. \

@@ -38,6 +38,7 @@ use crate::{
     limits::Limits,
     mcp,
     rest::{self, Rest},
+    secret::Reloadable,
     shutdown::Shutdown,
     telemetry,
 };
@@ -58,7 +59,7 @@ pub struct Settings {
     /// The URL of the ports for their clients, where a proxy gives them another one.
     pub public_url: Option<String>,
     /// The access tokens. Without any, every caller is authorized.
-    pub tokens: Tokens,
+    pub tokens: Arc<Reloadable<Tokens>>,
 }
 
 /// Serves on both listeners until the shutdown drains. Answers the calls in flight until its deadline.
@@ -221,7 +222,7 @@ mod tests {
             allowed_hosts: vec![host.parse().unwrap()],
             allowed_origins: Vec::new(),
             public_url: None,
-            tokens: Tokens::default(),
+            tokens: Reloadable::new(Tokens::default(), None),
         }
     }
 }

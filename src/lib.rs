@@ -26,6 +26,7 @@
 //! | [`limits`] | every limit, and why |
 //! | [`shutdown`] | the stages of a shutdown |
 //! | [`context`] | the context of a call: request id, caller, deadline, cancellation |
+//! | [`secret`] | secrets that are replaced when their file changes |
 //! | [`telemetry`] | metrics, one log line per call, the log |
 //! | `text` | untrusted text: sanitizing and truncating |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
@@ -77,6 +78,7 @@ mod normalize;
 pub mod qovery;
 pub mod rest;
 pub mod sandbox;
+pub mod secret;
 pub mod shutdown;
 pub mod stdio;
 pub mod telemetry;

@@ -89,6 +89,8 @@ limits! {
     header_read: Duration = seconds(75), short milliseconds(1_000);
     /// How long a peer may read nothing of its answer.
     write_stall: Duration = seconds(10), short milliseconds(1_000);
+    /// How often the modification time of the access tokens' file is looked at.
+    secret_check: Duration = seconds(10), short milliseconds(100);
     /// Open connections, on both ports together.
     connections: usize = 512, short 64;
     /// Calls in flight over HTTP, on both ports together.

@@ -19,6 +19,7 @@ use qovery_backups_mcp::{
     qovery::{Client, Credentials},
     rest::Rest,
     sandbox::Sandbox,
+    secret::Reloadable,
     shutdown::Shutdown,
     stdio, telemetry,
 };
@@ -77,7 +78,7 @@ fn run(config: Config) -> anyhow::Result<bool> {
     let (limits, shutdown) = (Arc::new(limits), Shutdown::default());
     let result = runtime.block_on(async {
         // Signals are caught before the log says that it serves.
-        catch_signals(&shutdown)?;
+        catch_signals(&config, &shutdown)?;
         let (timed, limit) = (shutdown.clone(), limits.clone());
         tokio::spawn(async move { timed.enforce_deadline(&limit).await });
         start(config, limits, shutdown).await
@@ -97,10 +98,10 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         let started = sandbox.insert(started.context("the sandbox could not be started")?);
         Upstream {
             base_url: started.base_url().parse()?,
-            credentials: Credentials::parse(Sandbox::KEY)?,
+            credentials: Reloadable::new(Credentials::parse(Sandbox::KEY)?, None),
         }
     };
-    let credentials = upstream.credentials.clone();
+    let credentials = Arc::clone(&upstream.credentials);
     let qovery = Client::new(
         upstream.base_url,
         upstream.credentials,
@@ -108,7 +109,8 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         shutdown.clone(),
     );
     if let Command::Check { database } = config.command {
-        let key = sandbox.is_none().then_some(&credentials);
+        let key = credentials.current();
+        let key = sandbox.is_none().then_some(&*key);
         let output = io::stdout();
         return tokio::select! {
             works = check(&config.settings, key, &qovery, &limits, database, output) => Ok(works?),
@@ -140,7 +142,7 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         if let Some(listener) = &rest_listener {
             tracing::info!("REST is listening on http://{}", listener.local_addr()?);
         }
-        let authenticated = !http.tokens.is_empty();
+        let authenticated = !http.tokens.current().is_empty();
         tracing::info!(settings, authenticated, "serving");
         let mcp_url = format!("{}/mcp", http.reachable(mcp));
         let header = if authenticated {
@@ -167,14 +169,28 @@ async fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> 
     TcpListener::bind(address).await.with_context(failure)
 }
 
-/// Requests the shutdown at each signal that asks for it.
+/// Requests the shutdown at each signal that asks for it. Over HTTP, SIGHUP reads the files of the secrets
+/// again; else it is that of a closed terminal.
 #[cfg(unix)]
-fn catch_signals(shutdown: &Shutdown) -> io::Result<()> {
+fn catch_signals(config: &Config, shutdown: &Shutdown) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut kinds = vec![SignalKind::terminate(), SignalKind::interrupt()];
-    // A closed terminal, or the habit of a log rotation.
-    if !is_hangup_ignored() {
+    if config.command != Command::Http && !is_hangup_ignored() {
         kinds.push(SignalKind::hangup());
+    } else if !is_hangup_ignored() {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let tokens = Arc::clone(&config.http.tokens);
+        let upstream = config.upstream.as_ref();
+        let credentials = upstream.map(|upstream| Arc::clone(&upstream.credentials));
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: the files of the key and the access tokens are read again");
+                if let Some(credentials) = &credentials {
+                    credentials.reload().await;
+                }
+                tokens.reload().await;
+            }
+        });
     }
     for kind in kinds {
         let (mut signal, shutdown) = (signal(kind)?, shutdown.clone());
@@ -202,7 +218,7 @@ fn is_hangup_ignored() -> bool {
 /// Requests the shutdown at Ctrl-C.
 #[cfg(not(unix))]
 #[expect(clippy::unnecessary_wraps, reason = "it can fail on other systems")]
-fn catch_signals(shutdown: &Shutdown) -> io::Result<()> {
+fn catch_signals(_: &Config, shutdown: &Shutdown) -> io::Result<()> {
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() {

@@ -22,7 +22,7 @@ mod model;
 
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
-pub use credentials::{Credentials, CredentialsError, Scheme};
+pub use credentials::{Credentials, CredentialsError, Scheme, mask_keys};
 pub use error::{Error, Facts, Failure, Outcome};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,

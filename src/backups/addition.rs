@@ -4,7 +4,7 @@
 
 use std::{borrow::Borrow, collections::VecDeque};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -43,14 +43,16 @@ impl Backups {
         context: &Context,
         database: DatabaseId,
         wanted: &NewBackup,
-        sent_at: Instant,
+        sent_at: (DateTime<Utc>, Instant),
     ) -> Option<Addition> {
         let page = self.inner.qovery.list_backups(database, None, context);
         let page = page.await.ok()?;
         // Qovery's clock is read in whole seconds, rounded down: this is never after the moment of
-        // sending, so that the new backup is not missed.
+        // sending, so that the new backup is not missed. Where our clock is ahead of Qovery's, it is: unknown
+        // is better than an older backup.
         let (date, answered) = page.date?;
-        let since = date - answered.duration_since(sent_at);
+        let since = date - answered.duration_since(sent_at.1);
+        let since = since.max(sent_at.0.trunc_subsecs(0));
         let listed = &page.value.results;
         let position = self
             .inner
@@ -94,7 +96,7 @@ impl RecentAdditions {
     }
 
     /// The position of the only backup among `listed` that can be the `wanted` one: of its name and
-    /// message, made since `since` by Qovery's own clock, and not by another call. None if there are
+    /// message, made since `since`, and not by another call. None if there are
     /// several.
     fn find(
         &self,

@@ -1,13 +1,16 @@
 //! The audit trail: one record before a change goes out, one when its outcome is known.
 //!
-//! A process that dies between the two leaves an intent without an outcome, which shows an operator
+//! A process that is killed between the two leaves an intent without an outcome, which shows an operator
 //! where to look. What must never live here: a token, or the body of an answer.
 
 use std::{
     fs::OpenOptions,
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ use serde::Serialize;
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use uuid::Uuid;
 
@@ -24,6 +27,7 @@ use super::{Consent, Error};
 use crate::{
     context::Context,
     qovery::{Backup, BackupId, DatabaseId, Outcome},
+    shutdown::Shutdown,
     text,
 };
 
@@ -39,7 +43,22 @@ pub(super) struct Audit {
     /// One line at a time: a disk that hangs blocks one thread only, and a line that waits for it is not
     /// written after its call was refused.
     lock: Arc<Mutex<()>>,
+    shutdown: Shutdown,
+    /// Whether an outcome is missing in the file, or stayed unknown during the shutdown.
+    incomplete: AtomicBool,
 }
+
+/// A change whose intent is on record. Dropped without its outcome on record, as by a panic, it logs the
+/// outcome as an error.
+#[derive(Debug)]
+pub(super) struct Intent<'a> {
+    audit: &'a Audit,
+    record: Record,
+    has_outcome: bool,
+}
+
+/// How long a write may go on after the deadline of the shutdown, at which open changes become unknown.
+const LAST_WRITE: Duration = Duration::from_millis(250);
 
 /// The record of a change.
 #[derive(Clone, Debug, Serialize)]
@@ -99,73 +118,121 @@ impl Record {
         }
     }
 
-    fn log(&self) {
-        tracing::info!(
-            target: TARGET,
-            change_id = %self.change_id,
-            request_id = self.request_id,
-            interface = self.interface,
-            caller = self.caller,
-            operation = self.operation,
-            database_id = %self.database_id,
-            backup_id = self.backup_id.map(tracing::field::display),
-            name = self.name,
-            created_at = self.created_at,
-            consent = self.consent.name(),
-            phase = self.phase,
-            outcome = self.outcome.map(Outcome::name),
-            "audit"
-        );
+    fn log(&self, is_missing_in_file: bool) {
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: TARGET,
+                    change_id = %self.change_id,
+                    request_id = self.request_id,
+                    interface = self.interface,
+                    caller = self.caller,
+                    operation = self.operation,
+                    database_id = %self.database_id,
+                    backup_id = self.backup_id.map(tracing::field::display),
+                    name = self.name,
+                    created_at = self.created_at,
+                    consent = self.consent.name(),
+                    phase = self.phase,
+                    outcome = self.outcome.map(Outcome::name),
+                    "audit"
+                )
+            };
+        }
+        if is_missing_in_file {
+            log!(error);
+        } else {
+            log!(info);
+        }
     }
 }
 
 impl Audit {
-    pub(super) fn new(file: Option<PathBuf>, write_timeout: Duration) -> Self {
+    pub(super) fn new(file: Option<PathBuf>, write_timeout: Duration, shutdown: Shutdown) -> Self {
         Self {
             file,
             write_timeout,
             lock: Arc::default(),
+            shutdown,
+            incomplete: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the file has the outcome of each change, none of which stayed unknown during the shutdown.
+    pub(super) fn is_complete(&self) -> bool {
+        !self.incomplete.load(Ordering::Relaxed)
     }
 
     /// Records that a change is about to be sent. If this fails, it must not be sent.
-    pub(super) async fn intent(&self, record: &Record) -> Result<(), Error> {
-        self.write(record.clone()).await.map_err(|error| {
+    pub(super) async fn intent(&self, mut record: Record) -> Result<Intent<'_>, Error> {
+        if let Err(error) = self.write(&mut record).await {
             tracing::error!(%error, "the audit log could not be written; the change was refused");
-            Error::Unaudited
+            return Err(Error::Unaudited);
+        }
+        Ok(Intent {
+            audit: self,
+            record,
+            has_outcome: false,
         })
     }
 
-    /// Records what became of a change that was sent.
-    pub(super) async fn outcome(&self, record: Record, outcome: Outcome) {
-        let record = Record {
-            phase: "outcome",
-            outcome: Some(outcome),
-            ..record
-        };
-        if let Err(error) = self.write(record).await {
-            tracing::error!(%error, "the audit log could not be written; a change has no outcome in it");
-        }
-    }
-
-    async fn write(&self, mut record: Record) -> io::Result<()> {
+    async fn write(&self, record: &mut Record) -> io::Result<()> {
         record.time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         if let Some(path) = self.file.clone() {
-            let mut line = serde_json::to_vec(&record)?;
+            let mut line = serde_json::to_vec(record)?;
             line.push(b'\n');
             let deadline = Instant::now() + self.write_timeout;
-            timeout_at(deadline, async {
+            let written = timeout_at(deadline, async {
                 let lock = Arc::clone(&self.lock).lock_owned().await;
                 let write = spawn_blocking(move || {
                     let _lock = lock;
                     append(&path, &line, deadline)
                 });
                 write.await?
-            })
-            .await??;
+            });
+            let abandoned = async {
+                self.shutdown.deadline.cancelled().await;
+                sleep(LAST_WRITE).await;
+            };
+            tokio::select! {
+                biased;
+                written = written => written??,
+                () = abandoned => return Err(io::ErrorKind::TimedOut.into()),
+            }
         }
-        record.log();
+        record.log(false);
         Ok(())
+    }
+}
+
+impl Intent<'_> {
+    /// Records what became of the change, and of which backup.
+    pub(super) async fn outcome(mut self, backup: Option<&Backup>, outcome: Outcome) {
+        if let Some(backup) = backup {
+            self.record = self.record.clone().about(backup);
+        }
+        self.record.outcome = Some(outcome);
+        self.record.phase = "outcome";
+        match self.audit.write(&mut self.record).await {
+            Ok(()) => self.has_outcome = true,
+            Err(error) => {
+                tracing::error!(%error, "the audit log could not be written; a change has no outcome in it");
+            }
+        }
+        if outcome == Outcome::Unknown && self.audit.shutdown.no_retries.is_cancelled() {
+            self.audit.incomplete.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Intent<'_> {
+    fn drop(&mut self) {
+        if !self.has_outcome {
+            self.record.phase = "outcome";
+            self.record.outcome.get_or_insert(Outcome::Unknown);
+            self.record.log(true);
+            self.audit.incomplete.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -198,6 +265,7 @@ fn append(path: &Path, line: &[u8], deadline: Instant) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Interface;
 
     #[test]
     fn a_torn_line_does_not_spoil_the_next_one() {
@@ -217,5 +285,24 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         assert!(append(&path, b"{}\n", Instant::now()).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"");
+    }
+
+    #[tokio::test]
+    async fn a_change_that_panics_leaves_the_trail_incomplete() {
+        let second = Duration::from_secs(1);
+        let audit = Arc::new(Audit::new(None, second, Shutdown::default()));
+        let context = Context::new(Interface::Rest, second);
+        let database = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
+        let record = Record::new(&context, "add", Consent::Rest, database);
+        let intent = audit.intent(record.clone()).await.unwrap();
+        intent.outcome(None, Outcome::NotApplied).await;
+        assert!(audit.is_complete());
+        let shared = Arc::clone(&audit);
+        let change = tokio::spawn(async move {
+            let _intent = shared.intent(record).await;
+            std::panic::resume_unwind(Box::new("a test's panic"));
+        });
+        assert!(change.await.unwrap_err().is_panic());
+        assert!(!audit.is_complete());
     }
 }

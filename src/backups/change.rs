@@ -2,8 +2,9 @@
 //! on fresh facts, allowance, intent on record, request, settling of an unknown outcome, outcome on
 //! record, return of what was not spent.
 
-use std::{borrow::Borrow, panic::resume_unwind, sync::atomic::Ordering};
+use std::{borrow::Borrow, panic::resume_unwind};
 
+use chrono::{DateTime, Utc};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, timeout},
@@ -176,7 +177,11 @@ impl Backups {
         record: Record,
         reserved: &mut Reserved<'_>,
         send: impl AsyncFnOnce(Context) -> Result<T, qovery::Error>,
-        settle: impl AsyncFnOnce(Context, qovery::Error, Instant) -> Result<T, qovery::Error>,
+        settle: impl AsyncFnOnce(
+            Context,
+            qovery::Error,
+            (DateTime<Utc>, Instant),
+        ) -> Result<T, qovery::Error>,
     ) -> Result<T, Error> {
         let limits = &self.inner.limits;
         if context.cancellation.is_cancelled() {
@@ -187,8 +192,8 @@ impl Backups {
                 database: record.database_id,
             });
         }
-        self.inner.audit.intent(&record).await?;
-        let sent_at = Instant::now();
+        let intent = self.inner.audit.intent(record).await?;
+        let sent_at = (Utc::now(), Instant::now());
         let sending = context.with_deadline(context.deadline.reserve(limits.settle));
         let result = self.until_deadline(send(sending)).await;
         // What Qovery refuses counts, too: an agent that loops must stop.
@@ -203,14 +208,11 @@ impl Backups {
             }
             result => result,
         };
-        let (record, outcome) = match &result {
-            Ok(applied) => (record.about(applied.borrow()), Outcome::Applied),
-            Err(error) => (record, error.outcome),
+        let (applied, outcome) = match &result {
+            Ok(applied) => (Some(applied.borrow()), Outcome::Applied),
+            Err(error) => (None, error.outcome),
         };
-        self.inner.audit.outcome(record, outcome).await;
-        if outcome == Outcome::Unknown && self.inner.shutdown.no_retries.is_cancelled() {
-            self.inner.left_unknown.store(true, Ordering::Relaxed);
-        }
+        intent.outcome(applied, outcome).await;
         Ok(result?)
     }
 

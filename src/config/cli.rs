@@ -21,7 +21,7 @@ use super::{
     Error, SettingValue, Source,
     env_file::EnvFile,
     invalid,
-    secrets::{PLACEHOLDER, trim},
+    secrets::{PLACEHOLDER, path, trim},
 };
 use crate::{
     backups::Confirm,
@@ -324,10 +324,14 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
 
 /// The file is not created yet: a host may start the program only to look at it.
 fn audit_log(text: &str) -> Result<PathBuf, &'static str> {
+    let file = path(text);
     // The parent of a bare name is empty.
-    let has_folder = Path::new(".").join(text).parent().is_some_and(Path::is_dir);
-    if has_folder && !Path::new(text).is_dir() {
-        Ok(text.into())
+    let has_folder = Path::new(".")
+        .join(&file)
+        .parent()
+        .is_some_and(Path::is_dir);
+    if has_folder && !file.is_dir() {
+        Ok(file)
     } else {
         Err("must be the path of a file in a folder that exists")
     }

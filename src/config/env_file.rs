@@ -1,11 +1,11 @@
 //! A `.env` file: the lines that set variables of this program. It never becomes part of the process's
 //! environment.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use super::{
     Error, PREFIX, SettingValue, Source, cli, invalid,
-    secrets::{read_file, trim},
+    secrets::{path, read_file, trim},
 };
 
 /// Stands for `$` while dotenvy parses a line: it expands variables, and a file must not carry a secret
@@ -25,7 +25,7 @@ impl EnvFile {
         setting: &SettingValue,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Self>, Error> {
-        let path = PathBuf::from(&setting.value);
+        let path = path(&setting.value);
         let found = setting.source == Source::Default;
         if found && !path.is_file() {
             return Ok(None);

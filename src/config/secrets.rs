@@ -1,7 +1,7 @@
 //! Secrets: each in a variable of its own, or in a file that a second variable names.
 
 use std::{
-    env,
+    env, fmt,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Error, SettingValue, Source, env_file::EnvFile};
+use crate::secret::SecretFile;
 
 /// The variables of the secrets. With `_FILE` behind it, each is the path of a file that holds the secret.
 pub const SECRETS: [&str; 3] = [API_KEY, ACCESS_TOKEN, STATE_KEY];
@@ -24,6 +25,7 @@ pub(super) const PLACEHOLDER: &str =
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// A secret that is set, and not read yet.
+#[derive(Clone)]
 pub(super) struct Secret {
     /// Without a value: what may be shown of the secret is known when it is parsed.
     pub(super) setting: SettingValue,
@@ -70,7 +72,7 @@ impl Secret {
                 value: String::new(),
                 source,
             },
-            path: variable.ends_with("_FILE").then(|| PathBuf::from(text)),
+            path: variable.ends_with("_FILE").then(|| path(text)),
             text: SecretString::from(text),
         }
     }
@@ -79,8 +81,33 @@ impl Secret {
         self.text.expose_secret().is_empty()
     }
 
-    /// Reads the secret.
-    pub(super) fn read(&self) -> Result<SecretString, Error> {
+    /// Reads and parses the secret.
+    pub(super) fn parse<T, E: fmt::Display>(
+        &self,
+        parse: impl Fn(&SecretString) -> Result<T, E>,
+    ) -> Result<T, Error> {
+        parse(&self.read()?).map_err(|problem| self.setting.invalid(problem))
+    }
+
+    /// Its file, if that can be read again, which a pipe cannot.
+    pub(super) fn file<T: 'static, E: fmt::Display + 'static>(
+        &self,
+        parse: fn(&SecretString) -> Result<T, E>,
+    ) -> Option<SecretFile<T>> {
+        let secret = self.clone();
+        let read = move || {
+            let parsed = secret.parse(parse);
+            // clap's prefix, and its line break.
+            parsed.map_err(|error| error.to_string().replace("error: ", "").trim().to_owned())
+        };
+        Some(SecretFile {
+            variable: self.setting.variable.clone(),
+            path: self.path.clone().filter(|path| path.is_file())?,
+            read: Box::new(read),
+        })
+    }
+
+    fn read(&self) -> Result<SecretString, Error> {
         let text = match &self.path {
             Some(path) => {
                 let text = read_file(path).map_err(|error| self.setting.unreadable(&error))?;
@@ -122,6 +149,14 @@ pub(super) fn trim(text: &str) -> &str {
     unquoted('"')
         .or_else(|| unquoted('\''))
         .map_or(text, |text: &str| text.trim_matches(is_blank))
+}
+
+/// The path that a setting names: `~/` is the home folder, where no shell expanded it.
+pub(super) fn path(text: &str) -> PathBuf {
+    match text.strip_prefix("~/").zip(env::home_dir()) {
+        Some((rest, home)) => home.join(rest),
+        None => text.into(),
+    }
 }
 
 /// Reads a file of secrets or variables. The error repeats no word of it.

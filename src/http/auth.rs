@@ -36,7 +36,7 @@ impl FromStr for AllowedHost {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const PROBLEM: &str = "must be host names, such as backups.example.com or localhost:9090";
         match text.parse() {
-            Ok(authority) if !text.contains(['@', '*']) => Ok(Self(authority)),
+            Ok(authority) if is_host(&authority) => Ok(Self(authority)),
             _ => Err(PROBLEM),
         }
     }
@@ -65,12 +65,19 @@ impl FromStr for AllowedOrigin {
             "must be web origins, such as https://example.com or http://localhost:*";
         let (scheme, authority) = text.split_once("://").ok_or(PROBLEM)?;
         let authority = authority.strip_suffix(":*").unwrap_or(authority);
-        let is_valid = authority.parse::<Authority>().is_ok() && !authority.contains(['@', '*']);
+        let is_valid = authority.parse().is_ok_and(|authority| is_host(&authority));
         if scheme.is_empty() || !is_valid {
             return Err(PROBLEM);
         }
         Ok(Self(text.to_ascii_lowercase()))
     }
+}
+
+/// Whether it is a name, and a port that exists if it has one. The parser takes `localhost:99999`, and
+/// `localhost:`.
+fn is_host(authority: &Authority) -> bool {
+    let has_port = authority.as_str() != authority.host();
+    !authority.as_str().contains(['@', '*']) && (!has_port || authority.port_u16().is_some())
 }
 
 /// The access tokens, each with the name of its caller.
@@ -200,7 +207,8 @@ impl Settings {
     pub(super) fn check_token(&self, context: &Context, request: &Request) -> Result<(), Problem> {
         // A client that looks for an authorization server (RFC 9728) must get 404, not 401: there is none.
         let is_public = reads(request, &PUBLIC) || request.uri().path().contains("/.well-known/");
-        let is_authorized = matches!(context.caller, Caller::Token(_)) || self.tokens.is_empty();
+        let is_authorized =
+            matches!(context.caller, Caller::Token(_)) || self.tokens.current().is_empty();
         if is_public || is_authorized {
             return Ok(());
         }
@@ -241,7 +249,11 @@ mod tests {
         assert!(!allows("a.example:443", "a.example"));
         assert!(!allows("a.example", "b.a.example"));
         assert!(!allows("a.example", "a.example.evil"));
-        for wrong in ["", "*", "*.example", "http://a", "me@a", "a b"] {
+        let ports = ["a:", "a:99999", "a:65536", "a:-1", "[::1]:", "[::1]:99999"];
+        for wrong in ["", "*", "*.example", "http://a", "me@a", "a b"]
+            .into_iter()
+            .chain(ports)
+        {
             assert!(wrong.parse::<AllowedHost>().is_err(), "{wrong}");
         }
     }
@@ -261,7 +273,9 @@ mod tests {
         assert!(!allows("http://localhost:*", "http://localhost:evil"));
         assert!(!allows("http://localhost:*", "http://localhost.evil:80"));
         assert!(!allows("http://localhost:*", "null"));
-        for wrong in ["", "*", "null", "a.example", "https://", "https://*"] {
+        let ports = ["https://a:", "https://a:99999"];
+        let others = ["", "*", "null", "a.example", "https://", "https://*"];
+        for wrong in others.into_iter().chain(ports) {
             assert!(wrong.parse::<AllowedOrigin>().is_err(), "{wrong}");
         }
     }

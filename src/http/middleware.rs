@@ -13,6 +13,7 @@ use axum::{
     routing::get,
 };
 use http_body_util::LengthLimitError;
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::timeout,
@@ -45,7 +46,7 @@ pub(super) struct Middleware {
     /// Counts the calls in flight over both ports.
     calls: Arc<Semaphore>,
     /// Counts those of each caller with an access token. Any other name can be claimed by every client.
-    calls_by_caller: HashMap<String, Arc<Semaphore>>,
+    calls_by_caller: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
 }
 
 /// Of all calls, and of those of its caller. A call is counted until they are dropped.
@@ -53,12 +54,8 @@ type CallPermits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Middleware {
     pub(super) fn new(settings: Settings, limits: Arc<Limits>, shutdown: Shutdown) -> Arc<Self> {
-        let own = |name: &str| {
-            let calls = Semaphore::new(limits.calls_per_caller);
-            (name.to_owned(), Arc::new(calls))
-        };
         Arc::new(Self {
-            calls_by_caller: settings.tokens.names().map(own).collect(),
+            calls_by_caller: Mutex::default(),
             calls: Arc::new(Semaphore::new(limits.calls)),
             settings,
             limits,
@@ -114,7 +111,8 @@ impl Middleware {
 
     /// The context of a call, from its header.
     fn context(&self, interface: Interface, headers: &HeaderMap) -> Context {
-        let token = auth::bearer(headers).and_then(|token| self.settings.tokens.caller(token));
+        let tokens = self.settings.tokens.current();
+        let token = auth::bearer(headers).and_then(|token| tokens.caller(token));
         let agent = headers
             .get(header::USER_AGENT)
             .map(|agent| text::excerpt(&String::from_utf8_lossy(agent.as_bytes())))
@@ -141,11 +139,15 @@ impl Middleware {
     /// Takes the permits for a call.
     fn try_acquire(&self, caller: &Caller) -> Result<CallPermits, TryAcquireError> {
         let own = match caller {
-            Caller::Token(name) => self.calls_by_caller.get(&**name),
+            Caller::Token(name) => {
+                let calls = || Arc::new(Semaphore::new(self.limits.calls_per_caller));
+                let mut callers = self.calls_by_caller.lock();
+                let own = callers.entry(Arc::clone(name)).or_insert_with(calls);
+                Some(Arc::clone(own))
+            }
             Caller::Client(_) | Caller::Anonymous => None,
         };
-        let own = own.map(|own| Arc::clone(own).try_acquire_owned());
-        let own = own.transpose()?;
+        let own = own.map(Semaphore::try_acquire_owned).transpose()?;
         Ok((Arc::clone(&self.calls).try_acquire_owned()?, own))
     }
 }
@@ -158,6 +160,8 @@ async fn log_request(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let tokens = &middleware.settings.tokens;
+    tokens.refresh(middleware.limits.secret_check).await;
     let context = middleware.context(interface, request.headers());
     request.extensions_mut().insert(context.clone());
     let path = path.as_ref().map_or("", MatchedPath::as_str);
@@ -235,7 +239,10 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::http::{Tokens, tests::settings};
+    use crate::{
+        http::{Tokens, tests::settings},
+        secret::Reloadable,
+    };
 
     fn one_call() -> Arc<Middleware> {
         let limits = Limits {
@@ -290,7 +297,7 @@ mod tests {
         };
         let mut settings = settings("localhost");
         let tokens = "ada:access-token-of-ada\nben:access-token-of-ben";
-        settings.tokens = Tokens::parse(&tokens.into()).unwrap();
+        settings.tokens = Reloadable::new(Tokens::parse(&tokens.into()).unwrap(), None);
         let middleware = Middleware::new(settings, limits.into(), Shutdown::default());
         let acquire = |caller: &Caller| middleware.try_acquire(caller).ok();
         let (ada, ben) = (Caller::Token("ada".into()), Caller::Token("ben".into()));

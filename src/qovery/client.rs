@@ -1,6 +1,6 @@
 //! The client: the operations, and the attempts that each of them may take.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
@@ -21,15 +21,17 @@ use super::{
 use crate::{
     context::Context,
     limits::Limits,
+    secret::Reloadable,
     shutdown::Shutdown,
     telemetry::{self, Attempt},
 };
 
-/// A client of Qovery's API. It holds the key and sends it to its base URL only.
+/// A client of Qovery's API. It holds the key, which is read again after a 401, and sends it to its base
+/// URL only.
 #[derive(Debug)]
 pub struct Client {
     pub(super) base_url: BaseUrl,
-    pub(super) credentials: Credentials,
+    credentials: Arc<Reloadable<Credentials>>,
     pub(super) limits: Arc<Limits>,
     shutdown: Shutdown,
     permits: Semaphore,
@@ -54,6 +56,7 @@ pub(super) struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) body: Option<String>,
+    pub(super) credentials: Arc<Credentials>,
 }
 
 impl Client {
@@ -61,7 +64,7 @@ impl Client {
     #[must_use]
     pub fn new(
         base_url: BaseUrl,
-        credentials: Credentials,
+        credentials: Arc<Reloadable<Credentials>>,
         limits: Arc<Limits>,
         shutdown: Shutdown,
     ) -> Self {
@@ -217,7 +220,12 @@ impl Client {
         body: Option<String>,
         context: &Context,
     ) -> Result<Response, Error> {
-        let request = Request { method, path, body };
+        let mut request = Request {
+            method,
+            path,
+            body,
+            credentials: self.credentials.current(),
+        };
         let latest = if request.is_change() {
             // Only if a whole attempt fits: an interrupted one has an unknown outcome.
             context.deadline.reserve(self.limits.attempt)
@@ -235,6 +243,7 @@ impl Client {
         };
         // Over all attempts: a later one does not settle what an earlier one may have changed.
         let (mut outcome, mut pending, mut sent) = (Outcome::NotApplied, false, false);
+        let mut is_renewed = false;
         // Random, so that clients that failed together do not repeat together.
         let mut pauses = [200, 400]
             .map(|longest| Duration::from_millis(fastrand::u64(0..=longest)))
@@ -253,10 +262,21 @@ impl Client {
                 outcome = Outcome::Unknown;
                 pending |= facts.pending;
             }
-            let pause = pauses
-                .next()
-                .filter(|_| request.is_repeatable_after(&failure))
-                .map(|pause| failure.retry_after().unwrap_or(pause))
+            // Once, with the new key: a 401 changed nothing.
+            let pause = if matches!(failure, Failure::Unauthorized(_))
+                && !mem::replace(&mut is_renewed, true)
+            {
+                let renewed = timeout_at(latest.at(), self.credentials.renew(&request.credentials));
+                let renewed = renewed.await.unwrap_or(false);
+                request.credentials = self.credentials.current();
+                renewed.then_some(Duration::ZERO)
+            } else {
+                pauses
+                    .next()
+                    .filter(|_| request.is_repeatable_after(&failure))
+                    .map(|pause| failure.retry_after().unwrap_or(pause))
+            };
+            let pause = pause
                 .filter(|pause| *pause <= self.limits.max_pause && *pause < latest.remaining());
             let error = |failure| Error {
                 failure,

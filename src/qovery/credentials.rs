@@ -1,7 +1,7 @@
 //! The API key: its scheme, recognised by its format, and the only code that exposes it.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -22,8 +22,8 @@ pub enum Scheme {
     /// A policy token (`sk-qov-01-...`), sent as `Token`. What its policy denies is answered 401, like
     /// an invalid key.
     Policy,
-    /// A person's JWT. It expires.
-    Bearer,
+    /// A person's JWT. It expires, and says when if it has an `exp`.
+    Bearer(Option<DateTime<Utc>>),
 }
 
 /// Why a key was refused. No message quotes any part of it.
@@ -52,8 +52,10 @@ impl Credentials {
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
         let (scheme, key) = match text.split_once(' ') {
             Some(("Token", key)) => (Scheme::Token, key),
-            Some(("Bearer", key)) => (Scheme::Bearer, key),
-            _ if text.starts_with("eyJ") && text.split('.').count() == 3 => (Scheme::Bearer, text),
+            Some(("Bearer", key)) => (Scheme::Bearer(expiry(key)), key),
+            _ if text.starts_with("eyJ") && text.split('.').count() == 3 => {
+                (Scheme::Bearer(expiry(text)), text)
+            }
             _ => (Scheme::Token, text),
         };
         let key = key.trim_start_matches(' ');
@@ -92,27 +94,11 @@ impl Credentials {
         format!("{start}…{}", &key[key.len() - 4..])
     }
 
-    /// When a JWT expires (`exp`); `None` for a token and for a JWT without that claim.
-    #[must_use]
-    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
-        #[derive(Deserialize)]
-        struct Claims {
-            exp: i64,
-        }
-        if self.scheme != Scheme::Bearer {
-            return None;
-        }
-        let payload = self.key.expose_secret().split('.').nth(1)?;
-        let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
-        let claims: Claims = serde_json::from_slice(&claims).ok()?;
-        DateTime::from_timestamp(claims.exp, 0)
-    }
-
     /// The value of `Authorization`, marked sensitive so that no log prints it.
     pub(super) fn header(&self) -> Result<HeaderValue, reqwest::header::InvalidHeaderValue> {
         let scheme = match self.scheme {
             Scheme::Token | Scheme::Policy => "Token",
-            Scheme::Bearer => "Bearer",
+            Scheme::Bearer(_) => "Bearer",
         };
         let mut value = HeaderValue::try_from(format!("{scheme} {}", self.key.expose_secret()))?;
         value.set_sensitive(true);
@@ -123,6 +109,63 @@ impl Credentials {
     pub(super) fn redact(&self, text: &str) -> String {
         text.replace(self.key.expose_secret(), "[key]")
     }
+}
+
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        let keys = [self, other].map(|it| it.key.expose_secret());
+        self.scheme == other.scheme && keys[0] == keys[1]
+    }
+}
+
+impl Scheme {
+    /// When a JWT expires, in words: "it expired at 11:17 UTC on 2026-11-28".
+    #[must_use]
+    pub fn expiry(self) -> Option<String> {
+        let Self::Bearer(Some(date)) = self else {
+            return None;
+        };
+        let verb = if self.expires_within(TimeDelta::zero()) {
+            "expired"
+        } else {
+            "expires"
+        };
+        Some(format!(
+            "it {verb} at {}",
+            date.format("%H:%M UTC on %Y-%m-%d")
+        ))
+    }
+
+    /// Whether a JWT expires within this time, or has expired.
+    #[must_use]
+    pub fn expires_within(self, time: TimeDelta) -> bool {
+        matches!(self, Self::Bearer(Some(date)) if date - Utc::now() <= time)
+    }
+}
+
+/// Masks what looks like a key in the refusal of a setting: a key may stand in the place of another value.
+#[must_use]
+pub fn mask_keys(text: &str) -> String {
+    let mask = |word: &str| {
+        let mut starts = ["qov_", "sk-qov-", "eyJ"].into_iter();
+        match starts.find_map(|start| Some(word.find(start)? + start.len())) {
+            Some(end) => format!("{}…", &word[..end]),
+            None => word.to_owned(),
+        }
+    };
+    text.split(' ').map(mask).collect::<Vec<_>>().join(" ")
+}
+
+/// The claim `exp` of a JWT.
+fn expiry(jwt: &str) -> Option<DateTime<Utc>> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: i64,
+    }
+    let payload = jwt.trim_start().split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    DateTime::from_timestamp(claims.exp, 0)
 }
 
 #[cfg(test)]
@@ -182,13 +225,23 @@ mod tests {
     }
 
     #[test]
-    fn a_jwt_has_an_expiry() {
-        let expires = |key| Credentials::parse(key).unwrap().expires_at();
-        assert_eq!(
-            expires(JWT).unwrap().to_rfc3339(),
-            "2027-01-15T08:00:00+00:00"
-        );
-        assert_eq!(expires("eyJa.b.c"), None);
-        assert_eq!(expires("qov_abc"), None);
+    fn a_jwt_says_when_it_expires() {
+        let expiry = |key| Credentials::parse(key).unwrap().scheme.expiry();
+        let text = expiry(JWT).unwrap();
+        assert!(text.ends_with(" at 08:00 UTC on 2027-01-15"), "{text}");
+        assert_eq!(expiry("eyJa.b.c"), None);
+        assert_eq!(expiry("qov_abc"), None);
+    }
+
+    #[test]
+    fn what_looks_like_a_key_is_masked() {
+        for (text, masked) in [
+            ("~/qov_a/b.c= x", "~/qov_… x"),
+            ("(sk-qov-01-a), é=qov_a", "(sk-qov-… é=qov_…"),
+            (&format!("--{JWT}: no"), "--eyJ… no"),
+            ("a file of 3 keys", "a file of 3 keys"),
+        ] {
+            assert_eq!(mask_keys(text), masked);
+        }
     }
 }

@@ -153,7 +153,9 @@ impl Failure {
 
         let (kind, (outcome, pending), transient, advice) = match self {
             Self::Unauthorized(Scheme::Token) => ("key_rejected", UNCHANGED, false, advice::TOKEN),
-            Self::Unauthorized(Scheme::Bearer) => ("key_rejected", UNCHANGED, false, advice::JWT),
+            Self::Unauthorized(Scheme::Bearer(_)) => {
+                ("key_rejected", UNCHANGED, false, advice::JWT)
+            }
             // Most likely the key is valid.
             Self::Unauthorized(Scheme::Policy) => ("forbidden", UNCHANGED, false, advice::POLICY),
             Self::Answered { status, .. } => match status {
@@ -215,7 +217,7 @@ mod advice {
     pub(super) const POLICY: &str =
         "Ask the operator for a key whose policy allows it, in QOVERY_API_KEY.";
     pub(super) const JWT: &str = "Ask the operator to replace QOVERY_API_KEY by a token; \
-         `qovery-backups-mcp check` says when this JWT expires.";
+         `qovery-backups-mcp check` says when a JWT expires.";
     pub(super) const ROLE: &str = "Ask the operator for a key that has access to this database, \
          and to add or remove more than a viewer's role.";
     pub(super) const ADDRESS: &str = "Ask the operator to check QOVERY_API_URL and the network; \
@@ -269,13 +271,18 @@ fn quote(message: Option<&str>) -> String {
 }
 
 /// A policy token is answered 401 for what its policy does not allow.
-fn refused(key: Scheme) -> &'static str {
+fn refused(key: Scheme) -> String {
     match key {
-        Scheme::Token => "the API key (401)",
+        Scheme::Token => "the API key (401)".to_owned(),
         Scheme::Policy => {
-            "this (401): the key's policy does not allow it, or the key is not accepted"
+            "this (401): the key's policy does not allow it, or the key is not accepted".to_owned()
         }
-        Scheme::Bearer => "the API key (401): it is a JWT, and may have expired",
+        Scheme::Bearer(_) => {
+            let expiry = key
+                .expiry()
+                .unwrap_or_else(|| "may have expired".to_owned());
+            format!("the API key (401): it is a JWT, and {expiry}")
+        }
     }
 }
 

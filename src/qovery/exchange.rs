@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{
-    Failure,
+    Credentials, Failure,
     client::{Answered, Client, Request},
 };
 use crate::{context::Context, text};
@@ -42,7 +42,12 @@ impl Client {
         let http = self.http.get_or_try_init(async || self.build_http());
         let http = http.await.map_err(Failure::Setup)?;
         let timeout = self.limits.attempt.min(context.deadline.remaining());
-        let mut builder = http.request(request.method.clone(), url).timeout(timeout);
+        let authorization = request.credentials.header();
+        let authorization = authorization.map_err(|error| Failure::Setup(error.into()))?;
+        let mut builder = http
+            .request(request.method.clone(), url)
+            .timeout(timeout)
+            .header(AUTHORIZATION, authorization);
         if let Some(trace) = &context.trace {
             builder = builder.header("traceparent", trace.as_str());
         }
@@ -70,9 +75,9 @@ impl Client {
         let retry_after = retry_after(response.headers());
         // The message is optional: without it, the status still says what failed.
         let body = read_body(response, MAX_ERROR_BYTES).await.ok();
-        let message = body.and_then(|body| self.error_message(&body));
+        let message = body.and_then(|body| error_message(&body, &request.credentials));
         Err(match status {
-            401 => Failure::Unauthorized(self.credentials.scheme),
+            401 => Failure::Unauthorized(request.credentials.scheme),
             _ => Failure::Answered {
                 status,
                 message,
@@ -81,19 +86,10 @@ impl Client {
         })
     }
 
-    /// The message of an error body, without the key. Sanitized before the key is replaced, since hidden
-    /// characters could split the key; shortened afterwards, since the cut could.
-    fn error_message(&self, body: &[u8]) -> Option<String> {
-        let mut message = message_in(body)?;
-        text::sanitize(&mut message);
-        Some(text::excerpt(&self.credentials.redact(&message)))
-    }
-
     fn build_http(&self) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
         // Fails if another provider is installed, which then is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, self.credentials.header()?);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!(
@@ -153,6 +149,14 @@ impl Response {
             date: date.map(|date| (date, self.received)),
         })
     }
+}
+
+/// The message of an error body, without the key. Sanitized before the key is replaced, since hidden
+/// characters could split the key; shortened afterwards, since the cut could.
+fn error_message(body: &[u8], credentials: &Credentials) -> Option<String> {
+    let mut message = message_in(body)?;
+    text::sanitize(&mut message);
+    Some(text::excerpt(&credentials.redact(&message)))
 }
 
 async fn read_body(mut response: reqwest::Response, max: usize) -> Result<Bytes, Failure> {

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -436,8 +436,56 @@ async fn a_change_that_was_made_is_made_though_its_outcome_cannot_be_written() {
     let audited = Audited::start(behavior, None, &[]).await;
     let mut caller = Caller::of(&audited.server, Interface::Rest).await;
     assert!(caller.added(&database(1), NAME, "m").await.ok);
-    assert_eq!(audited.seen.lock().unwrap()[0]["phase"], "intent");
+    let intent = audited.seen.lock().unwrap()[0].clone();
     error(&audited.server, "a change has no outcome in it").await;
+    assert_lost(audited, &intent).await;
+}
+
+/// Ends the process, and expects that the log has what the file lacks.
+async fn assert_lost(audited: Audited, intent: &Value) {
+    let new = audited.newest();
+    let lost = |line: &Value| line["level"] == "ERROR" && line["fields"]["message"] == "audit";
+    let end = audited.server.finish().await;
+    let mut lines = end
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let fields = lines.find(lost).unwrap()["fields"].clone();
+    assert_eq!(end.status.code(), Some(1), "{fields}");
+    let outcome = with(
+        of(&new),
+        json!({ "phase": "outcome", "outcome": "applied" }),
+    );
+    for (name, value) in with(intent.clone(), outcome).as_object().unwrap() {
+        assert!(
+            name == "time" || fields[name] == *value,
+            "{name} of {fields}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_wait_for_a_slow_disk() {
+    // The file is locked in the middle of the change.
+    let lock = Mutex::new(None);
+    let behavior = move |path: &Path| {
+        let file = fs::File::open(path).unwrap();
+        file.lock().unwrap();
+        *lock.lock().unwrap() = Some(file);
+        Behavior::default()
+    };
+    let audited = Audited::start(behavior, None, &[]).await;
+    let mut caller = Caller::of(&audited.server, Interface::Rest).await;
+    let request = caller.add(&database(1), NAME, "m");
+    let _connection = caller.start(&request).await;
+    audited.ledger.received(1).await;
+    let begun = Instant::now();
+    audited.server.signal("TERM").await;
+    audited.server.log.message("draining").await;
+    let intent = audited.seen.lock().unwrap()[0].clone();
+    assert_lost(audited, &intent).await;
+    // A line may take five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test]

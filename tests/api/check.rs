@@ -1,5 +1,7 @@
 //! The `check` command: a wrong key and a failing network are told apart.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, TimeDelta, Utc};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
 
@@ -139,24 +141,27 @@ async fn a_policy_token_is_tried_where_its_policy_allows_it() {
 
 #[tokio::test]
 async fn a_jwt_says_when_it_expires() {
-    // {"exp":1800000000} and {"exp":1000000000}
-    for (claims, words) in [
-        (
-            "eyJleHAiOjE4MDAwMDAwMDB9",
-            "expires at 2027-01-15T08:00:00+00:00",
-        ),
-        (
-            "eyJleHAiOjEwMDAwMDAwMDB9",
-            "expired at 2001-09-09T01:46:40+00:00",
-        ),
+    let soon = (Utc::now() + TimeDelta::minutes(50)).timestamp();
+    let named = |date: i64| DateTime::from_timestamp(date, 0).unwrap();
+    for (exp, verb, is_near) in [
+        (i64::from(u32::MAX), "expires", false),
+        (soon, "expires", true),
+        (1_000_000_000, "expired", true),
     ] {
+        let words = named(exp).format("at %H:%M UTC on %Y-%m-%d");
+        let words = format!("it {verb} {words}");
         let upstream = Upstream::always(reply("401 Unauthorized", "", "")).await;
+        let claims = URL_SAFE_NO_PAD.encode(json!({ "exp": exp }).to_string());
         let key = format!("eyJhbGciOiJIUzI1NiJ9.{claims}.c2lnbmF0dXJl");
         let app = TestApp::new(&[
             ("QOVERY_API_URL", &upstream.url()),
             ("QOVERY_API_KEY", &key),
         ]);
         let end = app.run(&["check"]).await;
-        contains(&end.stdout, ["Bearer", words]);
+        let scheme = format!("Bearer, a JWT: {words}");
+        let failure = format!("(401): it is a JWT, and {words}. Nothing was changed.");
+        contains(&end.stdout, [&*scheme, &failure]);
+        let warning = format!("QOVERY_API_KEY (environment) is a JWT: {words}");
+        assert_eq!(end.stderr.contains(&warning), is_near, "{}", end.stderr);
     }
 }

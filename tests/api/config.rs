@@ -4,9 +4,11 @@ use qovery_backups_mcp::{
     config::{SECRETS, command},
     sandbox::Sandbox,
 };
+use serde_json::json;
 
 use crate::{
     app::{Finished, TestApp},
+    clients::{ADD, Era},
     expect::{contains, lacks},
 };
 
@@ -88,6 +90,9 @@ const REFUSED: &[&[&str]] = &[
     &[API_KEY, "check", "--database", "x"],
     &[API_KEY, "QOVERY_BACKUPS_SANDBOX=qov_0123456789abcdef"],
     &[API_KEY, "http", "--allowed-host", "a.example,*"],
+    &[API_KEY, "http", "--allowed-host", "localhost:99999"],
+    &[API_KEY, "http", "--allowed-host", "localhost:"],
+    &[API_KEY, "--qov_0123456789abcdef"],
     &[API_KEY, "http", "--allowed-origin", "a.example"],
     &[API_KEY, "http", "--public-url", "backups.example.com"],
     &[API_KEY, "http", "--public-url", "ftp://a.example"],
@@ -361,6 +366,29 @@ async fn a_key_is_taken_out_of_what_stands_around_it() {
     ]);
     app.file("key", key);
     assert!(app.run(&["check"]).await.status.success());
+}
+
+/// Hosts expand nothing.
+#[tokio::test]
+async fn a_path_may_begin_with_the_home_folder() {
+    let sandbox = Sandbox::start().await.unwrap();
+    let app = TestApp::new(&[
+        ("QOVERY_API_URL", &sandbox.base_url()),
+        ("QOVERY_API_KEY_FILE", "~/key"),
+        ("QOVERY_BACKUPS_AUDIT_LOG", "~/audit"),
+    ]);
+    let home = app.directory.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let app = app.with("HOME", home.to_str().unwrap());
+    app.file("home/key", Sandbox::KEY);
+    app.file("home/env", "QOVERY_BACKUPS_LOG=off");
+    let end = app.run(&["check", "--env-file", "~/env"]).await;
+    assert!(end.status.success(), "{}{}", end.stdout, end.stderr);
+    let mut session = app.session(Era::Stateless, &[]).await;
+    session
+        .ok(ADD, json!({ "databaseId": Sandbox::ORDERS, "name": "a" }))
+        .await;
+    assert!(home.join("audit").is_file());
 }
 
 #[tokio::test]

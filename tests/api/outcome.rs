@@ -250,7 +250,6 @@ fn additions() -> Vec<LostAddition> {
         case("200 without a body", done(), status("200 OK")),
         case("one of yesterday", done(), RESET).beside(TimeDelta::days(1), exact),
         case("a clock ahead", done(), RESET).beside(minutes, hour),
-        case("a clock behind", done(), RESET).beside(minutes, -hour),
         case("among others", among_others, RESET),
     ];
     for case in &mut recovered {
@@ -275,6 +274,8 @@ fn additions() -> Vec<LostAddition> {
         case("made before", not_done(), RESET).beside(TimeDelta::seconds(30), exact),
         case("before, a clock ahead", not_done(), RESET).beside(minutes, hour),
         case("before, a clock behind", not_done(), RESET).beside(minutes, -hour),
+        case("a clock behind", done(), RESET).beside(minutes, -hour),
+        case("before, an old date", not_done(), RESET).beside(minutes, exact),
         case("no date", done(), RESET),
         case("no list", done(), RESET),
         case("late", not_done(), RESET),
@@ -283,6 +284,7 @@ fn additions() -> Vec<LostAddition> {
     for case in &mut in_doubt {
         match case.name {
             "no date" => case.list.dated = false,
+            "before, an old date" => case.list.clock = Some(Utc::now() - hour),
             "no list" => case.list.response = down(),
             name if name.starts_with("late") => case.list.action = made(&[(NAME, MESSAGE)]),
             _ => {}

@@ -3,10 +3,11 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::{
-    app::TestApp,
-    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, orders},
+    app::{TEST_TIMEOUT, TestApp},
+    clients::{ADD, Caller, Client, ERAS, Era, INTERFACES, Interface, LIST, REMOVE, orders},
     connection::{Request, backups_of},
     upstreams::{Reply, Upstream, backup, backup_id, json_reply, page, reply},
 };
@@ -178,6 +179,12 @@ async fn no_refusal_to_start_shows_the_key() {
         let text = app.refused(&["--sandbox", "http"]).await;
         assert_hidden("a broken token's error", &text);
     }
+    // The key in the place of a path or an argument.
+    app.file(KEY, "QOVERY_API_KEY \"");
+    let argument = format!("--{KEY}");
+    for arguments in [&["--env-file", KEY][..], &[&argument], &[KEY]] {
+        assert_hidden("an argument's error", &app.refused(arguments).await);
+    }
     // The key in a variable that wants a path.
     for variable in [
         "QOVERY_API_KEY_FILE",
@@ -228,4 +235,113 @@ async fn a_secret_file_is_a_small_file_or_a_pipe() {
     let end = app.run(&arguments).await;
     write.await.unwrap().unwrap();
     assert!(end.status.success(), "{}{}", end.stdout, end.stderr);
+}
+
+/// A key is withdrawn, and the file that held it has another one.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_key_file_is_read_again_when_its_key_is_refused() {
+    let sandbox = Sandbox::start().await.unwrap();
+    for interface in INTERFACES {
+        let app = TestApp::new(&[("QOVERY_API_KEY_FILE", "key")])
+            .with("QOVERY_API_URL", sandbox.base_url());
+        app.file("key", KEY);
+        let server = app.serve(&[]).await;
+        let mut caller = Caller::of(&server, interface).await;
+        assert!(!caller.listed(Sandbox::ORDERS).await.ok);
+        for broken in ["", "qov_a b", "${KEY}"] {
+            app.file("key", broken);
+            let result = caller.listed(Sandbox::ORDERS).await;
+            assert!(result.text.contains("(401)"), "{result:?}");
+        }
+        let path = app.directory.path().join("key");
+        std::fs::remove_file(&path).unwrap();
+        assert!(!caller.listed(Sandbox::ORDERS).await.ok);
+        let kept = "QOVERY_API_KEY_FILE (environment) names a file that could not be read (No such";
+        server.log.message(kept).await;
+        // Nothing was changed by a refused addition: it is repeated.
+        app.file("key", Sandbox::KEY);
+        let result = caller.added(Sandbox::ORDERS, "a", "").await;
+        assert!(result.ok, "{result:?}");
+        let end = server.finish().await;
+        assert_hidden("the log", &end.stderr);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_new_key_is_tried_once() {
+    let upstream = Upstream::always(reply("401 Unauthorized", "", "")).await;
+    let app =
+        TestApp::new(&[("QOVERY_API_KEY_FILE", "key")]).with("QOVERY_API_URL", upstream.url());
+    app.file("key", "qov_1");
+    let server = app.serve(&[]).await;
+    let mut caller = Caller::of(&server, Interface::Rest).await;
+    for (key, requests) in [("qov_1", 1), ("qov_2", 2), ("qov_2\n", 1), ("eyJa.b.c", 2)] {
+        let before = upstream.requests().len();
+        app.file("key", key);
+        let result = caller.added(Sandbox::ORDERS, "a", "").await;
+        assert_eq!(result.outcome, "not_applied", "{result:?}");
+        let sent = &upstream.requests()[before..];
+        assert_eq!(sent.len(), requests, "{key}");
+        assert!(
+            sent[requests - 1].contains(&format!(" {}\r\n", key.trim())),
+            "{key}"
+        );
+    }
+}
+
+/// Without a restart, by itself or at once by SIGHUP.
+#[cfg(unix)]
+#[tokio::test]
+async fn access_tokens_are_read_again() {
+    let sandbox = Sandbox::start().await.unwrap();
+    for at_once in [false, true] {
+        let mut app = TestApp::new(&[
+            ("QOVERY_API_KEY_FILE", "key"),
+            ("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "tokens"),
+        ])
+        .with("QOVERY_API_URL", sandbox.base_url());
+        if !at_once {
+            app = app.short_limits();
+        }
+        app.file("key", KEY);
+        app.file("tokens", &format!("ada:{TOKEN}"));
+        let server = app.serve(&[]).await;
+        let status = async |token| {
+            let list = Request::get(&backups_of(Sandbox::ORDERS));
+            server.rest(list.token(Some(token))).await.status
+        };
+        let reached = async |token, wanted| {
+            let reached = async { while status(token).await != wanted {} };
+            timeout(TEST_TIMEOUT, reached).await.unwrap();
+        };
+        assert_eq!(status(TOKEN).await, 502);
+        app.file("key", Sandbox::KEY);
+        let ben = "7oken-of-ben-7oken-of-ben";
+        assert_eq!(status(ben).await, 401);
+        for (tokens, refused, authorized) in [
+            (format!("ben:{ben}"), TOKEN, ben),
+            ("ben:short".to_owned(), TOKEN, ben),
+            (format!("ada:{TOKEN}\nben:{ben}0"), ben, TOKEN),
+        ] {
+            app.file("tokens", &tokens);
+            if at_once {
+                server.signal("HUP").await;
+            }
+            if tokens.contains("short") {
+                let kept = "QOVERY_BACKUPS_ACCESS_TOKEN_FILE (environment) has in line 1 a token";
+                tokio::select! {
+                    _ = server.log.message(kept) => {}
+                    // Each call may look at the file.
+                    () = reached(authorized, 0) => {}
+                }
+            }
+            reached(authorized, 200).await;
+            reached(refused, 401).await;
+        }
+        let end = server.finish().await;
+        assert!(end.status.success(), "{}", end.stderr);
+        assert_hidden("the log", &end.stderr);
+    }
 }

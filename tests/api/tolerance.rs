@@ -546,7 +546,7 @@ async fn a_list_of_ids_may_be_text_and_an_empty_one_stand_beside_an_id() {
         let report = session.ok(REMOVE, remove).await;
         assert_eq!(report["outcome"], "removed", "{report}");
         let list = session.ok(LIST, json!({ "databaseId": ID })).await;
-        assert_eq!(list["results"].as_array().unwrap().len(), 27 - removed);
+        assert_eq!(list["backups"].as_array().unwrap().len(), 27 - removed);
     }
     let mut session = sandbox_session(ERAS[0], &[]).await;
     let add = json!({ "databaseId": ID, "name": "n", "message": "m", "body": {} });
