@@ -156,14 +156,8 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
             _ => {}
         }
     }
-    // An empty value beside the argument that is given in its place.
-    for (absent, given) in [("backupIds", "backupId"), ("body", "name")] {
-        let is_empty = |value: &Value| *value == json!([]) || *value == json!({});
-        if arguments.get(absent).is_some_and(is_empty)
-            && arguments.get(given).is_some_and(Value::is_string)
-        {
-            arguments.remove(absent);
-        }
+    if arguments.contains_key("name") && arguments.get("body") == Some(&json!({})) {
+        arguments.remove("body");
     }
 }
 
@@ -308,8 +302,8 @@ impl RemoveArguments {
         let max = limits.batch_size;
         let problem = match (self.backup_id, self.backup_ids) {
             (Some(backup), None) => return Ok((self.database_id, vec![backup])),
-            (Some(backup), Some(backups)) if backups == [backup] => {
-                return Ok((self.database_id, backups));
+            (Some(backup), Some(same)) if same.is_empty() || same == [backup] => {
+                return Ok((self.database_id, vec![backup]));
             }
             (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
                 return Ok((self.database_id, backups));

@@ -420,3 +420,23 @@ impl From<ArgumentError> for Refusal {
         Self::in_band("invalid_arguments", &error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::mcp::arguments::schema;
+
+    #[test]
+    fn a_declined_removal_fits_its_schema() {
+        let (_, schema) = schema::<RemovalReport>();
+        let report = json!(RemovalReport::declined("no"));
+        for required in schema["required"].as_array().unwrap() {
+            assert!(
+                report.get(required.as_str().unwrap()).is_some(),
+                "{required}"
+            );
+        }
+    }
+}
