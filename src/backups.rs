@@ -24,6 +24,7 @@ use std::{
 };
 
 use hyper::body::Bytes;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -60,7 +61,7 @@ struct Inner {
     allowance: Allowance,
     locks: Locks,
     recent_additions: RecentAdditions,
-    names: DatabaseNames,
+    names: Mutex<DatabaseNames>,
     audit: Audit,
     /// The changes in flight.
     changes: TaskTracker,
@@ -108,7 +109,7 @@ impl Backups {
                 allowance: Allowance::new(policy.changes_per_hour),
                 locks: Locks::default(),
                 recent_additions: RecentAdditions::default(),
-                names: DatabaseNames::default(),
+                names: Mutex::default(),
                 audit: Audit::new(policy.audit_log.clone(), limits.audit_write),
                 limits,
                 policy,

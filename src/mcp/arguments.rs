@@ -1,10 +1,12 @@
 //! Arguments of the tools. A model reads a type's documentation to choose the tool, and a field's to
 //! fill it in. `{kept}` in it stands for the number of backups that the operator keeps, if that is several.
 
+use std::collections::BTreeSet;
+
 use rmcp::model::{JsonObject, Tool};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::tools::LIST;
@@ -22,8 +24,8 @@ use crate::{
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ListArguments {
-    /// The database's id (UUID), or the address of its page in the Qovery console. A name is answered
-    /// with the ids of the databases called so.
+    /// The database's id (UUID), or the address of its page in the Qovery console. A name, with that of
+    /// its environment or project if you know it, is answered with the ids of the databases called so.
     pub(super) database_id: DatabaseArgument,
     /// One backup, to look at or to wait for.
     pub(super) backup_id: Option<BackupId>,
@@ -44,7 +46,7 @@ pub(super) struct AddArguments {
     /// A short name by which people recognise the backup.
     #[schemars(with = "BackupName")]
     name: Option<BackupName>,
-    /// What the backup is for.
+    /// What the backup is for. Without it: "Made by an AI assistant through qovery-backups-mcp."
     message: Option<BackupMessage>,
     /// The form of the capability specification, which sends both in one object.
     #[schemars(skip)]
@@ -73,8 +75,8 @@ pub(super) struct RemoveArguments {
 #[serde(try_from = "String")]
 pub(super) enum DatabaseArgument {
     Id(DatabaseId),
-    /// The address of its page in the Qovery console.
-    Address(DatabaseId),
+    /// Text around it, such as the address of its page in the Qovery console.
+    Enclosed(DatabaseId),
     /// It is compared here, and never sent.
     Name(String),
 }
@@ -84,16 +86,18 @@ pub(super) enum DatabaseArgument {
 #[error("Invalid arguments: {0}. No request was sent to Qovery, and nothing was changed.")]
 pub(super) struct ArgumentError(pub(super) String);
 
-/// Arguments that some hosts add to every call (Cline, n8n).
-const ADDED_BY_HOSTS: [&str; 7] = [
-    "task_progress",
-    "sessionId",
-    "action",
-    "chatInput",
-    "toolCallId",
-    "tool",
-    "metadata",
-];
+/// Whether some hosts add this argument to every call (Cline, n8n). Those of n8n that could narrow what is
+/// asked for count only beside its call's id, with a value that it sends.
+fn is_added_by_host(name: &str, value: &Value, arguments: &JsonObject) -> bool {
+    let is_of_n8n = arguments.get("toolCallId").is_some_and(Value::is_string);
+    match name {
+        "task_progress" | "sessionId" | "toolCallId" => true,
+        "action" => is_of_n8n && value == "sendMessage",
+        "chatInput" | "tool" => is_of_n8n && value.is_string(),
+        "metadata" => is_of_n8n && value.is_object(),
+        _ => false,
+    }
+}
 
 /// Reads the arguments of a tool strictly by its schema; if they do not fit, once more after
 /// normalizing them. Valid arguments are thus never changed.
@@ -121,11 +125,21 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
-    arguments.retain(|name, _| match &*tool.name {
+    let all = arguments.clone();
+    arguments.retain(|name, value| match &*tool.name {
         LIST => known.iter().any(|known| is_similar(name, known)),
         // A change is refused for an unknown argument: it may have been meant to narrow it.
-        _ => known.contains(&name) || !ADDED_BY_HOSTS.contains(&name.as_str()),
+        _ => known.contains(&name) || !is_added_by_host(name, value, &all),
     });
+    // What is empty beside the other form of the same argument.
+    for (name, empty, other) in [
+        ("backupIds", json!([]), "backupId"),
+        ("body", json!({}), "name"),
+    ] {
+        if arguments.get(name) == Some(&empty) && arguments.contains_key(other) {
+            arguments.remove(name);
+        }
+    }
     for (name, value) in arguments {
         let text = value.as_str().map(str::trim);
         let is_absent = matches!(text, Some("" | "null"));
@@ -134,7 +148,10 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
                 *value = Value::Null;
             }
             "backupId" | "startId" => trim_id(value),
-            "backupIds" => value.as_array_mut().into_iter().flatten().for_each(trim_id),
+            "backupIds" => {
+                split_ids(value);
+                value.as_array_mut().into_iter().flatten().for_each(trim_id);
+            }
             "verbose" => {
                 if let Some(Ok(flag)) = text.map(|text| text.to_ascii_lowercase().parse::<bool>()) {
                     *value = flag.into();
@@ -151,6 +168,18 @@ fn is_similar(name: &str, known: &str) -> bool {
     strsim::jaro(&name.to_lowercase(), &known.to_lowercase()) > 0.85
 }
 
+/// Makes a list of ids in text: JSON, or with commas or blanks between them.
+fn split_ids(ids: &mut Value) {
+    let Some(text) = ids.as_str() else { return };
+    *ids = serde_json::from_str(text)
+        .ok()
+        .filter(Value::is_array)
+        .unwrap_or_else(|| {
+            let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+            parts.filter(|part| !part.is_empty()).collect()
+        });
+}
+
 fn trim_id(id: &mut Value) {
     if let Value::String(text) = id {
         *text = text.trim_matches(surrounds_ids).to_owned();
@@ -159,7 +188,7 @@ fn trim_id(id: &mut Value) {
 
 /// What models put around an id.
 fn surrounds_ids(c: char) -> bool {
-    c.is_whitespace() || ['"', '\'', '`'].contains(&c)
+    c.is_whitespace() || ['"', '\'', '`'].contains(&c) || text::is_hidden(c)
 }
 
 /// The documentation of a type, and its schema without it.
@@ -198,9 +227,9 @@ fn simplify(schema: &mut Schema) {
 }
 
 impl TryFrom<String> for DatabaseArgument {
-    type Error = IdError;
+    type Error = String;
 
-    fn try_from(text: String) -> Result<Self, IdError> {
+    fn try_from(text: String) -> Result<Self, String> {
         /// Longer than any name.
         const MAX_NAME_BYTES: usize = 255;
 
@@ -208,15 +237,25 @@ impl TryFrom<String> for DatabaseArgument {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        let mut parts = text.split(['/', '?', '#']);
-        if parts.any(|part| ["service", "database"].contains(&part))
-            && let Some(Ok(id)) = parts.next().map(str::parse)
-        {
-            return Ok(Self::Address(id));
+        let parts = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+        let parts: Vec<&str> = parts.collect();
+        let id_of = |part: &&str| part.parse().ok();
+        let behind = parts.windows(2).filter_map(|pair| match pair {
+            ["service" | "database", id] => id_of(id),
+            _ => None,
+        });
+        let mut ids: BTreeSet<DatabaseId> = behind.collect();
+        if ids.is_empty() {
+            ids = parts.iter().filter_map(id_of).collect();
+        }
+        match ids.first() {
+            Some(id) if ids.len() == 1 => return Ok(Self::Enclosed(*id)),
+            Some(_) => return Err("must be one id: name one database a call".to_owned()),
+            None => {}
         }
         // A UUID in another form than the hyphenated one is no name either.
         if text.is_empty() || text.len() > MAX_NAME_BYTES || Uuid::try_parse(text).is_ok() {
-            return Err(IdError);
+            return Err(IdError.to_string());
         }
         Ok(Self::Name(text.to_owned()))
     }
@@ -261,6 +300,9 @@ impl RemoveArguments {
                 format!("backupIds: must have 1 to {max} ids, and has {number}")
             }
             (None, None) => "missing field `backupId`".to_owned(),
+            (Some(backup), Some(backups)) if backups == [backup] => {
+                return Ok((self.database_id, backups));
+            }
             (Some(_), Some(_)) => {
                 "`backupId` is given beside `backupIds`; leave one of them out".to_owned()
             }

@@ -104,8 +104,23 @@ async fn ids_are_trimmed_and_a_body_may_be_text() {
         let body = json!({ "name": "by text", "message": "m" }).to_string();
         let add = json!({ "databaseId": format!("\"{ID}\""), "body": body });
         assert_eq!(session.ok(ADD, add).await["name"], "by text");
+        let add = json!({ "databaseId": ID, "name": " n\n", "message": "", "body": {} });
+        assert_eq!(session.ok("add_backup_database", add).await["name"], "n");
         let add = json!({ "databaseId": ID, "name": "n", "message": "" });
         session.ok(ADD, add).await;
+        let id = |number: u32| format!("\u{200b}{}\u{feff}", backup_id(number));
+        for remove in [
+            json!({ "backupIds": json!([id(3), id(4)]).to_string() }),
+            json!({ "backupIds": id(5) }),
+            json!({ "backupIds": format!("{},{} {}", id(6), id(7), id(8)) }),
+            json!({ "backupIds": [], "backupId": id(9) }),
+            json!({ "backupIds": [id(10)], "backupId": id(10) }),
+        ] {
+            let mut remove = remove;
+            remove["databaseId"] = json!(ID);
+            let report = session.ok("remove_database_backup", remove).await;
+            assert_eq!(report["outcome"], "removed");
+        }
         let padded = [format!(" '{ONE}' "), format!("`{}`", backup_id(2))];
         let remove = json!({ "databaseId": ID, "backupIds": padded, "backupId": "" });
         assert_eq!(session.ok(REMOVE, remove).await["outcome"], "removed");
@@ -149,8 +164,8 @@ async fn a_list_ignores_added_arguments_and_a_change_refuses_unknown_ones() {
             assert!(session.refused(ADD, add).await.contains(unknown));
         }
         let mut known = json!({
-            "task_progress": "- [ ] b", "sessionId": "s", "action": "a", "chatInput": "c",
-            "toolCallId": "t", "tool": { "name": "x" }, "metadata": {}, "databaseId": ID,
+            "task_progress": "- [ ] b", "sessionId": "s", "action": "sendMessage", "chatInput": "c",
+            "toolCallId": "t", "tool": "Remove", "metadata": {}, "databaseId": ID,
         });
         known["name"] = json!("n");
         session.ok(ADD, known.clone()).await;
@@ -196,6 +211,20 @@ async fn an_invalid_request_is_answered_with_its_id() {
     ] {
         let message = format!(r#"{{"jsonrpc":"2.0","id":"a",{rest}}}"#);
         refused(&message, &json!("a"), code, words).await;
+    }
+    for method in [
+        "prompts/list",
+        "prompts/get",
+        "resources/list",
+        "resources/templates/list",
+        "completion/complete",
+        "logging/setLevel",
+        "resources/subscribe",
+        "no/such",
+    ] {
+        let message = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}"}}"#);
+        let words = format!("Method not found: {method}");
+        refused(&message, &json!(7), -32601, &words).await;
     }
     for (id, words) in [
         ("1.5", "not one JSON-RPC message"),
@@ -474,10 +503,17 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
     let body = String::from_utf8(list.bytes(server.mcp)).unwrap();
     let body = body.replacen(" /mcp ", " /mcp/ ", 1);
     let mut connection = Connection::open(server.mcp).await;
-    let answer = connection.answer_to(body.as_bytes(), true).await;
-    assert_eq!(answer.status, 200);
+    for path in [" /mcp/ ", " //mcp ", " /mcp// "] {
+        let body = body.replacen(" /mcp/ ", path, 1);
+        let answer = connection.answer_to(body.as_bytes(), true).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let options = Request::new("OPTIONS", "/mcp").send(server.mcp).await;
+    options.problem(405, "method_not_allowed");
     for path in [
         &format!("{}/?startId={ONE}", backups_of(ID)),
+        &format!("{}?startId=", backups_of(ID)),
+        &format!("{}?startId", backups_of(ID)),
         "/openapi.json/",
         "/healthz/",
     ] {
@@ -489,15 +525,17 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
         "/.well-known/oauth-protected-resource/mcp",
         "/.well-known/oauth-authorization-server",
         "/.well-known/openid-configuration",
-        "/mcp/.well-known/openid-configuration",
     ] {
         for address in [server.mcp, server.rest] {
             let answer = Request::get(path).send(address).await;
             answer.problem(404, "no_such_path");
         }
     }
+    let inside = Request::post("/mcp/.well-known/openid-configuration", &json!({}));
     let register = Request::post("/register", &json!({ "redirect_uris": [] }));
-    let answer = register.send(server.mcp).await;
-    let problem = answer.problem(401, "unauthenticated");
-    contains(&problem.to_string(), ["Authorization: Bearer"]);
+    for request in [inside, register] {
+        let answer = request.send(server.mcp).await;
+        let problem = answer.problem(401, "unauthenticated");
+        contains(&problem.to_string(), ["Authorization: Bearer"]);
+    }
 }
