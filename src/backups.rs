@@ -17,6 +17,7 @@ mod removal;
 use std::{num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use hyper::body::Bytes;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -53,7 +54,7 @@ struct Inner {
     allowance: Allowance,
     locks: Locks,
     recent_additions: RecentAdditions,
-    names: DatabaseNames,
+    names: Mutex<DatabaseNames>,
     audit: Audit,
     /// The changes in flight.
     changes: TaskTracker,
@@ -104,7 +105,7 @@ impl Backups {
                 allowance: Allowance::new(policy.changes_per_hour),
                 locks: Locks::default(),
                 recent_additions: RecentAdditions::default(),
-                names: DatabaseNames::default(),
+                names: Mutex::default(),
                 audit,
                 limits,
                 policy,

@@ -137,6 +137,16 @@ impl Config {
             check_trust(&key.setting, in_use)?;
         }
 
+        // The program would append to any file, whatever the key.
+        if let Some(log) = find(&settings, "QOVERY_BACKUPS_AUDIT_LOG")
+            && log.source.is_found()
+        {
+            return Err(log.invalid(
+                "is not taken from a file that was only found. Use --audit-log or the environment, or \
+                 name the file: --env-file",
+            ));
+        }
+
         let upstream = if !cli.sandbox {
             let credentials = parse_secret(&mut key, parse_key, Credentials::masked)?;
             let credentials = credentials.ok_or_else(|| {

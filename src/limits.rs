@@ -76,8 +76,10 @@ limits! {
     poll_intervals: [Duration; 2] = [seconds(5), seconds(15)], short [milliseconds(300), milliseconds(1_500)];
     /// How long a list waits for its database's name.
     name_lookup: Duration = seconds(3), short milliseconds(500);
-    /// How long a database's name, or a denied look-up, is remembered.
-    name_ttl: Duration = seconds(60 * 60);
+    /// How long a look-up of a name is remembered, and how long none is sent after one was denied.
+    name_ttl: Duration = seconds(60);
+    /// How long no look-up is sent after a second one was denied.
+    denied_ttl: Duration = seconds(60 * 60);
     /// Bytes of a request's body.
     body_bytes: usize = 64 << 10;
     /// JSON values in a request's body.

@@ -21,6 +21,8 @@ use crate::text;
 pub(crate) struct InvalidMessage {
     /// Null if the message has no id that the client waits for (JSON-RPC 2.0, section 5).
     pub(crate) id: Value,
+    /// The status over HTTP.
+    pub(crate) status: u16,
     code: i32,
     message: String,
 }
@@ -31,6 +33,7 @@ pub(crate) fn normalize(message: &[u8]) -> Result<Value, InvalidMessage> {
     let text = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
     let mut message = serde_json::from_slice(text).map_err(|_| InvalidMessage {
         id: Value::Null,
+        status: 400,
         code: -32700,
         message: "Parse error: this cannot be read as JSON.".to_owned(),
     })?;
@@ -42,8 +45,21 @@ pub(crate) fn normalize(message: &[u8]) -> Result<Value, InvalidMessage> {
 
 /// 2026-07-28 has no handshake: with its `_meta`, `initialize` is an unknown method.
 pub(crate) fn is_initialize(message: &Value) -> bool {
-    let version = &message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
-    message["method"] == "initialize" && !version.is_string()
+    message["method"] == "initialize" && !is_stateless(message)
+}
+
+/// Whether a request is of 2026-07-28.
+fn is_stateless(message: &Value) -> bool {
+    message["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"].is_string()
+}
+
+/// Whether this server has a method. The two of the handshake are none of 2026-07-28.
+fn has_method(method: &str, is_stateless: bool) -> bool {
+    match method {
+        "initialize" | "ping" => !is_stateless,
+        "server/discover" | "tools/call" | "tools/list" => true,
+        _ => false,
+    }
 }
 
 impl InvalidMessage {
@@ -51,6 +67,7 @@ impl InvalidMessage {
     pub(crate) fn request(id: Value, reason: &str) -> Self {
         Self {
             id,
+            status: 400,
             code: -32600,
             message: format!("Invalid request: {reason}."),
         }
@@ -166,8 +183,19 @@ fn check(message: &Value) -> Result<(), InvalidMessage> {
             "this is not one JSON-RPC message with \"jsonrpc\": \"2.0\" and an id that is text or a whole \
              number below 2^63",
         )),
+        // rmcp's message is the method alone, which some hosts show to people. Its status is 404 in
+        // 2026-07-28; before, 404 meant that a session is over.
+        Some(method) if has("id") && !has_method(method, is_stateless(message)) => {
+            Err(InvalidMessage {
+                id,
+                status: if is_stateless(message) { 404 } else { 200 },
+                code: -32601,
+                message: format!("Method not found: {}", text::excerpt(method)),
+            })
+        }
         Some(method) if !fits(method, message) => Err(InvalidMessage {
             id,
+            status: 400,
             code: -32602,
             message: format!("The parameters of {} are malformed.", text::excerpt(method)),
         }),
@@ -250,7 +278,7 @@ mod tests {
             any::<i64>().prop_map(Value::from),
             ".{0,5}".prop_map(Value::from)
         ];
-        (id, meta, json_object(json_value()), 0..8).prop_map(|(id, meta, any, kind)| {
+        (id, meta, json_object(json_value()), 0..7).prop_map(|(id, meta, any, kind)| {
             let (method, params) = match kind {
                 0 => (
                     "tools/call",
@@ -263,9 +291,8 @@ mod tests {
                     json!({ "protocolVersion": "2025-06-18", "capabilities": {},
                         "clientInfo": { "name": "n", "version": "1", "title": "t" } }),
                 ),
-                4 => ("no/such/method", any),
-                5 => return json!({ "jsonrpc": "2.0", "id": id, "result": any }),
-                6 => {
+                4 => return json!({ "jsonrpc": "2.0", "id": id, "result": any }),
+                5 => {
                     let error = json!({ "code": -1, "message": "m", "data": any });
                     return json!({ "jsonrpc": "2.0", "id": id, "error": error });
                 }
@@ -284,6 +311,15 @@ mod tests {
             // An unknown method's `_meta` is checked, too.
             prop_assume!(message["params"].get("_meta").is_none_or(Value::is_object));
             prop_assert_eq!(normalize(message.to_string().as_bytes()).unwrap(), message);
+        }
+
+        #[test]
+        fn an_unknown_method_is_named(method in "[a-z/]{0,8}", params in json_value(), id in any::<i64>()) {
+            let message = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+            prop_assume!(!["ping", "initialize"].contains(&method.as_str()));
+            let error = &refused(&message.to_string())["error"];
+            prop_assert_eq!(&error["code"], -32601);
+            prop_assert_eq!(&error["message"], &format!("Method not found: {method}"));
         }
 
         /// Whatever the parameters of a request are, rmcp reads it as one of its method, or it is refused.
@@ -370,7 +406,7 @@ mod tests {
         assert!(is_initialize(&message));
         message["params"]["_meta"] = json!({ format!("{META}protocolVersion"): "2026-07-28" });
         assert!(!is_initialize(&message));
-        assert_eq!(rewritten(&message), message);
+        assert_eq!(refused(&message.to_string())["error"]["code"], -32601);
     }
 
     #[test]
@@ -432,7 +468,7 @@ mod tests {
                 request,
             ),
             (
-                r#"{"jsonrpc":"2.0","id":4,"method":"a","params":[1]}"#,
+                r#"{"jsonrpc":"2.0","id":4,"method":"tools/list","params":[1]}"#,
                 json!(4),
                 params,
             ),

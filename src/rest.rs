@@ -18,7 +18,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::{delete, get},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 use tokio::sync::watch;
 
 use crate::{
@@ -96,8 +96,15 @@ struct BackupPath {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ListQuery {
-    /// The id of the last backup of the page before; none for the first page.
+    /// The id of the last backup of the page before; none, or an empty one, for the first page.
+    #[serde(default, deserialize_with = "empty_is_none")]
     start_id: Option<BackupId>,
+}
+
+fn empty_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BackupId>, D::Error> {
+    let text = String::deserialize(from)?;
+    let id = (!text.is_empty()).then(|| text.parse());
+    id.transpose().map_err(de::Error::custom)
 }
 
 /// `listDatabaseBackup`.

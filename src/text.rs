@@ -3,7 +3,7 @@
 //! Names and messages of backups can carry instructions for a model in characters that no screen
 //! shows. Removed are control characters, the characters that Unicode calls default-ignorable
 //! (zero-width, bidirectional, tag characters, variation selectors), and its other format
-//! characters. Line breaks and tabs become spaces.
+//! characters. Line breaks and tabs become spaces. Joiners stay where a script or an emoji needs them.
 
 use serde_json::Value;
 
@@ -68,15 +68,54 @@ pub(crate) fn parse_embedded_json(value: &mut Value) {
 /// Removes hidden characters in place.
 pub(crate) fn sanitize(text: &mut String) {
     if has_hidden(text) {
-        *text = text
-            .chars()
-            .filter_map(|character| match character {
+        let characters: Vec<char> = text.chars().collect();
+        *text = (0..characters.len())
+            .filter_map(|at| match characters[at] {
                 '\n' | '\r' | '\t' | '\u{2028}' | '\u{2029}' => Some(' '),
-                hidden if is_hidden(hidden) => None,
-                shown => Some(shown),
+                shown => stays(characters.split_at(at)).then_some(shown),
             })
             .collect();
     }
+}
+
+/// Removes what cannot be seen before a text, and blanks behind it: the variation selector of an emoji may be
+/// the last character.
+pub(crate) fn trim(text: &str) -> &str {
+    // The braille pattern without dots looks like a space.
+    let is_blank = |c: char| is_hidden(c) || c.is_whitespace() || c == '\u{2800}';
+    text.trim_start_matches(is_blank).trim_end()
+}
+
+/// Whether the first character of the second part stays: it is not hidden, or its neighbours need it. In
+/// Persian and Hindi, U+200C and U+200D spell a word; in emoji, U+200D and U+FE0F make one of several.
+fn stays((before, rest): (&[char], &[char])) -> bool {
+    match (before, rest) {
+        (_, [shown, ..]) if !is_hidden(*shown) => true,
+        ([.., left], ['\u{200c}' | '\u{200d}', right, ..]) if joins(*left) && joins(*right) => true,
+        ([.., left], ['\u{fe0f}', ..]) => is_emoji(*left),
+        ([.., left, '\u{fe0f}'] | [.., left], ['\u{200d}', right, ..]) => {
+            is_emoji(*left) && is_emoji(*right)
+        }
+        _ => false,
+    }
+}
+
+/// Blocks of scripts whose letters join: Arabic to Arabic Extended-A, the scripts of India, Myanmar, Khmer
+/// and Mongolian, and the presentation forms of Arabic.
+fn joins(character: char) -> bool {
+    !is_hidden(character)
+        && matches!(character,
+            '\u{620}'..='\u{8ff}' | '\u{900}'..='\u{dff}' | '\u{1000}'..='\u{109f}'
+            | '\u{1780}'..='\u{18aa}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}')
+}
+
+/// Blocks of symbols that can be part of an emoji.
+fn is_emoji(character: char) -> bool {
+    matches!(character,
+        '\u{a9}' | '\u{ae}' | '\u{203c}' | '\u{2049}' | '\u{2122}' | '\u{2139}'
+        | '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{27bf}' | '\u{2900}'..='\u{297f}'
+        | '\u{2b00}'..='\u{2bff}' | '\u{3030}' | '\u{303d}' | '\u{3297}' | '\u{3299}'
+        | '\u{1f000}'..='\u{1faff}')
 }
 
 /// Printable ASCII, the common case, is decided without decoding characters.
@@ -115,6 +154,18 @@ mod tests {
         for (dirty, clean) in [
             ("nightly 🚀", "nightly 🚀"),
             ("نسخة", "نسخة"),
+            // Persian and Hindi words, a heart on fire, a family, a flag.
+            ("می\u{200c}خواهم", "می\u{200c}خواهم"),
+            ("क्\u{200d}ष", "क्\u{200d}ष"),
+            ("❤\u{fe0f}\u{200d}🔥", "❤\u{fe0f}\u{200d}🔥"),
+            ("👩🏽\u{200d}👧", "👩🏽\u{200d}👧"),
+            ("🏳\u{fe0f}\u{200d}🌈!", "🏳\u{fe0f}\u{200d}🌈!"),
+            // Joiners that join nothing, and runs of them.
+            ("a\u{200c}b\u{200d}", "ab"),
+            ("م\u{200c}\u{200c}ن\u{200c}", "من"),
+            ("🔥\u{200d}a\u{fe0f}", "🔥a"),
+            ("🔥\u{fe0f}\u{fe0f}", "🔥\u{fe0f}"),
+            ("🏴\u{e0067}\u{e007f}", "🏴"),
             ("a\nb\tc\r\nd", "a b c  d"),
             ("\u{1b}[31mred", "[31mred"),
             ("left\u{202e}right\u{202c}", "leftright"),
@@ -154,10 +205,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cleaning_leaves_nothing_hidden_and_is_done_once(any in "\\PC*|.*") {
+        fn cleaning_leaves_only_joiners_hidden_and_is_done_once(
+            any in "\\PC*|.*|[a\u{200b}-\u{200d}\u{fe0f}❤🔥من]*"
+        ) {
             let once = cleaned(&any);
-            prop_assert!(!once.contains(is_hidden));
-            prop_assert_eq!(cleaned(&once), once);
+            prop_assert_eq!(cleaned(&once), once.clone());
+            let joiners = ['\u{200c}', '\u{200d}', '\u{fe0f}'];
+            let hidden: Vec<char> = once.chars().filter(|c| is_hidden(*c)).collect();
+            prop_assert!(hidden.iter().all(|c| joiners.contains(c)), "{:?}", once);
         }
     }
 }

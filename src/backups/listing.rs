@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
@@ -37,6 +37,8 @@ pub struct Listing {
     pub complete: bool,
     /// The last backup in Qovery's own order, if more come after it.
     pub next: Option<BackupId>,
+    /// How far Qovery's clock and ours are apart, if that is more than five minutes.
+    pub clock_skew: Option<TimeDelta>,
 }
 
 /// A backup, and what the rules say of it.
@@ -253,6 +255,11 @@ impl Backups {
     ) -> Listing {
         let now = Utc::now();
         let whole = from_the_beginning && list.complete;
+        let skew = list.date.map(|date| (date - now).abs());
+        let clock_skew = skew.filter(|skew| *skew > TimeDelta::minutes(5));
+        if let (Some(_), Some(qovery)) = (clock_skew, list.date) {
+            tracing::warn!(%qovery, here = %now, "the clocks of Qovery and of this machine differ");
+        }
         let mut statuses: HashMap<_, _> = if verbose {
             list.json.iter().flat_map(|page| statuses(page)).collect()
         } else {
@@ -279,6 +286,7 @@ impl Backups {
             whole,
             complete: list.complete,
             next: list.next,
+            clock_skew,
         }
     }
 }

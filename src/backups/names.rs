@@ -1,33 +1,47 @@
 //! Names of databases, for people and models. No rule depends on a name.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Backups, Error};
 use crate::{
     context::{Context, Deadline},
+    limits::Limits,
     qovery::{self, DatabaseId, Service},
     text,
 };
 
-/// Recent look-ups by database: when each expires, and the name, if it is known.
-pub(super) type DatabaseNames = Mutex<HashMap<DatabaseId, (Instant, Option<Arc<str>>)>>;
+/// Recent look-ups, so that a caller in a loop sends few requests.
+#[derive(Debug, Default)]
+pub(super) struct DatabaseNames {
+    /// By database: when each expires, and the name, if it is known.
+    names: HashMap<DatabaseId, (Instant, Option<Arc<str>>)>,
+    /// By a name in lower case: when each expires, and what was found.
+    found: HashMap<String, (Instant, Arc<Result<Found, Error>>)>,
+    denied: Denied,
+}
+
+/// Whether the key was denied a look-up before, and until when none is sent.
+#[derive(Debug, Default)]
+struct Denied {
+    is_repeated: bool,
+    until: Option<Instant>,
+}
 
 /// The databases that a look-up by name found.
 #[derive(Debug)]
 pub struct Found {
-    /// Those of that name, or, if there are none, those whose name contains it or is contained in it.
+    /// The first ten of those that fit equally well.
     pub databases: Vec<Service>,
-    /// Whether they have that very name.
+    /// Whether they have that very name, or that name and the named environment or project.
     pub exactly: bool,
 }
 
-/// Names in the cache.
+/// More would not help to choose.
+const MAX_FOUND: usize = 10;
+/// Entries of each cache.
 const MAX_NAMES: usize = 1024;
-/// How long a look-up is not repeated after it failed otherwise than by being denied.
-const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 impl Backups {
     /// A database's name, from the cache or by a look-up within a short time.
@@ -35,38 +49,72 @@ impl Backups {
         let (inner, limits) = (&self.inner, &self.inner.limits);
         let now = Instant::now();
         {
-            let mut names = inner.names.lock();
+            let mut cache = inner.names.lock();
+            let names = &mut cache.names;
             if let Some((expires, name)) = names.get(&database)
                 && *expires > now
             {
                 return name.clone();
             }
             names.retain(|_, (expires, _)| *expires > now);
-            if names.len() >= MAX_NAMES {
+            if names.len() >= MAX_NAMES || cache.denied.applies(now) {
                 return None;
             }
             // Of many calls at once, one looks it up; the others go on without a name.
-            names.insert(database, (now + limits.name_lookup, None));
+            cache
+                .names
+                .insert(database, (now + limits.name_lookup, None));
         }
         let time = limits.name_lookup.min(context.deadline.remaining());
         let context = context.with_deadline(Deadline::after(time));
-        let (ttl, name) = match inner.qovery.database(database, &context).await {
-            Ok(known) => (limits.name_ttl, Some(text::excerpt(&known.name).into())),
-            Err(error) if is_denied(&error) => (limits.name_ttl, None),
-            Err(_) => (RETRY_PAUSE, None),
-        };
-        let mut names = inner.names.lock();
-        names.insert(database, (now + ttl, name.clone()));
+        let known = inner.qovery.database(database, &context).await;
+        let mut cache = inner.names.lock();
+        if known.as_ref().is_err_and(is_denied) {
+            cache.denied.record(now, limits);
+        }
+        let name: Option<Arc<str>> = known.ok().map(|known| text::excerpt(&known.name).into());
+        let expires = now + limits.name_ttl;
+        cache.names.insert(database, (expires, name.clone()));
         name
     }
 
-    /// The databases of that name, or, if there are none, those whose name contains it or is contained
-    /// in it. Upper and lower case are equal.
+    /// The databases that a name may mean, from the cache or by a look-up. Upper and lower case are equal.
+    ///
+    /// Those of that name; or those whose name is in the text beside the name of their environment or
+    /// project; or those whose name contains the text or is contained in it.
     ///
     /// # Errors
     ///
     /// [`Error::LookupDenied`], [`Error::Qovery`].
-    pub async fn find(&self, context: &Context, name: &str) -> Result<Found, Error> {
+    pub async fn find(&self, context: &Context, name: &str) -> Arc<Result<Found, Error>> {
+        let (inner, limits) = (&self.inner, &self.inner.limits);
+        let now = Instant::now();
+        let wanted = name.to_lowercase();
+        {
+            let mut cache = inner.names.lock();
+            if cache.denied.applies(now) {
+                return Arc::new(Err(Error::LookupDenied));
+            }
+            cache.found.retain(|_, (expires, _)| *expires > now);
+            if let Some((_, found)) = cache.found.get(&wanted) {
+                return Arc::clone(found);
+            }
+        }
+        let found = Arc::new(self.look_up(context, &wanted).await);
+        let mut cache = inner.names.lock();
+        match &*found {
+            Err(Error::LookupDenied) => cache.denied.record(now, limits),
+            // A cancelled look-up says nothing of Qovery.
+            _ if context.cancellation.is_cancelled() || cache.found.len() >= MAX_NAMES => {}
+            _ => {
+                let expires = Instant::now() + limits.name_ttl;
+                cache.found.insert(wanted, (expires, Arc::clone(&found)));
+            }
+        }
+        found
+    }
+
+    async fn look_up(&self, context: &Context, wanted: &str) -> Result<Found, Error> {
         let qovery = &self.inner.qovery;
         let organizations = match qovery.organizations(context).await {
             Err(error) if is_denied(&error) => return Err(Error::LookupDenied),
@@ -88,14 +136,49 @@ impl Backups {
         if all_denied {
             return Err(Error::LookupDenied);
         }
-        let wanted = name.to_lowercase();
-        let is_same = |database: &Service| database.name.to_lowercase() == wanted;
-        let exactly = databases.iter().any(is_same);
-        databases.retain(|database| {
-            let known = database.name.to_lowercase();
-            is_same(database) || !exactly && (known.contains(&wanted) || wanted.contains(&known))
-        });
-        Ok(Found { databases, exactly })
+        let likeness = |database: &Service| likeness(database, wanted);
+        let best = databases.iter().map(likeness).max().unwrap_or_default();
+        databases.retain(|database| best > 0 && likeness(database) == best);
+        databases.truncate(MAX_FOUND);
+        Ok(Found {
+            databases,
+            exactly: best > NEARLY,
+        })
+    }
+}
+
+const NEARLY: usize = 1;
+
+/// How well a text in lower case names a database: not at all, nearly, with one or both of its environment
+/// and its project beside its name, or by its name alone.
+fn likeness(database: &Service, wanted: &str) -> usize {
+    let places = [&database.environment_name, &database.project_name];
+    let places = places.map(|place| place.to_lowercase());
+    let name = database.name.to_lowercase();
+    let words = wanted.split(|c: char| !c.is_alphanumeric() && !"-_.".contains(c));
+    let words: Vec<&str> = words.collect();
+    let is_beside = |place: &&String| **place != name && words.contains(&place.as_str());
+    match places.iter().filter(is_beside).count() {
+        _ if name == wanted => NEARLY + 3,
+        beside @ 1.. if words.contains(&name.as_str()) => NEARLY + beside,
+        _ => usize::from(name.contains(wanted) || wanted.contains(&name)),
+    }
+}
+
+impl Denied {
+    fn applies(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until > now)
+    }
+
+    /// Look-ups pause shortly after the first denial and for long after each other: a key seldom changes.
+    fn record(&mut self, now: Instant, limits: &Limits) {
+        // Those that were sent at the same time count once.
+        if self.applies(now) {
+            return;
+        }
+        let pauses = [limits.name_ttl, limits.denied_ttl];
+        self.until = Some(now + pauses[usize::from(self.is_repeated)]);
+        self.is_repeated = true;
     }
 }
 
@@ -112,4 +195,56 @@ fn database(service: Service) -> Option<Service> {
 /// Whether the key may not do this. A policy token is answered 401 for it.
 fn is_denied(error: &qovery::Error) -> bool {
     error.failure.facts().kind == "forbidden"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_place_beside_a_name_narrows() {
+        let databases = [
+            ("orders", "production", "shop"),
+            ("orders", "staging", "shop"),
+            ("orders-eu", "staging", "orders"),
+        ]
+        .map(|(name, environment, project)| {
+            let id = "0de50000-0000-4000-8000-000000000001";
+            let service = json!({
+                "id": id, "name": name, "service_type": "DATABASE", "project_name": project,
+                "environment_name": environment,
+            });
+            serde_json::from_value::<Service>(service).unwrap()
+        });
+        for (wanted, expected) in [
+            ("orders", [4, 4, 1]),
+            ("orders in staging", [1, 2, 0]),
+            ("orders (staging)", [1, 2, 0]),
+            ("staging/orders", [1, 2, 0]),
+            ("shop: orders, production", [3, 2, 0]),
+            ("orders-eu in staging", [1, 1, 2]),
+            ("ord", [1, 1, 1]),
+            ("orders in test", [1, 1, 0]),
+            ("staging", [0, 0, 0]),
+        ] {
+            let found = databases.each_ref().map(|it| likeness(it, wanted));
+            assert_eq!(found, expected, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_second_denial_pauses_for_long() {
+        let (limits, mut denied) = (Limits::default(), Denied::default());
+        let mut now = Instant::now();
+        for pause in [limits.name_ttl, limits.denied_ttl, limits.denied_ttl] {
+            assert!(!denied.applies(now));
+            // Two that were sent at once are one denial.
+            denied.record(now, &limits);
+            denied.record(now, &limits);
+            assert!(denied.applies(now + pause.mul_f32(0.99)));
+            now += pause;
+        }
+    }
 }

@@ -102,7 +102,7 @@ pub(super) struct Cli {
     // rmcp logs every message at `info`.
     /// What to log to standard error: a level, or target=level, or several with commas
     #[arg(long, env = "QOVERY_BACKUPS_LOG", value_name = "FILTER")]
-    #[arg(default_value = "info,rmcp=warn", value_parser = log_filter)]
+    #[arg(default_value = "info,rmcp=off", value_parser = log_filter)]
     pub(super) log: Targets,
 
     /// How a line of the log looks: text or json

@@ -206,7 +206,10 @@ impl Settings {
     /// Refuses callers without a token, if there are tokens.
     pub(super) fn check_token(&self, context: &Context, request: &Request) -> Result<(), Problem> {
         // A client that looks for an authorization server (RFC 9728) must get 404, not 401: there is none.
-        let is_public = reads(request, &PUBLIC) || request.uri().path().contains("/.well-known/");
+        // A browser sends OPTIONS without one (Fetch, "CORS-preflight request").
+        let is_public = reads(request, &PUBLIC)
+            || request.method() == Method::OPTIONS
+            || request.uri().path().starts_with("/.well-known/");
         let is_authorized =
             matches!(context.caller, Caller::Token(_)) || self.tokens.current().is_empty();
         if is_public || is_authorized {

@@ -51,9 +51,10 @@ async fn answer(
     let message = match normalize(&body) {
         Ok(message) => message,
         Err(invalid) => {
-            Call::begin(&context, "other").end("refused", Some(400));
+            Call::begin(&context, "other").end("refused", Some(invalid.status));
             let json = [(header::CONTENT_TYPE, "application/json")];
-            return (StatusCode::BAD_REQUEST, json, invalid.to_json()).into_response();
+            let status = StatusCode::from_u16(invalid.status).unwrap_or(StatusCode::BAD_REQUEST);
+            return (status, json, invalid.to_json()).into_response();
         }
     };
     if is_initialize(&message) {

@@ -199,6 +199,14 @@ async fn admit(
     settings.check_host(&request)?;
     settings.check_origin(&request)?;
     settings.check_token(&context, &request)?;
+    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
+    if let Some(encoding) = encodings
+        .iter()
+        .find(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes());
+        return Err(Problem::compressed(&encoding));
+    }
     let (mut parts, body) = request.into_parts();
     // Nothing further in needs it.
     parts.headers.remove(header::AUTHORIZATION);

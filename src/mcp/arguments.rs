@@ -1,11 +1,13 @@
 //! Arguments of the tools. A model reads a type's documentation to choose the tool, and a field's to
 //! fill it in. `{kept}` in it stands for the number of backups that the operator keeps, if that is several.
 
+use std::collections::BTreeSet;
+
 use rmcp::model::{JsonObject, Tool};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use uuid::{Uuid, fmt::Hyphenated};
+use uuid::Uuid;
 
 use super::tools::LIST;
 use crate::{
@@ -22,8 +24,8 @@ use crate::{
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ListArguments {
-    /// The database's id (UUID), or the address of its page in the Qovery console. A name is answered
-    /// with the ids of the databases called so.
+    /// The database's id (UUID), or the address of its page in the Qovery console. A name, with that of
+    /// its environment or project if you know it, is answered with the ids of the databases called so.
     pub(super) database_id: DatabaseArgument,
     /// One backup, to look at or to wait for.
     pub(super) backup_id: Option<BackupId>,
@@ -44,7 +46,7 @@ pub(super) struct AddArguments {
     /// A short name by which people recognise the backup.
     #[schemars(with = "BackupName")]
     name: Option<BackupName>,
-    /// What the backup is for.
+    /// What the backup is for. Without it: "Made by an AI assistant through qovery-backups-mcp."
     message: Option<BackupMessage>,
     /// The form of the capability specification, which sends both in one object.
     #[schemars(skip)]
@@ -73,19 +75,10 @@ pub(super) struct RemoveArguments {
 #[serde(try_from = "String")]
 pub(super) enum DatabaseArgument {
     Id(DatabaseId),
-    /// The only id in a text, such as the address of its page in the Qovery console.
-    Text(DatabaseId),
+    /// Text around it, such as the address of its page in the Qovery console.
+    Enclosed(DatabaseId),
     /// It is compared here, and never sent.
     Name(String),
-}
-
-/// The text names no database, or more than one.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DatabaseArgumentError {
-    #[error(transparent)]
-    NoId(#[from] IdError),
-    #[error("has more than one id; a call is for one database")]
-    Several,
 }
 
 /// Arguments that are refused. The text names the argument, and never repeats a long value.
@@ -93,15 +86,15 @@ pub(super) enum DatabaseArgumentError {
 #[error("Invalid arguments: {0}. No request was sent to Qovery, and nothing was changed.")]
 pub(super) struct ArgumentError(pub(super) String);
 
-/// Whether a host adds the argument to every call: Cline a list of what it is about to do, n8n the call's
-/// id and, beside it, the input of its agent. Otherwise `action` or `tool` may say that nothing is to be
-/// changed.
-fn is_added_by_a_host(name: &str, value: &Value, has_call_id: bool) -> bool {
+/// Whether some hosts add this argument to every call (Cline, n8n). Those of n8n that could narrow what is
+/// asked for count only beside its call's id, with a value that it sends.
+fn is_added_by_host(name: &str, value: &Value, arguments: &JsonObject) -> bool {
+    let is_of_n8n = arguments.get("toolCallId").is_some_and(Value::is_string);
     match name {
         "task_progress" | "sessionId" | "toolCallId" => true,
-        "action" => has_call_id && *value == "sendMessage",
-        "chatInput" | "tool" => has_call_id && value.is_string(),
-        "metadata" => has_call_id && value.is_object(),
+        "action" => is_of_n8n && value == "sendMessage",
+        "chatInput" | "tool" => is_of_n8n && value.is_string(),
+        "metadata" => is_of_n8n && value.is_object(),
         _ => false,
     }
 }
@@ -132,13 +125,16 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
-    let has_call_id = arguments.get("toolCallId").is_some_and(Value::is_string);
+    let all = arguments.clone();
     arguments.retain(|name, value| match &*tool.name {
         LIST => known.iter().any(|known| is_similar(name, known)),
         // A change is refused for an unknown argument: it may have been meant to narrow it.
-        _ => known.contains(&name) || !is_added_by_a_host(name, value, has_call_id),
+        _ => known.contains(&name) || !is_added_by_host(name, value, &all),
     });
-    for (name, value) in &mut *arguments {
+    if arguments.get("body") == Some(&json!({})) && arguments.contains_key("name") {
+        arguments.remove("body");
+    }
+    for (name, value) in arguments {
         let text = value.as_str().map(str::trim);
         let is_absent = matches!(text, Some("" | "null"));
         match name.as_str() {
@@ -146,7 +142,10 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
                 *value = Value::Null;
             }
             "backupId" | "startId" => trim_id(value),
-            "backupIds" => normalize_ids(value),
+            "backupIds" => {
+                split_ids(value);
+                value.as_array_mut().into_iter().flatten().for_each(trim_id);
+            }
             "verbose" => {
                 if let Some(Ok(flag)) = text.map(|text| text.to_ascii_lowercase().parse::<bool>()) {
                     *value = flag.into();
@@ -156,9 +155,6 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
             _ => {}
         }
     }
-    if arguments.contains_key("name") && arguments.get("body") == Some(&json!({})) {
-        arguments.remove("body");
-    }
 }
 
 /// Whether a name is one of an argument, or may be a misspelt one.
@@ -166,19 +162,16 @@ fn is_similar(name: &str, known: &str) -> bool {
     strsim::jaro(&name.to_lowercase(), &known.to_lowercase()) > 0.85
 }
 
-/// Reads a list of ids from text: in JSON, or with commas or blanks between.
-fn normalize_ids(ids: &mut Value) {
-    if let Some(text) = ids.as_str() {
-        let list = serde_json::from_str::<Vec<Value>>(text);
-        *ids = list.map_or_else(
-            |_| {
-                let parts = text.split(|c: char| c == ',' || c.is_whitespace());
-                parts.filter(|part| !part.is_empty()).collect()
-            },
-            Value::from,
-        );
-    }
-    ids.as_array_mut().into_iter().flatten().for_each(trim_id);
+/// Makes a list of ids in text: JSON, or with commas or blanks between them.
+fn split_ids(ids: &mut Value) {
+    let Some(text) = ids.as_str() else { return };
+    *ids = serde_json::from_str(text)
+        .ok()
+        .filter(Value::is_array)
+        .unwrap_or_else(|| {
+            let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+            parts.filter(|part| !part.is_empty()).collect()
+        });
 }
 
 fn trim_id(id: &mut Value) {
@@ -228,9 +221,9 @@ fn simplify(schema: &mut Schema) {
 }
 
 impl TryFrom<String> for DatabaseArgument {
-    type Error = DatabaseArgumentError;
+    type Error = String;
 
-    fn try_from(text: String) -> Result<Self, DatabaseArgumentError> {
+    fn try_from(text: String) -> Result<Self, String> {
         /// Longer than any name.
         const MAX_NAME_BYTES: usize = 255;
 
@@ -238,37 +231,28 @@ impl TryFrom<String> for DatabaseArgument {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        let mut ids: Vec<(usize, DatabaseId)> = ids_in(text).collect();
-        // An address of the console has the ids of the organization, the project and the environment, too.
-        let is_behind = |&(at, _): &(usize, DatabaseId)| {
-            ["service/", "database/"]
-                .iter()
-                .any(|part| text[..at].ends_with(part))
-        };
-        if ids.iter().any(is_behind) {
-            ids.retain(is_behind);
+        let parts = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+        let parts: Vec<&str> = parts.collect();
+        let id_of = |part: &&str| part.parse().ok();
+        let behind = parts.windows(2).filter_map(|pair| match pair {
+            ["service" | "database", id] => id_of(id),
+            _ => None,
+        });
+        let mut ids: BTreeSet<DatabaseId> = behind.collect();
+        if ids.is_empty() {
+            ids = parts.iter().filter_map(id_of).collect();
         }
-        ids.dedup_by_key(|&mut (_, id)| id);
-        match ids.as_slice() {
-            [] if text.is_empty() || text.len() > MAX_NAME_BYTES => Err(IdError.into()),
-            // A UUID without hyphens is no name.
-            [] if Uuid::try_parse(text).is_ok() => Err(IdError.into()),
-            [] => Ok(Self::Name(text.to_owned())),
-            &[(_, id)] => Ok(Self::Text(id)),
-            _ => Err(DatabaseArgumentError::Several),
+        match ids.first() {
+            Some(id) if ids.len() == 1 => return Ok(Self::Enclosed(*id)),
+            Some(_) => return Err("must be one id: name one database a call".to_owned()),
+            None => {}
         }
+        // A UUID in another form than the hyphenated one is no name either.
+        if text.is_empty() || text.len() > MAX_NAME_BYTES || Uuid::try_parse(text).is_ok() {
+            return Err(IdError.to_string());
+        }
+        Ok(Self::Name(text.to_owned()))
     }
-}
-
-/// The ids in a text, each with where it begins.
-fn ids_in(text: &str) -> impl Iterator<Item = (usize, DatabaseId)> {
-    text.char_indices().filter_map(|(start, _)| {
-        let end = start + Hyphenated::LENGTH;
-        let id = text.get(start..end)?.parse().ok()?;
-        let is_part = text[..start].ends_with(char::is_alphanumeric)
-            || text[end..].starts_with(char::is_alphanumeric);
-        (!is_part).then_some((start, id))
-    })
 }
 
 impl AddArguments {
@@ -302,9 +286,6 @@ impl RemoveArguments {
         let max = limits.batch_size;
         let problem = match (self.backup_id, self.backup_ids) {
             (Some(backup), None) => return Ok((self.database_id, vec![backup])),
-            (Some(backup), Some(same)) if same.is_empty() || same == [backup] => {
-                return Ok((self.database_id, vec![backup]));
-            }
             (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
                 return Ok((self.database_id, backups));
             }
@@ -313,6 +294,9 @@ impl RemoveArguments {
                 format!("backupIds: must have 1 to {max} ids, and has {number}")
             }
             (None, None) => "missing field `backupId`".to_owned(),
+            (Some(backup), Some(same)) if same.is_empty() || same == [backup] => {
+                return Ok((self.database_id, vec![backup]));
+            }
             (Some(_), Some(_)) => {
                 "`backupId` is given beside `backupIds`; leave one of them out".to_owned()
             }

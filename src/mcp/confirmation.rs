@@ -131,9 +131,7 @@ impl Server {
                         let last = outcome.results.last();
                         let failure = last.and_then(|result| result.as_ref().err());
                         let label = failure.map_or(OK, backups::Error::kind);
-                        let mut report = RemovalReport::new(outcome);
-                        report.note = self.note(report.note);
-                        return Ok(Reply::new(report)?.with_outcome(label));
+                        return Ok(Reply::new(RemovalReport::new(outcome))?.with_outcome(label));
                     }
                     Err(backups::Error::Changed { plan, change }) if asks => (*plan, Some(change)),
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {

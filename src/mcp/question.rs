@@ -106,6 +106,8 @@ fn truncate(text: &str, max_columns: usize) -> String {
             used <= max_columns
         };
         text = text.chars().take_while(fits).chain(['…']).collect();
+        // The cut may have left a joiner that joins nothing.
+        text::sanitize(&mut text);
     }
     text
 }

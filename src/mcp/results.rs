@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::arguments::ArgumentError;
 use crate::{
     backups::{self, Condition, Consent, Listed, Listing, Protection, RemovalOutcome},
-    qovery::{BackupId, Outcome},
+    qovery::{BackupId, DatabaseId, Outcome},
     telemetry::OK,
     text,
 };
@@ -44,7 +44,7 @@ pub(super) struct BackupList {
 }
 
 #[derive(Serialize, JsonSchema)]
-struct DatabaseRef {
+pub(super) struct DatabaseRef {
     id: String,
     /// What people call it, where that can be looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -102,6 +102,8 @@ pub(super) struct BackupView {
 /// The result of add-backup-database.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct AddedBackup {
+    /// Whose it is.
+    pub(super) database: DatabaseRef,
     #[serde(flatten)]
     pub(super) backup: BackupView,
     /// What to do next.
@@ -128,9 +130,6 @@ pub(super) struct RemovalReport {
     /// How many backups of the database remain.
     #[serde(skip_serializing_if = "Option::is_none")]
     remaining: Option<usize>,
-    /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) note: Option<String>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -169,7 +168,19 @@ pub(super) struct Refusal {
 }
 
 impl BackupList {
-    pub(super) fn new(listing: Listing) -> Self {
+    pub(super) fn new(mut listing: Listing) -> Self {
+        /// So that an answer stays small: clients that read slowly hold many of them.
+        const MAX_MESSAGE: usize = 200;
+
+        if listing.backups.len() > 1 {
+            for listed in &mut listing.backups {
+                if let Some(message) = &mut listed.backup.message
+                    && message.chars().nth(MAX_MESSAGE).is_some()
+                {
+                    *message = text::truncate(message, MAX_MESSAGE) + "…";
+                }
+            }
+        }
         let note = match (listing.complete, listing.next, listing.backups.as_slice()) {
             (false, None, _) => Some(
                 "The list could not be read to its end: it changed meanwhile, or Qovery's pages \
@@ -181,17 +192,19 @@ impl BackupList {
             ),
             _ => None,
         };
+        let skew = listing.clock_skew.map(|skew| {
+            let minutes = skew.num_minutes();
+            format!("Qovery's clock and this server's are {minutes} minutes apart.")
+        });
+        let notes: Vec<String> = note.map(str::to_owned).into_iter().chain(skew).collect();
         Self {
-            database: DatabaseRef {
-                id: listing.database.to_string(),
-                name: listing.name.as_deref().map(str::to_owned),
-            },
+            database: DatabaseRef::new(listing.database, listing.name.as_deref()),
             now: listing.now.to_rfc3339_opts(SecondsFormat::Secs, true),
             complete: listing.complete,
             next_start_id: listing.next,
             summary: listing.whole.then(|| Summary::new(&listing.backups)),
             backups: listing.backups.into_iter().map(BackupView::from).collect(),
-            note: note.map(str::to_owned),
+            note: (!notes.is_empty()).then(|| notes.join(" ")),
         }
     }
 
@@ -201,12 +214,22 @@ impl BackupList {
         let note = listing.backups.iter().any(is_unfinished).then(|| {
             "It is still being made. Call again with this backupId to wait on.".to_owned()
         });
+        let list = Self::new(listing);
         Self {
             complete: true,
             next_start_id: None,
             summary: None,
-            note,
-            ..Self::new(listing)
+            note: note.or(list.note),
+            ..list
+        }
+    }
+}
+
+impl DatabaseRef {
+    pub(super) fn new(id: DatabaseId, name: Option<&str>) -> Self {
+        Self {
+            id: id.to_string(),
+            name: name.map(str::to_owned),
         }
     }
 }
@@ -248,6 +271,7 @@ impl From<Listed> for BackupView {
         // A field that Qovery may call so one day means something else here.
         for own in [
             "condition",
+            "database",
             "last_deployment_date",
             "note",
             "protected",
@@ -338,7 +362,6 @@ impl RemovalReport {
             reason: None,
             remaining: (unknown == 0).then(|| plan.remaining + backups.len() - removed),
             backups,
-            note: None,
         }
     }
 
@@ -351,7 +374,6 @@ impl RemovalReport {
             reason: Some(format!("{reason} {again}")),
             backups: Vec::new(),
             remaining: None,
-            note: None,
         }
     }
 }

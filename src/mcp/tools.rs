@@ -14,7 +14,7 @@ use super::{
         schema,
     },
     confirmation::Target,
-    results::{AddedBackup, BackupList, BackupView, Refusal, RemovalReport, Reply},
+    results::{AddedBackup, BackupList, BackupView, DatabaseRef, Refusal, RemovalReport, Reply},
 };
 use crate::{
     backups::{Found, Listed},
@@ -29,7 +29,7 @@ pub(super) const REMOVE: &str = "remove-database-backup";
 
 /// The operation's label in logs and metrics.
 pub(super) fn operation(tool: &str) -> &'static str {
-    match &*tool.replace('_', "-") {
+    match tool.replace('_', "-").as_str() {
         LIST => "list",
         ADD => "add",
         REMOVE => "remove",
@@ -81,7 +81,8 @@ impl Server {
         let arguments = params.arguments.unwrap_or_default();
         let [list, add, remove] = &*self.tools;
         // Each on the heap: the future of a call is moved often, and is as large as the largest.
-        match &*params.name.replace('_', "-") {
+        // Some hosts allow no hyphen in a name.
+        match params.name.replace('_', "-").as_str() {
             LIST => Box::pin(self.list(parse(list, arguments)?, context, request)).await,
             ADD => {
                 self.backups.allow_changes()?;
@@ -107,7 +108,7 @@ impl Server {
         request: &Request,
     ) -> Result<Reply, Refusal> {
         let database = match arguments.database_id {
-            DatabaseArgument::Id(id) | DatabaseArgument::Text(id) => id,
+            DatabaseArgument::Id(id) | DatabaseArgument::Enclosed(id) => id,
             name @ DatabaseArgument::Name(_) => self.resolve(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
@@ -144,9 +145,11 @@ impl Server {
             "{lost}It is being made: call list-database-backups with its id as backupId until its \
              condition is no longer in_progress."
         );
+        let name = self.backups.name(context, database).await;
         Reply::new(AddedBackup {
+            database: DatabaseRef::new(database, name.as_deref()),
             backup: BackupView::from(Listed::from(added.answered.value)),
-            note: self.note(Some(note)),
+            note: Some(note),
         })
     }
 
@@ -158,12 +161,13 @@ impl Server {
     ) -> Result<DatabaseId, Refusal> {
         let reason = match database {
             DatabaseArgument::Id(id) => return Ok(id),
-            DatabaseArgument::Text(id) => format!(
-                "databaseId takes an id alone. The id in the given text is {id}. Nothing was changed."
+            DatabaseArgument::Enclosed(id) => format!(
+                "A change takes the id alone, and the id in this text is {id}. Nothing was changed."
             ),
-            DatabaseArgument::Name(name) => {
-                candidates(&name, &self.backups.find(context, &name).await?)
-            }
+            DatabaseArgument::Name(name) => match &*self.backups.find(context, &name).await {
+                Ok(found) => candidates(&name, found),
+                Err(error) => return Err(Refusal::in_band(error.kind(), error)),
+            },
         };
         Err(Refusal::in_band("name_given", &reason))
     }
@@ -171,9 +175,6 @@ impl Server {
 
 /// The databases that a name may mean.
 fn candidates(name: &str, found: &Found) -> String {
-    /// More would not help to choose.
-    const MAX_CANDIDATES: usize = 10;
-
     let name = text::excerpt(name);
     let ask = "Nothing was done. Ask the person which one is meant, and call again with its id.";
     let mut text = match (found.databases.as_slice(), found.exactly) {
@@ -190,7 +191,7 @@ fn candidates(name: &str, found: &Found) -> String {
         (_, true) => format!("\"{name}\" is the name of more than one database. {ask}"),
         (_, false) => format!("No database is called \"{name}\", but some nearly are. {ask}"),
     };
-    for database in found.databases.iter().take(MAX_CANDIDATES) {
+    for database in &found.databases {
         let (id, name) = (database.id, &database.name);
         let (project, environment) = (&database.project_name, &database.environment_name);
         let _ = write!(

@@ -168,6 +168,7 @@ impl Failure {
                 // Qovery itself answers these two; the others may come from a gateway.
                 500 | 501 => ("unavailable", UNKNOWN, true, advice::LATER),
                 408 | 500..600 => ("unavailable", PENDING, true, advice::LATER),
+                402 | 405 | 410 | 424 | 451 => ("rejected", UNCHANGED, false, advice::PERSON),
                 400..500 => ("rejected", UNCHANGED, false, advice::ARGUMENTS),
                 _ => ("unexpected", PENDING, false, advice::ADDRESS),
             },
@@ -212,6 +213,8 @@ mod advice {
     pub(super) const IF_WANTED: &str = "Call again if it is still wanted.";
     pub(super) const IDS: &str = "Check the ids with the person who gave them.";
     pub(super) const ARGUMENTS: &str = "Correct the arguments before you call again.";
+    pub(super) const PERSON: &str =
+        "Other arguments do not help: tell the person what Qovery answered.";
     pub(super) const TOKEN: &str =
         "Ask the operator to replace QOVERY_API_KEY; `qovery-backups-mcp check` tests it.";
     pub(super) const POLICY: &str =

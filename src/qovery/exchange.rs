@@ -174,14 +174,15 @@ fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Seconds or a date (RFC 9110, section 10.2.3).
+/// Seconds or a date (RFC 9110, section 10.2.3); a longer time is given as an hour.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    const MAX: Duration = Duration::from_secs(60 * 60);
     let value = text_of(headers, RETRY_AFTER)?;
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse().map_or(MAX, Duration::from_secs).min(MAX));
     }
     let pause = http_date(value)? - Utc::now();
-    Some(pause.to_std().unwrap_or_default())
+    Some(pause.to_std().unwrap_or_default().min(MAX))
 }
 
 /// Reads an HTTP date (RFC 9110, section 5.6.7).
@@ -189,15 +190,33 @@ fn http_date(value: &str) -> Option<DateTime<Utc>> {
     Some(DateTime::parse_from_rfc2822(value).ok()?.to_utc())
 }
 
-/// The message of an error body: Qovery's own `{status, error, message}`, or problem details. Full
-/// sentences come first.
+/// The message of an error body: Qovery's own `{status, error, message}`, problem details, a gateway's
+/// object or list, or plain text. A page of HTML says nothing.
 fn message_in(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    ["message", "detail", "title", "error"]
-        .into_iter()
-        .filter_map(|name| body.get(name)?.as_str())
-        .find(|text| !text.trim().is_empty())
-        .map(str::to_owned)
+    if let Ok(body) = serde_json::from_slice(body) {
+        return words(&body);
+    }
+    let text = str::from_utf8(body).ok()?.trim();
+    (!text.is_empty() && !text.starts_with(['<', '{', '['])).then(|| text.to_owned())
+}
+
+/// The text in a value. Of an object, full sentences come first; a list is taken whole.
+fn words(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),
+        Value::Array(values) => {
+            let all: Vec<String> = values.iter().filter_map(words).collect();
+            (!all.is_empty()).then(|| all.join("; "))
+        }
+        Value::Object(fields) => {
+            let known = ["message", "detail", "title", "errors", "error"];
+            let known = known.into_iter().find_map(|name| words(fields.get(name)?));
+            // The name of a field, and what is wrong with it.
+            let mut others = fields.iter().filter(|(_, value)| !value.is_string());
+            known.or_else(|| others.find_map(|(name, it)| Some(format!("{name}: {}", words(it)?))))
+        }
+        _ => None,
+    }
 }
 
 fn failure_of(source: reqwest::Error) -> Failure {
@@ -233,7 +252,16 @@ mod tests {
             ),
             (json!({ "error": "e" }), Some("e")),
             (json!({ "message": 1 }), None),
-            (json!(["message"]), None),
+            (json!(["m", { "message": "n" }]), Some("m; n")),
+            (json!({ "error": { "code": 1, "message": "m" } }), Some("m")),
+            (json!({ "errors": [{ "detail": "d" }] }), Some("d")),
+            (
+                json!({ "errors": { "name": ["is taken"] } }),
+                Some("name: is taken"),
+            ),
+            (json!("m"), Some("m")),
+            (json!({ "path": "/database" }), None),
+            (json!([]), None),
         ] {
             assert_eq!(
                 message_in(body.to_string().as_bytes()).as_deref(),
@@ -241,6 +269,13 @@ mod tests {
                 "{body}"
             );
         }
-        assert_eq!(message_in(b"<html>"), None);
+        assert_eq!(
+            message_in(b" no healthy upstream\n").as_deref(),
+            Some("no healthy upstream")
+        );
+        for nothing in ["<html>", " \n", "{\"cut", "[1"] {
+            assert_eq!(message_in(nothing.as_bytes()), None, "{nothing}");
+        }
+        assert_eq!(message_in(b"\xff"), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -12,6 +12,7 @@ use serde_json::{Map, Number, Value};
 use uuid::{Uuid, fmt::Hyphenated};
 
 use super::date;
+use crate::text;
 
 /// Declares an id: a UUID that is parsed in its hyphenated form only, in any case, and displayed in
 /// lower case. Paths of Qovery's API hold literals and ids only.
@@ -128,7 +129,7 @@ pub struct Backup {
     #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// How far the backup is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_none")]
     #[schemars(with = "Status", skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
     /// Fields that this program does not know.
@@ -152,16 +153,14 @@ impl Backup {
 
 /// How far a backup is (`Status`). It is most of an answer's bytes, so only these two fields are
 /// kept; [`Answered::json`](super::Answered::json) has the others.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, JsonSchema)]
 #[schemars(inline, extend("additionalProperties" = true))]
 pub struct Status {
     /// For example `QUEUED`, `EXECUTING`, `READY` or `DEPLOYMENT_ERROR`. Qovery may add values.
-    #[serde(default)]
-    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
+    #[schemars(default, with = "String", skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// When the backup was last worked on (RFC 3339).
-    #[serde(default, deserialize_with = "text_of_optional_date")]
-    #[schemars(with = "String", skip_serializing_if = "Option::is_none")]
+    #[schemars(default, with = "String", skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
     pub last_deployment_date: Option<String>,
 }
@@ -218,7 +217,8 @@ pub type BackupName = Text<1, 255>;
 /// A backup's message: up to 4,000 characters.
 pub type BackupMessage = Text<0, 4000>;
 
-/// Text of `MIN` to `MAX` characters, in its schema as in its validation.
+/// Text of `MIN` to `MAX` characters, in its schema as in its validation. Where it cannot be empty, it is
+/// trimmed, and something of it can be seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(!try_from, inline)]
@@ -247,6 +247,8 @@ impl<const MIN: usize, const MAX: usize> TryFrom<String> for Text<MIN, MAX> {
     type Error = TextError;
 
     fn try_from(text: String) -> Result<Self, TextError> {
+        let trimmed = text::trim(&text);
+        let text = if MIN > 0 { trimmed.to_owned() } else { text };
         match text.chars().count() {
             length if (MIN..=MAX).contains(&length) => Ok(Self(text)),
             length => Err(TextError {
@@ -271,15 +273,30 @@ fn text_of_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
     text_of_optional_date(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A date may be a number. A value of another type must not fail the whole list.
+/// In UTC, as the rules read it; what cannot be read stays. A date may be a number, and a value of another
+/// type must not fail the whole list.
 fn text_of_optional_date<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
-    Ok(match Value::deserialize(deserializer)? {
-        Value::Null => None,
-        Value::String(text) => Some(text),
-        other => Some(other.to_string()),
-    })
+    let text = match Value::deserialize(deserializer)? {
+        Value::Null => return Ok(None),
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let utc = date::parse(&text).map(|date| date.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+    Ok(utc.or(Some(text)))
+}
+
+/// What is no object says nothing of the status, and what is no text nothing of the state.
+fn object_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Status>, D::Error> {
+    let status = Value::deserialize(deserializer)?;
+    let date = text_of_optional_date(&status["last_deployment_date"]);
+    let last_deployment_date = date.map_err(de::Error::custom)?;
+    let state = status["state"].as_str().map(str::to_owned);
+    Ok(status.is_object().then_some(Status {
+        state,
+        last_deployment_date,
+    }))
 }
 
 #[cfg(test)]
@@ -342,7 +359,14 @@ mod tests {
             assert!(page.results.is_empty());
             assert_eq!(page.next_start_id(), None);
         }
-        for status in [json!(null), json!({}), json!({ "state": null })] {
+        for status in [
+            json!(null),
+            json!({}),
+            json!("READY"),
+            json!(["READY"]),
+            json!({ "state": null }),
+            json!({ "state": { "name": "READY" } }),
+        ] {
             let backup = json!({ "id": ID, "created_at": "x", "status": status });
             let backup: Backup = serde_json::from_value(backup).unwrap();
             assert_eq!(backup.state(), None);
@@ -351,11 +375,13 @@ mod tests {
 
     #[test]
     fn a_date_may_be_anything() {
-        let made = "2026-03-01T02:30:00Z".parse().unwrap();
+        let utc = "2026-03-01T02:30:00Z";
+        let made = utc.parse().unwrap();
         for (date, text, read) in [
-            (json!(1_772_332_200_000_u64), "1772332200000", Some(made)),
-            (json!(1_772_332_200.0), "1772332200.0", Some(made)),
-            (json!("2026-03-01 02:30"), "2026-03-01 02:30", Some(made)),
+            (json!(1_772_332_200_000_u64), utc, Some(made)),
+            (json!(1_772_332_200.0), utc, Some(made)),
+            (json!("2026-03-01 02:30"), utc, Some(made)),
+            (json!("2026-03-01T08:00:00+05:30"), utc, Some(made)),
             (json!([2026, 3, 1]), "[2026,3,1]", None),
             (json!(null), "", None),
         ] {
@@ -377,7 +403,12 @@ mod tests {
             name(256).unwrap_err().to_string(),
             "must be 1 to 255 characters long, and has 256"
         );
-        assert!(name(0).is_err());
+        for unseen in ["", "   ", "\u{200b}\n", "\u{2800}"] {
+            let error = BackupName::try_from(unseen.to_owned()).unwrap_err();
+            assert!(error.to_string().ends_with("has 0"), "{error}");
+        }
+        let trimmed = BackupName::try_from(" a b\n".to_owned()).unwrap();
+        assert_eq!(trimmed.as_str(), "a b");
         assert!(BackupMessage::try_from(String::new()).is_ok());
         assert!(BackupMessage::try_from("x".repeat(4001)).is_err());
     }

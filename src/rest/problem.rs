@@ -15,6 +15,7 @@ use crate::{
     backups::{Error, Obstacle},
     context::RequestId,
     qovery::{Failure, Outcome, Scheme},
+    text,
 };
 
 /// Why a request was not carried out (RFC 9457).
@@ -64,7 +65,7 @@ problems! {
     /// A body over its limit of time.
     body_too_slow, REQUEST_TIMEOUT, "The body was not complete after 10 seconds. Nothing was changed.";
     /// A path without a route.
-    no_such_path, NOT_FOUND, "There is nothing at this path. Nothing was changed.";
+    no_such_path, NOT_FOUND, "There is nothing at this path: MCP is at /mcp on the MCP port, REST at /v1 on the REST port. Nothing was changed.";
     /// A method that the path does not have.
     method_not_allowed, METHOD_NOT_ALLOWED, "The path does not have this method; Allow names those that it has. Nothing was changed.";
     /// A body whose `Content-Type` is not JSON.
@@ -97,6 +98,23 @@ impl Problem {
         let short: String = reason.chars().take(MAX_CHARACTERS).collect();
         let detail = format!("{short}. No request was sent to Qovery, and nothing was changed.");
         Self::new("invalid_request", StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// A body with a `Content-Encoding`.
+    #[must_use]
+    pub fn compressed(encoding: &str) -> Self {
+        let encoding = text::excerpt(encoding);
+        let detail =
+            format!("The body is encoded ({encoding}): send it as it is. Nothing was changed.");
+        let problem = Self {
+            detail: detail.into(),
+            ..Self::unsupported_media_type()
+        };
+        // RFC 9110, section 15.5.16.
+        problem.with_header(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        )
     }
 
     /// A fault of this server.

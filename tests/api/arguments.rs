@@ -14,11 +14,15 @@ const ID: &str = Sandbox::ORDERS;
 #[tokio::test]
 async fn what_is_not_an_id_is_refused_by_name() {
     let long = "a".repeat(60_000);
-    let ids = ["", "0de50000000040008000000000000001", &long];
-    // As a database, these are names, or texts with one id.
-    let names = [
+    let ids = [
+        "",
         "urn:uuid:0de50000-0000-4000-8000-000000000001",
         "{0de50000-0000-4000-8000-000000000001}",
+        "0de50000000040008000000000000001",
+        &long,
+    ];
+    // As a database, these are names.
+    let names = [
         "orders",
         "../organization",
         "0de50000-0000-4000-8000-000000000001/../..",
@@ -27,7 +31,8 @@ async fn what_is_not_an_id_is_refused_by_name() {
         "0de50000-0000-4000-8000-00000000000g",
     ];
     let mut cases = Vec::new();
-    for id in ids {
+    // In the others is an id.
+    for id in ids.into_iter().filter(|id| !id.contains("-0000-")) {
         cases.push((LIST, json!({ "databaseId": id }), "databaseId"));
         let add = json!({ "databaseId": id, "name": "n", "message": "m" });
         cases.push((ADD, add, "databaseId"));
@@ -67,6 +72,8 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
         (LIST, json!({ "backupId": ID, "startId": ID }), "`startId`"),
         (ADD, json!({ "message": "m" }), "name"),
         (ADD, json!({ "name": "", "message": "m" }), "name"),
+        (ADD, json!({ "name": " \u{200b} " }), "and has 0"),
+        (ADD, json!({ "name": "n", "body": [] }), "body"),
         (ADD, json!({ "name": long_name, "message": "m" }), "name"),
         (
             ADD,
@@ -88,13 +95,22 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
         ),
         (REMOVE, json!({ "backupIds": [] }), "1 to 50"),
         (REMOVE, json!({ "backupIds": many }), "has 51"),
+        (REMOVE, json!({ "backupIds": "all" }), "backupIds[0]"),
+        (REMOVE, json!({ "backupIds": { "id": ID } }), "backupIds"),
+        (REMOVE, of_n8n("action", &json!("preview")), "action"),
+        (REMOVE, of_n8n("chatInput", &json!(5)), "chatInput"),
+        (REMOVE, of_n8n("tool", &json!({ "dryRun": true })), "tool"),
+        (REMOVE, of_n8n("metadata", &json!("x")), "metadata"),
         (
             REMOVE,
-            json!({ "backupIds": format!("{ID} and more") }),
-            "backupIds[1]",
+            json!({ "backupId": ID, "action": "sendMessage" }),
+            "action",
         ),
-        (REMOVE, json!({ "backupIds": { "id": ID } }), "backupIds"),
-        (ADD, json!({ "name": "n", "body": { "name": "m" } }), "body"),
+        (
+            REMOVE,
+            json!({ "backupId": ID, "metadata": {} }),
+            "metadata",
+        ),
         (REMOVE, json!({ "backupId": ID, "force": true }), "force"),
         (
             REMOVE,
@@ -106,9 +122,16 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
         arguments["databaseId"] = json!(ID);
         cases.push((tool, arguments, argument));
     }
+    let two = format!("{ID}, {}", Sandbox::SESSIONS);
+    cases.push((LIST, json!({ "databaseId": two }), "one database a call"));
     for text in refusals(cases).await {
         lacks(&text, ["\u{202e}"]);
     }
+}
+
+/// A removal with an argument beside the id of a call of n8n.
+fn of_n8n(name: &str, value: &Value) -> Value {
+    json!({ "backupId": ID, "toolCallId": "call_1", name: value })
 }
 
 /// Makes every call in every mode. Each is refused in-band in a short text that names the argument,

@@ -176,7 +176,7 @@ async fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let url = ("QOVERY_API_URL", "http://127.0.0.1:1");
     let log = "QOVERY_BACKUPS_LOG";
     let app = TestApp::new(&[KEY, url]);
-    assert_eq!(setting(&app, &[], log).await, "info,rmcp=warn (default)");
+    assert_eq!(setting(&app, &[], log).await, "info,rmcp=off (default)");
     app.file(".env", "QOVERY_BACKUPS_LOG=error\nOTHER=x\n");
     assert_eq!(setting(&app, &[], log).await, "error (.env)");
     app.file("named.env", "QOVERY_BACKUPS_LOG=warn\n");
@@ -254,6 +254,17 @@ async fn a_found_file_sets_nothing_for_a_key_from_elsewhere() {
     no_key.file(".env", "QOVERY_BACKUPS_SANDBOX=true");
     assert!(no_key.run(&["check"]).await.status.success());
     assert!(app.run(&["check", "--sandbox"]).await.status.success());
+    // An audit log is never a found file's to name, not even beside its own key.
+    for other in [
+        "QOVERY_API_URL=http://127.0.0.1:1\nQOVERY_API_KEY=qov_0123456789abcdef",
+        "QOVERY_BACKUPS_SANDBOX=true",
+    ] {
+        no_key.file(".env", &format!("{other}\nQOVERY_BACKUPS_AUDIT_LOG=x"));
+        let text = no_key.refused(&["check"]).await;
+        contains(&text, ["AUDIT_LOG (.env) is not taken", "--env-file"]);
+        let named = no_key.run(&["check", "--env-file", ".env"]).await;
+        assert_ne!(named.status.code(), Some(2), "{}", named.stderr);
+    }
 }
 
 #[tokio::test]
@@ -282,7 +293,7 @@ async fn nothing_is_expanded_in_a_file() {
     let key = "QOVERY_API_KEY=qov_0123456789abcdef";
     for line in [
         "QOVERY_API_URL=https://${HOME}.example",
-        "QOVERY_BACKUPS_AUDIT_LOG=${HOME}/audit",
+        "QOVERY_BACKUPS_PUBLIC_URL=https://${HOME}.example",
     ] {
         app.file(".env", &format!("{key}\n{line}\n"));
         for arguments in [&["check"][..], &["check", "--env-file", ".env"]] {
@@ -291,7 +302,7 @@ async fn nothing_is_expanded_in_a_file() {
         }
     }
     app.file(".env", &format!("{key}\nQOVERY_BACKUPS_AUDIT_LOG=$HOME\n"));
-    let url = ["--api-url", "http://127.0.0.1:1"];
+    let url = ["--env-file", ".env", "--api-url", "http://127.0.0.1:1"];
     let log = setting(&app, &url, "QOVERY_BACKUPS_AUDIT_LOG").await;
     assert_eq!(log, "$HOME (.env)");
 }

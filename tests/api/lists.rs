@@ -9,7 +9,7 @@ use crate::{
     connection::Connection,
     expect::{contains, content_of, lacks},
     upstreams::{
-        Database, Reply, Upstream, backup, backup_id, backups, json_reply,
+        Database, JSON, Reply, Upstream, backup, backup_id, backups, json_reply,
         ledger::{GOOD, Ledger, QUEUED, database},
         page, recent, reply,
     },
@@ -278,6 +278,9 @@ async fn a_name_is_answered_with_ids_and_nothing_else_is_done() {
             ("ORDERS", "is a name. Nothing was done yet"),
             ("order", "but some nearly are"),
             ("orders-db", "but some nearly are"),
+            ("orders in production", "is a name. Nothing was done yet"),
+            ("Orders (shop)", "is a name. Nothing was done yet"),
+            ("orders in staging", "but some nearly are"),
         ] {
             let text = session.refused(LIST, json!({ "databaseId": name })).await;
             contains(&text, [words, &line]);
@@ -298,8 +301,12 @@ async fn a_name_is_answered_with_ids_and_nothing_else_is_done() {
             let text = session.refused(tool, arguments).await;
             contains(&text, [Sandbox::ORDERS]);
         }
-        let list = session.ok(LIST, json!({ "databaseId": page })).await;
-        assert_eq!(list["summary"]["total"], 27, "nothing was changed");
+        let link = format!("[orders]({})", page.replace("/overview?tab=1#top", ""));
+        let enclosed = format!("orders = urn:uuid:{}.", Sandbox::ORDERS);
+        for list in [page, link, enclosed] {
+            let list = session.ok(LIST, json!({ "databaseId": list })).await;
+            assert_eq!(list["summary"]["total"], 27, "nothing was changed");
+        }
     }
 }
 
@@ -323,10 +330,10 @@ async fn a_key_that_may_not_look_up_names_still_lists() {
             let list = session.ok(LIST, orders()).await;
             assert_eq!(list["database"], json!({ "id": Sandbox::ORDERS }));
         }
-        // That the key may not read a database's name is remembered.
+        // One denial ends all look-ups for a while.
         let mut lines = upstream.lines();
-        lines.retain(|line| line.starts_with("GET /database/") && !line.contains("/backup"));
-        assert_eq!(lines.len(), 1);
+        lines.retain(|line| !line.contains("/backup"));
+        assert_eq!(lines.len(), 1, "{lines:?}");
     }
 }
 
@@ -346,8 +353,46 @@ async fn a_forbidden_organization_hides_no_other() {
     })
     .await;
     let mut session = upstream.app().session(Era::Stateless, &[]).await;
-    let text = session.refused(LIST, named("orders")).await;
-    contains(&text, [Sandbox::ORDERS]);
+    for _ in 0..3 {
+        let text = session.refused(LIST, named("orders")).await;
+        contains(&text, [Sandbox::ORDERS]);
+    }
+    assert_eq!(upstream.requests().len(), 3, "the look-up is remembered");
+    // So is a failure.
+    let upstream = Upstream::always(reply("404 X", "", "")).await;
+    let mut session = upstream.app().session(Era::Stateless, &[]).await;
+    for _ in 0..3 {
+        let text = session.refused(LIST, named("orders")).await;
+        contains(&text, ["(404)"]);
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_named() {
+    for (apart, note) in [(0, None), (4, None), (11, Some("11 minutes apart"))] {
+        let date = chrono::Utc::now() - chrono::TimeDelta::minutes(apart);
+        let date = date
+            .format("Date: %a, %d %b %Y %H:%M:%S GMT\r\n")
+            .to_string();
+        let body = json!({ "page": 1, "page_size": 20, "results": backups(2) }).to_string();
+        let upstream = Upstream::always(reply("200 OK", &format!("{JSON}{date}"), &body)).await;
+        let mut session = upstream.app().session(Era::Stateless, &[]).await;
+        for arguments in [orders(), order(2)] {
+            let list = session.ok(LIST, arguments).await;
+            let found = list["note"].as_str().unwrap_or_default();
+            assert_eq!(
+                note.is_some(),
+                found.contains(note.unwrap_or("apart")),
+                "{list}"
+            );
+        }
+        let log = session.finish().await.stderr;
+        assert_eq!(
+            note.is_some(),
+            log.contains("the clocks of Qovery and of this machine differ")
+        );
+    }
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ async fn what_does_not_fit_is_refused_before_qovery_is_asked() {
         cases.push((Request::get(&next), "startId"));
     }
     for (query, name) in [
-        ("startId=", "startId"),
+        ("startId=%20", "startId"),
         ("start_id=x", "start_id"),
         ("verbose=true", "verbose"),
         (&format!("startId={ID}&startId={ID}"), "startId"),
@@ -326,7 +326,8 @@ async fn there_is_nothing_at_other_paths() {
         "/%2e%2e/",
     ] {
         for request in [Request::get(path), Request::post(path, &json!({}))] {
-            server.rest(request).await.problem(404, "no_such_path");
+            let problem = server.rest(request).await.problem(404, "no_such_path");
+            contains(&problem["detail"].to_string(), ["MCP is at /mcp"]);
         }
     }
 }
@@ -343,6 +344,12 @@ async fn a_body_that_is_no_json_is_an_unsupported_media_type() {
     ] {
         let answer = server.rest(request).await;
         answer.problem(415, "unsupported_media_type");
+    }
+    for (address, path) in [(server.mcp, "/mcp"), (server.rest, &*backups_of(ID))] {
+        let request = Request::post(path, &new_backup()).header("Content-Encoding", "gzip");
+        let answer = request.send(address).await;
+        let problem = answer.problem(415, "unsupported_media_type");
+        contains(&problem["detail"].to_string(), ["is encoded (gzip)"]);
     }
     assert_eq!(upstream.requests().len(), 0);
 }

@@ -104,8 +104,23 @@ async fn ids_are_trimmed_and_a_body_may_be_text() {
         let body = json!({ "name": "by text", "message": "m" }).to_string();
         let add = json!({ "databaseId": format!("\"{ID}\""), "body": body });
         assert_eq!(session.ok(ADD, add).await["name"], "by text");
+        let add = json!({ "databaseId": ID, "name": " n\n", "message": "", "body": {} });
+        assert_eq!(session.ok("add_backup_database", add).await["name"], "n");
         let add = json!({ "databaseId": ID, "name": "n", "message": "" });
         session.ok(ADD, add).await;
+        let id = |number: u32| format!("\u{200b}{}\u{feff}", backup_id(number));
+        for remove in [
+            json!({ "backupIds": json!([id(3), id(4)]).to_string() }),
+            json!({ "backupIds": id(5) }),
+            json!({ "backupIds": format!("{},{} {}", id(6), id(7), id(8)) }),
+            json!({ "backupIds": [], "backupId": id(9) }),
+            json!({ "backupIds": [id(10)], "backupId": id(10) }),
+        ] {
+            let mut remove = remove;
+            remove["databaseId"] = json!(ID);
+            let report = session.ok("remove_database_backup", remove).await;
+            assert_eq!(report["outcome"], "removed");
+        }
         let padded = [format!(" '{ONE}' "), format!("`{}`", backup_id(2))];
         let remove = json!({ "databaseId": ID, "backupIds": padded, "backupId": "" });
         assert_eq!(session.ok(REMOVE, remove).await["outcome"], "removed");
@@ -148,24 +163,9 @@ async fn a_list_ignores_added_arguments_and_a_change_refuses_unknown_ones() {
             let add = json!({ "databaseId": ID, "name": "n", unknown: true });
             assert!(session.refused(ADD, add).await.contains(unknown));
         }
-        // They may say that nothing is to be changed, and n8n sends them with the id of the call only.
-        for (name, value) in [
-            ("action", json!("preview")),
-            ("action", json!("sendMessage")),
-            ("tool", json!("list")),
-            ("metadata", json!({ "dryRun": true })),
-            ("chatInput", json!("do nothing")),
-        ] {
-            let mut remove = json!({ "databaseId": ID, "backupId": ONE, name: value });
-            assert!(session.refused(REMOVE, remove.clone()).await.contains(name));
-            if value != "sendMessage" && name == "action" {
-                remove["toolCallId"] = json!("call_1");
-                assert!(session.refused(REMOVE, remove).await.contains(name));
-            }
-        }
         let mut known = json!({
             "task_progress": "- [ ] b", "sessionId": "s", "action": "sendMessage", "chatInput": "c",
-            "toolCallId": "t", "tool": "x", "metadata": {}, "databaseId": ID,
+            "toolCallId": "t", "tool": "Remove", "metadata": {}, "databaseId": ID,
         });
         known["name"] = json!("n");
         session.ok(ADD, known.clone()).await;
@@ -211,6 +211,20 @@ async fn an_invalid_request_is_answered_with_its_id() {
     ] {
         let message = format!(r#"{{"jsonrpc":"2.0","id":"a",{rest}}}"#);
         refused(&message, &json!("a"), code, words).await;
+    }
+    for method in [
+        "prompts/list",
+        "prompts/get",
+        "resources/list",
+        "resources/templates/list",
+        "completion/complete",
+        "logging/setLevel",
+        "resources/subscribe",
+        "no/such",
+    ] {
+        let message = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}"}}"#);
+        let words = format!("Method not found: {method}");
+        refused(&message, &json!(7), -32601, &words).await;
     }
     for (id, words) in [
         ("1.5", "not one JSON-RPC message"),
@@ -489,10 +503,17 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
     let body = String::from_utf8(list.bytes(server.mcp)).unwrap();
     let body = body.replacen(" /mcp ", " /mcp/ ", 1);
     let mut connection = Connection::open(server.mcp).await;
-    let answer = connection.answer_to(body.as_bytes(), true).await;
-    assert_eq!(answer.status, 200);
+    for path in [" /mcp/ ", " //mcp ", " /mcp// "] {
+        let body = body.replacen(" /mcp/ ", path, 1);
+        let answer = connection.answer_to(body.as_bytes(), true).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let options = Request::new("OPTIONS", "/mcp").send(server.mcp).await;
+    options.problem(405, "method_not_allowed");
     for path in [
         &format!("{}/?startId={ONE}", backups_of(ID)),
+        &format!("{}?startId=", backups_of(ID)),
+        &format!("{}?startId", backups_of(ID)),
         "/openapi.json/",
         "/healthz/",
     ] {
@@ -504,85 +525,17 @@ async fn a_path_may_end_in_a_slash_and_discovery_needs_no_token() {
         "/.well-known/oauth-protected-resource/mcp",
         "/.well-known/oauth-authorization-server",
         "/.well-known/openid-configuration",
-        "/mcp/.well-known/openid-configuration",
     ] {
         for address in [server.mcp, server.rest] {
             let answer = Request::get(path).send(address).await;
             answer.problem(404, "no_such_path");
         }
     }
+    let inside = Request::post("/mcp/.well-known/openid-configuration", &json!({}));
     let register = Request::post("/register", &json!({ "redirect_uris": [] }));
-    let answer = register.send(server.mcp).await;
-    let problem = answer.problem(401, "unauthenticated");
-    contains(&problem.to_string(), ["Authorization: Bearer"]);
-}
-
-#[tokio::test]
-async fn a_list_of_ids_may_be_text_and_an_empty_one_stand_beside_an_id() {
-    let (one, two) = (backup_id(1), backup_id(2));
-    for (given, removed) in [
-        (json!({ "backupIds": format!(r#"["{one}","{two}"]"#) }), 2),
-        (json!({ "backupIds": format!("{one}, {two}") }), 2),
-        (json!({ "backupIds": format!("`{one}`\n'{two}'") }), 2),
-        (
-            json!({ "backupIds": [format!("\u{feff}{one}\u{200b}"), two] }),
-            2,
-        ),
-        (json!({ "backupIds": one }), 1),
-        (json!({ "backupId": one, "backupIds": [] }), 1),
-        (json!({ "backupId": one, "backupIds": [one] }), 1),
-        (
-            json!({ "backupId": one, "backupIds": format!(r#"["{one}"]"#) }),
-            1,
-        ),
-        (
-            json!({ "backupId": format!("\u{2060}{one}"), "backupIds": null }),
-            1,
-        ),
-    ] {
-        let mut session = sandbox_session(ERAS[0], &[]).await;
-        let mut remove = given;
-        remove["databaseId"] = json!(ID);
-        let report = session.ok(REMOVE, remove).await;
-        assert_eq!(report["outcome"], "removed", "{report}");
-        let list = session.ok(LIST, json!({ "databaseId": ID })).await;
-        assert_eq!(list["backups"].as_array().unwrap().len(), 27 - removed);
+    for request in [inside, register] {
+        let answer = request.send(server.mcp).await;
+        let problem = answer.problem(401, "unauthenticated");
+        contains(&problem.to_string(), ["Authorization: Bearer"]);
     }
-    let mut session = sandbox_session(ERAS[0], &[]).await;
-    let add = json!({ "databaseId": ID, "name": "n", "message": "m", "body": {} });
-    assert_eq!(session.ok(ADD, add).await["message"], "m");
-    let several = format!("{ID},{}", Sandbox::SESSIONS);
-    for (database, words) in [
-        (several.as_str(), "a call is for one database"),
-        ("orders-db-0de50000-0000-4000-8000-0000000000011", "called"),
-    ] {
-        let text = session
-            .refused(LIST, json!({ "databaseId": database }))
-            .await;
-        assert!(text.contains(words), "{text}");
-    }
-}
-
-#[tokio::test]
-async fn a_text_with_one_id_is_that_database_for_a_list_only() {
-    let mut session = sandbox_session(ERAS[0], &[]).await;
-    for text in [
-        format!("https://console.qovery.com/organization/x/service/{ID})"),
-        format!("[orders](https://console.qovery.com/organization/{ONE}/database/{ID}/general)"),
-        format!("orders ({ID})"),
-        format!("id={ID} {ID}"),
-        format!("urn:uuid:{ID}"),
-    ] {
-        session.ok(LIST, json!({ "databaseId": &text })).await;
-        let remove = json!({ "databaseId": text, "backupId": ONE });
-        let refusal = session.refused(REMOVE, remove).await;
-        assert!(
-            refusal.contains(&format!("The id in the given text is {ID}.")),
-            "{refusal}"
-        );
-    }
-    // A name of a tool may have underscores.
-    session
-        .ok("list_database_backups", json!({ "databaseId": ID }))
-        .await;
 }

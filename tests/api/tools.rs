@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     app::{TestApp, sandbox_session},
     clients::{ADD, Client, Era, LIST, MODES, REMOVE, order, orders},
-    expect::contains,
+    expect::{contains, lacks},
     upstreams::{Upstream, backup_id, backups, json_reply, page},
 };
 
@@ -82,7 +82,13 @@ async fn unknown_fields_and_states_pass_and_absent_ones_are_no_error() {
         "status": { "state": "HIBERNATING" }
     });
     let bare = json!({ "id": backup_id(2), "created_at": "2026-06-02T00:00:00Z" });
-    let body = json!({ "page": 1, "page_size": 20, "results": [strange, bare], "total": 2 });
+    let mut shapeless = bare.clone();
+    shapeless["id"] = json!(backup_id(3));
+    shapeless["created_at"] = json!("2026-05-31T19:30:00-05:00");
+    shapeless["status"] = json!(["READY"]);
+    shapeless["message"] = json!("é".repeat(300));
+    let results = json!([strange, bare, shapeless]);
+    let body = json!({ "page": 1, "page_size": 20, "results": results, "total": 3 });
     let upstream = Upstream::always(json_reply("200 OK", &body)).await;
     let mut session = upstream.app().session(Era::Handshake, &[]).await;
     let list = session.ok(LIST, orders()).await;
@@ -92,11 +98,20 @@ async fn unknown_fields_and_states_pass_and_absent_ones_are_no_error() {
             "protected": "newest",
         },
         {
+            "id": backup_id(3), "created_at": "2026-06-01T00:30:00Z", "condition": "unknown",
+            "message": format!("{}…", "é".repeat(200)),
+        },
+        {
             "id": backup_id(1), "created_at": "2026-06-01T00:00:00Z", "condition": "unknown",
             "state": "HIBERNATING", "size": { "gb": 1.5 },
         },
     ]);
     assert_eq!(list["backups"], shown);
+    // One backup is shown whole, and a status that is no object is no status.
+    let one = json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(3), "verbose": true });
+    let one = session.ok(LIST, one).await["backups"][0].clone();
+    assert_eq!(one["message"], "é".repeat(300));
+    assert!(one.get("status").is_none(), "{one}");
     assert!(list.get("next_start_id").is_none(), "{list}");
 
     let nothing = json_reply("200 OK", &json!({ "page": 1, "page_size": 20 }));
@@ -119,8 +134,12 @@ async fn an_added_backup_is_made_in_the_background() {
         let shown = [&added["condition"], &added["state"]];
         assert_eq!(shown, ["in_progress", "QUEUED"]);
         contains(added["note"].as_str().unwrap(), [LIST]);
+        lacks(&added.to_string(), ["sandbox"]);
+        let database = json!({ "id": Sandbox::ORDERS, "name": "orders" });
+        assert_eq!(added["database"], database);
         let list = session.ok(LIST, orders()).await;
         assert_eq!(list["backups"][0]["id"], added["id"]);
+        contains(list["note"].as_str().unwrap(), ["sandbox"]);
         assert_eq!(list["summary"]["in_progress"], 1, "{list}");
 
         // The form of the capability.
@@ -145,7 +164,6 @@ async fn an_old_backup_is_removed_once() {
         });
         let expected = json!({
             "outcome": "removed", "consent": "not_asked", "backups": [gone], "remaining": 26,
-            "note": report["note"],
         });
         assert_eq!(report, expected);
         let text = session.refused(REMOVE, order(3)).await;

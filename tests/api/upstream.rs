@@ -52,7 +52,13 @@ fn failures() -> Vec<(&'static str, Reply)> {
         ("400", says(400, "name\u{202e} is taken")),
         ("400 long", says(400, &"x".repeat(10_000))),
         ("400 html", reply("400 X", "", "<html>no</html>")),
+        ("402", says(402, "The trial is over")),
+        (
+            "451",
+            json_reply("451 X", &json!({ "errors": { "name": ["is barred"] } })),
+        ),
         ("429", reply("429 X", "Retry-After: 60\r\n", "")),
+        ("429 long", reply("429 X", "Retry-After: 86400\r\n", "")),
         ("500", says(500, "Internal")),
         ("503", reply("503 X", "", "<html>busy</html>")),
         ("200 html", reply("200 OK", html, "<html>sign in</html>")),
@@ -190,7 +196,7 @@ async fn adding_is_repeated_after_the_pause_that_qovery_asks_for() {
         let mut session = upstream.app().session(Era::Handshake, &[]).await;
         let result = session.call(ADD, arguments(ADD)).await;
         assert_eq!(result["isError"], attempts == 1, "{result}");
-        assert_eq!(upstream.requests().len(), attempts);
+        assert_eq!(upstream.changes().len(), attempts);
     }
 }
 
