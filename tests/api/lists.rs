@@ -301,9 +301,9 @@ async fn a_name_is_answered_with_ids_and_nothing_else_is_done() {
             let text = session.refused(tool, arguments).await;
             contains(&text, [Sandbox::ORDERS]);
         }
-        let link = format!("[orders]({})", page.replace("/overview?tab=1#top", ""));
+        let markdown = format!("[orders]({})", page.replace("/overview?tab=1#top", ""));
         let enclosed = format!("orders = urn:uuid:{}.", Sandbox::ORDERS);
-        for list in [page, link, enclosed] {
+        for list in [page, markdown, enclosed] {
             let list = session.ok(LIST, json!({ "databaseId": list })).await;
             assert_eq!(list["summary"]["total"], 27, "nothing was changed");
         }
