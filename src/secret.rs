@@ -2,22 +2,27 @@
 //! withdrawn while the program runs.
 
 use std::{
-    fmt, fs,
+    fmt, fs, mem,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use parking_lot::{Mutex, RwLock};
-use tokio::task::spawn_blocking;
+use parking_lot::RwLock;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::spawn_blocking,
+};
 
 /// A parsed secret, and the file that holds it, if one does. Its `Debug` form is that of the value.
 pub struct Reloadable<T> {
     current: RwLock<Arc<T>>,
     file: Option<SecretFile<T>>,
-    /// When the file's modification time was looked at, and which it was.
-    looked: Mutex<(Instant, Option<SystemTime>)>,
+    looked: Mutex<Looked>,
 }
+
+/// When the file's modification time was looked at, and which it was.
+type Looked = (Instant, Option<SystemTime>);
 
 /// The file of a secret.
 pub struct SecretFile<T> {
@@ -36,7 +41,8 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
         Arc::new(Self {
             current: RwLock::new(Arc::new(value)),
             file,
-            looked: Mutex::new((Instant::now(), None)),
+            // No file is so old: the first look is a change, since it may be one after the start.
+            looked: Mutex::new((Instant::now(), Some(SystemTime::UNIX_EPOCH))),
         })
     }
 
@@ -58,29 +64,34 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
 
     /// Reads the file again if its modification time changed, which is looked at once in `interval`.
     pub async fn refresh(self: &Arc<Self>, interval: Duration) {
-        let Some(file) = &self.file else { return };
+        // While one reads, the others go on with the value in use.
+        if let Ok(looked) = self.looked.try_lock()
+            && looked.0.elapsed() >= interval
         {
-            let mut looked = self.looked.lock();
-            if looked.0.elapsed() < interval {
-                return;
-            }
-            let modified = fs::metadata(&file.path).and_then(|file| file.modified());
-            let before = *looked;
-            *looked = (Instant::now(), modified.ok());
-            if before.1 == looked.1 {
-                return;
-            }
+            self.reload_if_changed(looked).await;
         }
-        self.reload().await;
     }
 
-    /// Reads the file again after `used` was refused. Returns whether there is another value now.
+    /// Reads the file again, if it changed, after `used` was refused. Returns whether there is another value
+    /// now.
     pub async fn renew(self: &Arc<Self>, used: &T) -> bool
     where
         T: PartialEq,
     {
-        self.reload().await;
+        let looked = self.looked.lock().await;
+        if *used == *self.current() {
+            self.reload_if_changed(looked).await;
+        }
         *used != *self.current()
+    }
+
+    async fn reload_if_changed(self: &Arc<Self>, mut looked: MutexGuard<'_, Looked>) {
+        let Some(file) = &self.file else { return };
+        let modified = fs::metadata(&file.path).and_then(|file| file.modified());
+        let before = mem::replace(&mut *looked, (Instant::now(), modified.ok()));
+        if before.1 != looked.1 {
+            self.reload().await;
+        }
     }
 
     fn read_file(&self) {
