@@ -12,7 +12,9 @@ use uuid::Uuid;
 use super::tools::LIST;
 use crate::{
     limits::Limits,
-    qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError},
+    qovery::{
+        BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError, mask_keys,
+    },
     text,
 };
 
@@ -110,11 +112,11 @@ pub(super) fn parse<T: DeserializeOwned>(
     }
     normalize(tool, &mut arguments);
     serde_path_to_error::deserialize(arguments).map_err(|error| {
-        let reason = text::excerpt(&error.inner().to_string());
+        let reason = mask_keys(&text::excerpt(&error.inner().to_string()));
         match error.path().to_string().as_str() {
             // Of the object itself, such as a missing field.
             "." => ArgumentError(reason),
-            path => ArgumentError(format!("{}: {reason}", text::excerpt(path))),
+            path => ArgumentError(format!("{}: {reason}", mask_keys(&text::excerpt(path)))),
         }
     })
 }

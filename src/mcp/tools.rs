@@ -19,7 +19,7 @@ use super::{
 use crate::{
     backups::{Found, Listed},
     context::Context,
-    qovery::DatabaseId,
+    qovery::{DatabaseId, mask_keys},
     text,
 };
 
@@ -175,7 +175,7 @@ impl Server {
 
 /// The databases that a name may mean.
 fn candidates(name: &str, found: &Found) -> String {
-    let name = text::excerpt(name);
+    let name = mask_keys(&text::excerpt(name));
     let ask = "Nothing was done. Ask the person which one is meant, and call again with its id.";
     let mut text = match (found.databases.as_slice(), found.exactly) {
         ([], _) => {

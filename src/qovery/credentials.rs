@@ -143,7 +143,7 @@ impl Scheme {
     }
 }
 
-/// Masks what looks like a key in the refusal of a setting: a key may stand in the place of another value.
+/// Masks what looks like a key in a refusal: a key may stand in the place of another value.
 #[must_use]
 pub fn mask_keys(text: &str) -> String {
     let mask = |word: &str| {

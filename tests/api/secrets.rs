@@ -6,9 +6,10 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
-    app::{TEST_TIMEOUT, TestApp},
+    app::{TEST_TIMEOUT, TestApp, sandbox_session},
     clients::{ADD, Caller, Client, ERAS, Era, INTERFACES, Interface, LIST, REMOVE, orders},
     connection::{Request, backups_of},
+    expect::{contains, lacks},
     upstreams::{Reply, Upstream, backup, backup_id, json_reply, page, reply},
 };
 
@@ -343,5 +344,27 @@ async fn access_tokens_are_read_again() {
         let end = server.finish().await;
         assert!(end.status.success(), "{}", end.stderr);
         assert_hidden("the log", &end.stderr);
+    }
+}
+
+#[tokio::test]
+async fn no_refused_argument_shows_a_key() {
+    for era in ERAS {
+        let mut session = sandbox_session(era, &[]).await;
+        for (tool, arguments) in [
+            (LIST, json!({ "databaseId": "qov_0123456789" })),
+            (
+                LIST,
+                json!({ "databaseId": Sandbox::ORDERS, "verbose": "qov_0123456789" }),
+            ),
+            (
+                REMOVE,
+                json!({ "databaseId": Sandbox::ORDERS, "qov_0123456789": true }),
+            ),
+        ] {
+            let text = session.refused(tool, arguments).await;
+            contains(&text, ["qov_…"]);
+            lacks(&text, ["0123"]);
+        }
     }
 }
