@@ -13,7 +13,7 @@ const databaseId = '0de50000-0000-4000-8000-000000000001';
 const LIST = 'list-database-backups';
 const ADD = 'add-backup-database';
 const REMOVE = 'remove-database-backup';
-// The sandbox says so in each answer.
+// The sandbox says so in each list.
 const UNREAL = 'This is the sandbox: nothing in it is real.';
 
 // The structure that a tool gives. The client itself checks it against the tool's schema.
@@ -23,7 +23,7 @@ async function call(name, args) {
     const structure = result.structuredContent;
     assert.equal(result.content.length, 1);
     assert.deepEqual(JSON.parse(result.content[0].text), structure, `${name}: the text is not the structure`);
-    assert.ok(structure.note.endsWith(UNREAL), `${name}: it says ${structure.note}`);
+    if (name === LIST) assert.ok(structure.note.endsWith(UNREAL), `${name}: it says ${structure.note}`);
     return structure;
 }
 

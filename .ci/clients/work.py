@@ -10,7 +10,7 @@ LIST, ADD, REMOVE = "list-database-backups", "add-backup-database", "remove-data
 # In this order, and whether each only reads, destroys, and may be repeated.
 TOOLS = [(LIST, True, False, True), (ADD, False, False, False), (REMOVE, False, True, True)]
 
-# The sandbox says so in each answer.
+# The sandbox says so in each list.
 UNREAL = "This is the sandbox: nothing in it is real."
 
 
@@ -26,7 +26,8 @@ async def call(client, tool, **arguments):
     structure = result.structured_content
     (content,) = result.content
     expect(json.loads(content.text) == structure, f"{tool}: the text is not the structure")
-    expect(structure["note"].endswith(UNREAL), f"{tool}: it says {structure['note']}")
+    if tool == LIST:
+        expect(structure["note"].endswith(UNREAL), f"{tool}: it says {structure['note']}")
     return structure
 
 
