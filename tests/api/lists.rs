@@ -451,3 +451,33 @@ async fn a_new_backup_can_be_waited_for_in_two_calls() {
     let characters = added.to_string().chars().count() + list.to_string().chars().count();
     assert!(characters <= 1_000, "{characters}");
 }
+
+#[tokio::test]
+async fn names_keep_the_joiners_that_spell_them() {
+    let names = [
+        "می\u{200c}خواهم",
+        "क्\u{200d}ष",
+        "👩\u{200d}👧",
+        "🏳\u{fe0f}\u{200d}🌈",
+    ];
+    let hidden = "a\u{200d}b\u{e0068}\u{200c}";
+    let rows = names.into_iter().chain([hidden]).zip(1..);
+    let rows: Vec<Value> = rows
+        .map(|(name, number)| {
+            let mut row = backup(number, "READY");
+            row["name"] = json!(name);
+            row
+        })
+        .collect();
+    let upstream = Upstream::always(page(&rows)).await;
+    let mut session = upstream.app().session(Era::Stateless, &[]).await;
+    let list = session.ok(LIST, orders()).await;
+    let mut shown: Vec<&str> = list["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["name"].as_str().unwrap())
+        .collect();
+    shown.reverse();
+    assert_eq!(shown, [names.as_slice(), &["ab"]].concat());
+}
