@@ -205,11 +205,19 @@ pub struct Database {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewBackup {
-    /// The backup's name.
+    /// The backup's name. It is trimmed, and something of it can be seen.
+    #[schemars(extend("pattern" = VISIBLE))]
     pub name: BackupName,
     /// What the backup is for.
     pub message: BackupMessage,
 }
+
+/// One character at least that [`text::is_visible`] takes; of the hidden ones, those of four digits.
+const VISIBLE: &str = concat!(
+    r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2",
+    r"\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164",
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb]",
+);
 
 /// A backup's name: 1 to 255 characters.
 pub type BackupName = Text<1, 255>;
