@@ -212,7 +212,7 @@ pub struct NewBackup {
     pub message: BackupMessage,
 }
 
-/// One character at least that [`text::is_visible`] takes; of the hidden ones, those of four digits.
+/// One character at least that can be seen; of the hidden ones, those of four digits.
 const VISIBLE: &str = concat!(
     r"[^\s\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2",
     r"\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164",
