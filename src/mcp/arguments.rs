@@ -90,8 +90,7 @@ pub(super) struct ArgumentError(pub(super) String);
 
 /// Whether some hosts add this argument to every call (Cline, n8n). Those of n8n that could narrow what is
 /// asked for count only beside its call's id, with a value that it sends.
-fn is_added_by_host(name: &str, value: &Value, arguments: &JsonObject) -> bool {
-    let is_of_n8n = arguments.get("toolCallId").is_some_and(Value::is_string);
+fn is_added_by_host(name: &str, value: &Value, is_of_n8n: bool) -> bool {
     match name {
         "task_progress" | "sessionId" | "toolCallId" => true,
         "action" => is_of_n8n && value == "sendMessage",
@@ -127,11 +126,11 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let properties = tool.input_schema.get("properties");
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
-    let all = arguments.clone();
+    let is_of_n8n = arguments.get("toolCallId").is_some_and(Value::is_string);
     arguments.retain(|name, value| match &*tool.name {
         LIST => known.iter().any(|known| is_similar(name, known)),
         // A change is refused for an unknown argument: it may have been meant to narrow it.
-        _ => known.contains(&name) || !is_added_by_host(name, value, &all),
+        _ => known.contains(&name) || !is_added_by_host(name, value, is_of_n8n),
     });
     if arguments.get("body") == Some(&json!({})) && arguments.contains_key("name") {
         arguments.remove("body");
