@@ -76,10 +76,10 @@ limits! {
     poll_intervals: [Duration; 2] = [seconds(5), seconds(15)], short [milliseconds(300), milliseconds(1_500)];
     /// How long a list waits for its database's name.
     name_lookup: Duration = seconds(3), short milliseconds(500);
-    /// How long a look-up of a name is remembered, and how long none is sent after one was denied.
+    /// How long a look-up of a name is remembered.
     name_ttl: Duration = seconds(60);
-    /// How long no look-up is sent after a second one was denied.
-    denied_ttl: Duration = seconds(60 * 60);
+    /// How long no look-up is sent after a first denial, and after each other one.
+    denial_pauses: [Duration; 2] = [seconds(60), seconds(60 * 60)], short [milliseconds(400), milliseconds(1_200)];
     /// Bytes of a request's body.
     body_bytes: usize = 64 << 10;
     /// JSON values in a request's body.

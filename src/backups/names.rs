@@ -176,8 +176,7 @@ impl Denied {
         if self.applies(now) {
             return;
         }
-        let pauses = [limits.name_ttl, limits.denied_ttl];
-        self.until = Some(now + pauses[usize::from(self.is_repeated)]);
+        self.until = Some(now + limits.denial_pauses[usize::from(self.is_repeated)]);
         self.is_repeated = true;
     }
 }
@@ -238,7 +237,8 @@ mod tests {
     fn a_second_denial_pauses_for_long() {
         let (limits, mut denied) = (Limits::default(), Denied::default());
         let mut now = Instant::now();
-        for pause in [limits.name_ttl, limits.denied_ttl, limits.denied_ttl] {
+        let [first, other] = limits.denial_pauses;
+        for pause in [first, other, other] {
             assert!(!denied.applies(now));
             // Two that were sent at once are one denial.
             denied.record(now, &limits);

@@ -1,5 +1,7 @@
 //! Lists: what they say of backups, waiting for one, and databases by their names.
 
+use std::time::{Duration, Instant};
+
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
@@ -366,6 +368,63 @@ async fn a_forbidden_organization_hides_no_other() {
         contains(&text, ["(404)"]);
     }
     assert_eq!(upstream.requests().len(), 1);
+}
+
+/// The pauses are those of the limits for tests: 0.4 s and 1.2 s.
+#[tokio::test]
+async fn the_pause_after_a_second_denial_is_longer() {
+    let upstream = Upstream::always(reply("403 X", "", "")).await;
+    let app = upstream.app().short_limits();
+    let mut session = app.session(Era::Stateless, &[]).await;
+    let mut denials = Vec::new();
+    while denials.len() < 4 {
+        let called = Instant::now();
+        let text = session.refused(LIST, named("orders")).await;
+        contains(&text, ["cannot be looked up by their names"]);
+        if upstream.requests().len() > denials.len() {
+            denials.push((called, Instant::now()));
+        }
+    }
+    for (pair, least) in denials.windows(2).zip([400, 1_200, 1_200]) {
+        let [(called, _), (_, denied)] = pair else {
+            unreachable!("a window of two");
+        };
+        assert!(
+            *denied - *called >= Duration::from_millis(least),
+            "{denials:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_place_beside_a_name_chooses_among_databases_of_that_name() {
+    let service = |number, environment: &str, project: &str| {
+        json!({
+            "id": database(number), "name": "orders", "service_type": "DATABASE",
+            "environment_name": environment, "project_name": project,
+        })
+    };
+    let services = json!({ "results": [
+        service(1, "production", "shop"),
+        service(2, "staging", "shop"),
+        service(3, "staging", "archive"),
+    ] });
+    let organizations = json!({ "results": [{ "id": database(7) }] });
+    let services = json_reply("200 OK", &services);
+    let upstream =
+        Upstream::split("/services", services, json_reply("200 OK", &organizations)).await;
+    let mut session = upstream.app().session(Era::Stateless, &[]).await;
+    for (name, meant) in [
+        ("orders", &[1, 2, 3][..]),
+        ("orders in production", &[1]),
+        ("orders (staging)", &[2, 3]),
+        ("orders in staging of shop", &[2]),
+        ("archive/orders", &[3]),
+    ] {
+        let text = session.refused(LIST, named(name)).await;
+        let ids = (1..=3).filter(|number| text.contains(&database(*number)));
+        assert_eq!(ids.collect::<Vec<_>>(), meant, "{name}: {text}");
+    }
 }
 
 #[tokio::test]
