@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use qovery_backups_mcp::{
-    backups::{Backups, Confirm, Policy},
+    backups::{AuditLog, Backups, Confirm, Policy},
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
@@ -49,12 +49,12 @@ async fn main() -> anyhow::Result<()> {
             keep_latest: 1,
             confirm: Confirm::Auto,
             changes_per_hour: None,
-            audit_log: None,
+            audit_log: AuditLog::Off,
         },
         Arc::clone(&limits),
         shutdown.clone(),
     );
-    let server = mcp::Server::new(backups, Seal::random()?, limits, shutdown, true);
+    let server = mcp::Server::new(backups, Seal::random()?, limits, shutdown, None, true);
     let (near, far) = tokio::io::duplex(1 << 16);
     let serving = tokio::spawn(async move {
         server

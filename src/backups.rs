@@ -14,7 +14,7 @@ mod locks;
 mod names;
 mod removal;
 
-use std::{num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc};
 
 use hyper::body::Bytes;
 use parking_lot::Mutex;
@@ -30,14 +30,16 @@ pub use addition::Addition;
 use addition::RecentAdditions;
 use allowance::Allowance;
 use audit::Audit;
-pub use audit::TARGET as AUDIT_TARGET;
-pub use error::{Error, Obstacle};
+pub use audit::{AuditLog, TARGET as AUDIT_TARGET};
+pub use error::{Concern, Error, Obstacle};
 pub use guard::{Condition, Protection};
 pub use listing::{Listed, Listing};
 use locks::Locks;
 use names::DatabaseNames;
 pub use names::Found;
-pub use removal::{ConfirmedFacts, Consent, RemovalOutcome, RemovalPlan, RemovalRequest};
+pub use removal::{
+    AskedBy, Confirmation, ConfirmedFacts, Consent, RemovalOutcome, RemovalPlan, RemovalRequest,
+};
 
 /// The backups of databases, under one operator's policy. Clones share one client.
 #[derive(Clone, Debug)]
@@ -73,8 +75,8 @@ pub struct Policy {
     /// How many backups may be added and removed in an hour, by all callers together. No limit, if
     /// `None`.
     pub changes_per_hour: Option<NonZeroU32>,
-    /// A file for the audit trail.
-    pub audit_log: Option<PathBuf>,
+    /// Where the audit trail is written, beside the log.
+    pub audit_log: AuditLog,
 }
 
 /// Whether a person has to confirm a removal.

@@ -18,6 +18,7 @@ use crate::{
 /// When `output` cannot be written to.
 pub async fn check(
     settings: &[SettingValue],
+    confirmation: &str,
     key: Option<&Credentials>,
     qovery: &Client,
     limits: &Limits,
@@ -28,6 +29,7 @@ pub async fn check(
         let (variable, value) = (&setting.variable, &setting.value);
         writeln!(output, "{variable:<32} {value}  ({})", setting.source)?;
     }
+    writeln!(output, "{:<32} {confirmation}", "Confirmation")?;
     if let Some(key) = key {
         writeln!(output, "{:<32} {}", "Scheme", scheme(key))?;
     }

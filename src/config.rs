@@ -14,14 +14,15 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
 
 use crate::{
-    backups::Policy,
+    backups::{AuditLog, Confirm, Policy},
+    dialog::Dialog,
     http::{self, Tokens},
     mcp::Seal,
     qovery::{BaseUrl, Credentials, CredentialsError, mask_keys},
     secret::Reloadable,
     telemetry::LogFormat,
 };
-use cli::HttpOptions;
+use cli::{AuditChoice, HttpOptions};
 pub use cli::{Command, command};
 use env_file::EnvFile;
 pub use secrets::SECRETS;
@@ -48,6 +49,8 @@ pub struct Config {
     pub log_filter: Targets,
     /// How a line of the log is formatted.
     pub log_format: LogFormat,
+    /// The dialog that asks a person over stdio, or why there is none.
+    pub dialog: Result<Dialog, &'static str>,
     /// Every setting, for `check` to show.
     pub settings: Vec<SettingValue>,
     /// What is odd and does not prevent the start, for the log.
@@ -117,7 +120,7 @@ impl Config {
             None => None,
         };
         let file = file.as_ref();
-        let settings = cli::settings(&command, &matches, file);
+        let mut settings = cli::settings(&command, &matches, file);
         check_unknown_variables(&settings, file, &mut warnings)?;
         let cli = cli::parse(command, &settings)?;
 
@@ -138,7 +141,7 @@ impl Config {
         }
 
         // The program would append to any file, whatever the key.
-        if let Some(log) = find(&settings, "QOVERY_BACKUPS_AUDIT_LOG")
+        if let Some(log) = find(&settings, cli::AUDIT_LOG)
             && log.source.is_found()
         {
             return Err(log.invalid(
@@ -181,9 +184,12 @@ impl Config {
         let secrets = [key, tokens, state_key].into_iter().flatten();
         shown.extend(secrets.map(|secret| secret.setting));
         let http = http_settings(cli.http, access_tokens, &settings)?;
+        let command = cli::subcommand(&matches)?;
+        let is_local = command != Command::Http && !cli.sandbox;
+        let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         shown.extend(settings);
         Ok(Self {
-            command: cli::subcommand(&matches)?,
+            command,
             http,
             upstream,
             policy: Policy {
@@ -191,9 +197,13 @@ impl Config {
                 keep_latest: cli.keep_latest,
                 confirm: cli.confirm,
                 changes_per_hour: NonZeroU32::new(cli.changes_per_hour),
-                audit_log: cli.audit_log,
+                audit_log,
             },
             seal,
+            dialog: match command {
+                Command::Http => Err("callers are not at this machine's screen"),
+                _ => Dialog::find(env::consts::OS, &env::vars_os().collect()),
+            },
             log_filter: cli.log,
             log_format: cli.log_format,
             settings: shown,
@@ -201,6 +211,30 @@ impl Config {
             #[cfg(debug_assertions)]
             short_limits: matches.get_flag("short_limits"),
         })
+    }
+}
+
+impl Config {
+    /// How a person is asked before a removal.
+    #[must_use]
+    pub fn confirmation(&self) -> String {
+        let alone = "its own approval of a destructive tool counts, for one backup a call";
+        match (self.policy.confirm, &self.dialog) {
+            (Confirm::Never, _) => "no person is asked before a removal".to_owned(),
+            (_, Ok(_)) => {
+                "the client asks a person before a removal; if it cannot, a dialog of this system \
+                           does"
+                    .to_owned()
+            }
+            (Confirm::Auto, Err(reason)) => {
+                format!(
+                    "the client asks a person before a removal; if it cannot, {alone} (no dialog: {reason})"
+                )
+            }
+            (Confirm::Always, Err(reason)) => format!(
+                "the client asks a person before a removal; if it cannot, nothing is removed (no dialog: {reason})"
+            ),
+        }
     }
 }
 
@@ -360,6 +394,41 @@ fn http_settings(
         public_url: options.public_url,
         tokens,
     })
+}
+
+/// Where the audit trail is written. Over stdio it is the user's own by default, and shown in `settings`.
+fn audit_log(choice: AuditChoice, is_local: bool, settings: &mut [SettingValue]) -> AuditLog {
+    let folder = match choice {
+        AuditChoice::File(path) => return AuditLog::File(path),
+        AuditChoice::Auto if is_local => state_folder(),
+        AuditChoice::Auto | AuditChoice::None => None,
+    };
+    let Some(folder) = folder else {
+        return AuditLog::Off;
+    };
+    let mut settings = settings.iter_mut();
+    if let Some(setting) = settings.find(|setting| setting.variable == cli::AUDIT_LOG) {
+        setting.value = format!("auto: {}", folder.display());
+    }
+    AuditLog::Monthly(folder)
+}
+
+/// The user's folder for what programs keep about their runs (XDG Base Directory Specification).
+fn state_folder() -> Option<PathBuf> {
+    let variable = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let folder = if cfg!(windows) {
+        variable("LOCALAPPDATA")?
+    } else if cfg!(target_os = "macos") {
+        variable("HOME")?.join("Library/Logs")
+    } else {
+        let home = variable("HOME")?;
+        variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state"))
+    };
+    Some(folder.join(env!("CARGO_PKG_NAME")))
 }
 
 fn find<'a>(settings: &'a [SettingValue], variable: &str) -> Option<&'a SettingValue> {

@@ -3,7 +3,7 @@
 //! It goes down with the call; results come back up in return values. What must never live here: an id
 //! of a database or a backup, a token, a body, or an outcome.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,10 @@ pub struct Context {
     pub accepts_events: bool,
     /// The distributed trace that the call belongs to.
     pub trace: Option<TraceParent>,
+    /// The address that the call came from, over HTTP.
+    pub peer: Option<SocketAddr>,
+    /// The address that a proxy in front gives for its client.
+    pub forwarded_for: Option<Arc<str>>,
 }
 
 /// The interface that received a call.
@@ -65,6 +69,8 @@ impl Context {
             cancellation: CancellationToken::new(),
             accepts_events: true,
             trace: None,
+            peer: None,
+            forwarded_for: None,
         }
     }
 

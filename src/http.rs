@@ -14,6 +14,7 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    extract::ConnectInfo,
     http::{HeaderValue, Request, header},
     response::Response,
     routing::get,
@@ -123,7 +124,7 @@ impl Connections {
                 () = self.shutdown.draining.cancelled() => return,
             };
             match accepted {
-                Ok((stream, permit)) => self.serve(stream, permit, service.clone()),
+                Ok((stream, peer, permit)) => self.serve(stream, peer, permit, service.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(RETRY_PAUSE).await;
@@ -133,12 +134,15 @@ impl Connections {
     }
 
     /// The next connection, once there are fewer than the limit.
-    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-        let (stream, _) = listener.accept().await?;
+    async fn next(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let (stream, peer) = listener.accept().await?;
         // Answers are written whole; waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
         let permit = Arc::clone(&self.open).acquire_owned().await;
-        Ok((stream, permit.map_err(io::Error::other)?))
+        Ok((stream, peer, permit.map_err(io::Error::other)?))
     }
 
     /// Serves one connection in a task of its own. During a drain, each response closes it, as does a pause
@@ -146,6 +150,7 @@ impl Connections {
     fn serve(
         &self,
         stream: TcpStream,
+        peer: SocketAddr,
         permit: OwnedSemaphorePermit,
         service: NormalizePath<Router>,
     ) {
@@ -158,6 +163,10 @@ impl Connections {
         stream.set_timeout(Some(self.limits.write_stall));
         let draining = self.shutdown.draining.clone();
         let is_draining = draining.clone();
+        let service = service.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            request
+        });
         let service = ServiceExt::<Request<Incoming>>::map_response(
             service,
             move |mut response: Response| {

@@ -90,6 +90,7 @@ fn run(config: Config) -> anyhow::Result<bool> {
 
 /// Checks the configuration, or serves. Returns whether that succeeded.
 async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyhow::Result<bool> {
+    let confirmation = config.confirmation();
     let mut sandbox = None;
     let upstream = if let Some(upstream) = config.upstream {
         upstream
@@ -113,7 +114,9 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         let key = sandbox.is_none().then_some(&*key);
         let output = io::stdout();
         return tokio::select! {
-            works = check(&config.settings, key, &qovery, &limits, database, output) => Ok(works?),
+            works = check(&config.settings, &confirmation, key, &qovery, &limits, database, output) => {
+                Ok(works?)
+            }
             () = shutdown.draining.cancelled() => Ok(false),
         };
     }
@@ -124,6 +127,7 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         seal.context("the system gave no random key")?,
         limits.clone(),
         shutdown.clone(),
+        config.dialog.ok(),
         sandbox.is_some(),
     );
     let given = config.settings.iter();
@@ -143,7 +147,7 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
             tracing::info!("REST is listening on http://{}", listener.local_addr()?);
         }
         let authenticated = !http.tokens.current().is_empty();
-        tracing::info!(settings, authenticated, "serving");
+        tracing::info!(settings, authenticated, confirmation, "serving");
         let mcp_url = format!("{}/mcp", http.reachable(mcp));
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
@@ -155,7 +159,7 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         let listeners = (mcp_listener, rest_listener);
         http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {
-        tracing::info!(settings, "serving");
+        tracing::info!(settings, confirmation, "serving");
         Box::pin(stdio::serve(server, shutdown.clone())).await?;
     }
     let settled = backups.end().await;

@@ -22,7 +22,7 @@ use serde::{Deserialize, Deserializer, de};
 use tokio::sync::watch;
 
 use crate::{
-    backups::{Backups, RemovalRequest},
+    backups::{Backups, Concern, RemovalRequest},
     context::Context,
     qovery::{BackupId, DatabaseId, NewBackup},
     telemetry,
@@ -139,14 +139,25 @@ async fn remove(
     Extension(context): Extension<Context>,
     path: Result<Path<BackupPath>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    let path = path?;
+    let BackupPath {
+        databaseid: database,
+        backupid: backup,
+    } = path?.0;
     let removal = RemovalRequest {
-        database: path.databaseid,
-        backups: vec![path.backupid],
+        database,
+        backups: vec![backup],
         confirmed: None,
         gone: watch::Sender::default(),
     };
-    backups.remove(&context, removal).await?;
+    if let Err(error) = backups.remove(&context, removal).await {
+        if error.concern() == Concern::Caller {
+            let target = (database, &[backup][..]);
+            backups
+                .record_refusal(&context, target, error.kind(), None)
+                .await;
+        }
+        return Err(error.into());
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,7 +4,11 @@
 
 mod log;
 
-use std::{sync::LazyLock, time::Instant};
+use std::{
+    fmt::Display,
+    sync::{LazyLock, OnceLock},
+    time::Instant,
+};
 
 use chrono::Utc;
 use prometheus::{
@@ -121,7 +125,12 @@ pub struct Call<'a> {
     started: Instant,
     outcome: &'static str,
     status: Option<u16>,
+    target: OnceLock<Target>,
+    problem: Option<String>,
 }
+
+/// The database and the backups that a call names.
+type Target = (String, Option<String>);
 
 impl<'a> Call<'a> {
     /// Begins to measure a call.
@@ -133,7 +142,19 @@ impl<'a> Call<'a> {
             started: Instant::now(),
             outcome: "abandoned",
             status: None,
+            target: OnceLock::new(),
+            problem: None,
         }
+    }
+
+    /// Sets what a change is about, for the log.
+    pub fn about(&self, database: impl Display, backups: Option<String>) {
+        self.target.get_or_init(|| (database.to_string(), backups));
+    }
+
+    /// Sets the sentence that the caller gets, if the operator has to act on it.
+    pub fn alert(&mut self, problem: &str) {
+        self.problem = Some(problem.to_owned());
     }
 
     /// Sets the outcome, [`OK`] or the kind of failure, and the HTTP status where there is one.
@@ -153,16 +174,33 @@ impl Drop for Call<'_> {
             .seconds
             .with_label_values(&[interface, operation, outcome])
             .observe(elapsed.as_secs_f64());
-        tracing::info!(
-            request_id = context.request_id.as_str(),
-            caller = context.caller.name(),
-            interface,
-            operation,
-            outcome,
-            status = self.status,
-            milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-            trace_id = context.trace.as_ref().map(TraceParent::trace_id),
-            "call"
-        );
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    request_id = context.request_id.as_str(),
+                    caller = context.caller.name(),
+                    peer = context.peer.map(tracing::field::display),
+                    forwarded_for = context.forwarded_for.as_deref(),
+                    interface,
+                    operation,
+                    database_id = self.target.get().map(|target| &*target.0),
+                    backup_ids = self.target.get().and_then(|target| target.1.as_deref()),
+                    outcome,
+                    status = self.status,
+                    milliseconds = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                    trace_id = context.trace.as_ref().map(TraceParent::trace_id),
+                    problem = self.problem,
+                    "call"
+                )
+            };
+        }
+        if self.problem.is_some() {
+            log!(warn);
+        } else if operation == "other" && outcome == OK {
+            // The page, the OpenAPI document and scrapes of the metrics.
+            log!(debug);
+        } else {
+            log!(info);
+        }
     }
 }

@@ -1,12 +1,15 @@
-//! The audit trail: one record before a change goes out, one when its outcome is known.
+//! The audit trail: one record before a change goes out, one when its outcome is known, and one of a removal
+//! that was refused.
 //!
 //! A process that is killed between the two leaves an intent without an outcome, which shows an operator
 //! where to look. What must never live here: a token, or the body of an answer.
 
 use std::{
-    fs::OpenOptions,
+    collections::HashMap,
+    fs::{File, OpenOptions, create_dir_all},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,6 +18,7 @@ use std::{
 };
 
 use chrono::{SecondsFormat, Utc};
+use parking_lot::Mutex as SyncMutex;
 use serde::Serialize;
 use tokio::{
     sync::Mutex,
@@ -23,7 +27,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Consent, Error};
+use super::{AskedBy, Consent, Error};
 use crate::{
     context::Context,
     qovery::{Backup, BackupId, DatabaseId, Outcome},
@@ -34,10 +38,21 @@ use crate::{
 /// The target of its log events, which no filter of the log silences.
 pub const TARGET: &str = "audit";
 
-/// The trail: the operator's file, if there is one, and always the log.
+/// Where the trail is written, beside the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditLog {
+    /// Nowhere.
+    Off,
+    /// To the operator's file. What it does not take is not changed.
+    File(PathBuf),
+    /// To a file a month in this folder. Where it cannot be written, changes are made all the same.
+    Monthly(PathBuf),
+}
+
+/// The trail.
 #[derive(Debug)]
 pub(super) struct Audit {
-    file: Option<PathBuf>,
+    log: AuditLog,
     /// A line that takes longer is not written.
     write_timeout: Duration,
     /// One line at a time: a disk that hangs blocks one thread only, and a line that waits for it is not
@@ -46,7 +61,13 @@ pub(super) struct Audit {
     shutdown: Shutdown,
     /// Whether an outcome is missing in the file, or stayed unknown during the shutdown.
     incomplete: AtomicBool,
+    /// Whether the log says already that the file of the month cannot be written.
+    is_unwritable: AtomicBool,
+    /// When refusals were recorded: by the caller's access token, backup and reason.
+    refusals: SyncMutex<HashMap<Refusal, Instant>>,
 }
+
+type Refusal = (Option<String>, Option<BackupId>, Option<&'static str>);
 
 /// A change whose intent is on record. Dropped without its outcome on record, as by a panic, it logs the
 /// outcome as an error.
@@ -75,9 +96,16 @@ pub(super) struct Record {
     pub(super) name: Option<String>,
     created_at: Option<String>,
     consent: Consent,
+    pub(super) asked_by: Option<AskedBy>,
     phase: &'static str,
+    /// Why it was refused.
+    reason: Option<&'static str>,
     outcome: Option<Outcome>,
 }
+
+/// How long the same refusal is not recorded again, and how many are remembered.
+const REFUSAL_WINDOW: Duration = Duration::from_secs(10 * 60);
+const MAX_REFUSALS: usize = 4096;
 
 impl Record {
     /// Names and dates are cut: Qovery documents no limit.
@@ -102,8 +130,20 @@ impl Record {
             name: None,
             created_at: None,
             consent,
+            asked_by: None,
             phase: "intent",
+            reason: None,
             outcome: None,
+        }
+    }
+
+    /// The same record, of a removal that was refused.
+    pub(super) fn refused(self, backup: BackupId, reason: &'static str) -> Self {
+        Self {
+            backup_id: Some(backup),
+            phase: "refused",
+            reason: Some(reason),
+            ..self
         }
     }
 
@@ -133,7 +173,9 @@ impl Record {
                     name = self.name,
                     created_at = self.created_at,
                     consent = self.consent.name(),
+                    asked_by = self.asked_by.map(AskedBy::name),
                     phase = self.phase,
+                    reason = self.reason,
                     outcome = self.outcome.map(Outcome::name),
                     "audit"
                 )
@@ -148,13 +190,15 @@ impl Record {
 }
 
 impl Audit {
-    pub(super) fn new(file: Option<PathBuf>, write_timeout: Duration, shutdown: Shutdown) -> Self {
+    pub(super) fn new(log: AuditLog, write_timeout: Duration, shutdown: Shutdown) -> Self {
         Self {
-            file,
+            log,
             write_timeout,
             lock: Arc::default(),
             shutdown,
             incomplete: AtomicBool::new(false),
+            is_unwritable: AtomicBool::new(false),
+            refusals: SyncMutex::default(),
         }
     }
 
@@ -165,7 +209,7 @@ impl Audit {
 
     /// Records that a change is about to be sent. If this fails, it must not be sent.
     pub(super) async fn intent(&self, mut record: Record) -> Result<Intent<'_>, Error> {
-        if let Err(error) = self.write(&mut record).await {
+        if let Err(error) = self.write(slice::from_mut(&mut record)).await {
             tracing::error!(%error, "the audit log could not be written; the change was refused");
             return Err(Error::Unaudited);
         }
@@ -176,32 +220,84 @@ impl Audit {
         })
     }
 
-    async fn write(&self, record: &mut Record) -> io::Result<()> {
-        record.time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        if let Some(path) = self.file.clone() {
-            let mut line = serde_json::to_vec(record)?;
-            line.push(b'\n');
-            let deadline = Instant::now() + self.write_timeout;
-            let written = timeout_at(deadline, async {
-                let lock = Arc::clone(&self.lock).lock_owned().await;
-                let write = spawn_blocking(move || {
-                    let _lock = lock;
-                    append(&path, &line, deadline)
-                });
-                write.await?
-            });
-            let abandoned = async {
-                self.shutdown.deadline.cancelled().await;
-                sleep(LAST_WRITE).await;
-            };
-            tokio::select! {
-                biased;
-                written = written => written??,
-                () = abandoned => return Err(io::ErrorKind::TimedOut.into()),
+    /// Records that removals were refused. The same refusal is recorded once in a while: an agent that loops
+    /// must not fill the disk.
+    pub(super) async fn refusals(&self, token: Option<&str>, mut records: Vec<Record>) {
+        let now = Instant::now();
+        let is_new = |record: &Record| {
+            let mut refusals = self.refusals.lock();
+            refusals.retain(|_, since| now.duration_since(*since) < REFUSAL_WINDOW);
+            let refusal = (token.map(str::to_owned), record.backup_id, record.reason);
+            let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
+            if is_new {
+                refusals.insert(refusal, now);
             }
+            is_new
+        };
+        records.retain(is_new);
+        if records.is_empty() {
+            return;
         }
-        record.log(false);
+        if let Err(error) = self.write(&mut records).await {
+            tracing::warn!(%error, "the audit log could not be written; a refusal is not in it");
+        }
+    }
+
+    async fn write(&self, records: &mut [Record]) -> io::Result<()> {
+        let now = Utc::now();
+        for record in &mut *records {
+            record.time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
+        }
+        let month = || now.format("audit-%Y-%m.jsonl").to_string();
+        let written = match &self.log {
+            AuditLog::Off => Ok(()),
+            AuditLog::File(path) => self.write_file(path.clone(), records).await,
+            AuditLog::Monthly(folder) => self.write_file(folder.join(month()), records).await,
+        };
+        match written {
+            Err(error) if matches!(self.log, AuditLog::Monthly(_)) => {
+                if !self.is_unwritable.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "the audit log cannot be written: changes are in this log only");
+                }
+            }
+            written => written?,
+        }
+        for record in records {
+            record.log(false);
+        }
         Ok(())
+    }
+
+    async fn write_file(&self, path: PathBuf, records: &[Record]) -> io::Result<()> {
+        let mut lines = Vec::new();
+        for record in records {
+            serde_json::to_writer(&mut lines, record)?;
+            lines.push(b'\n');
+        }
+        let is_ours = matches!(self.log, AuditLog::Monthly(_));
+        let sync = records.iter().any(|record| record.reason.is_none());
+        let deadline = Instant::now() + self.write_timeout;
+        let written = timeout_at(deadline, async {
+            let lock = Arc::clone(&self.lock).lock_owned().await;
+            let write = spawn_blocking(move || {
+                let _lock = lock;
+                if let Some(folder) = path.parent().filter(|_| is_ours) {
+                    create_dir_all(folder)?;
+                }
+                let file = append(&path, &lines, deadline)?;
+                if sync { file.sync_data() } else { Ok(()) }
+            });
+            write.await?
+        });
+        let abandoned = async {
+            self.shutdown.deadline.cancelled().await;
+            sleep(LAST_WRITE).await;
+        };
+        tokio::select! {
+            biased;
+            written = written => written?,
+            () = abandoned => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 
@@ -213,7 +309,7 @@ impl Intent<'_> {
         }
         self.record.outcome = Some(outcome);
         self.record.phase = "outcome";
-        match self.audit.write(&mut self.record).await {
+        match self.audit.write(slice::from_mut(&mut self.record)).await {
             Ok(()) => self.has_outcome = true,
             Err(error) => {
                 tracing::error!(%error, "the audit log could not be written; a change has no outcome in it");
@@ -236,9 +332,9 @@ impl Drop for Intent<'_> {
     }
 }
 
-/// Appends a line and syncs it. Opens the file anew for each line, so that it can be rotated at any
+/// Appends a line. Opens the file anew for each line, so that it can be rotated at any
 /// time.
-fn append(path: &Path, line: &[u8], deadline: Instant) -> io::Result<()> {
+fn append(path: &Path, line: &[u8], deadline: Instant) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).read(true).create(true);
     #[cfg(unix)]
@@ -259,7 +355,7 @@ fn append(path: &Path, line: &[u8], deadline: Instant) -> io::Result<()> {
         file.write_all(b"\n")?;
     }
     file.write_all(line)?;
-    file.sync_data()
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -290,7 +386,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_that_panics_leaves_the_trail_incomplete() {
         let second = Duration::from_secs(1);
-        let audit = Arc::new(Audit::new(None, second, Shutdown::default()));
+        let audit = Arc::new(Audit::new(AuditLog::Off, second, Shutdown::default()));
         let context = Context::new(Interface::Rest, second);
         let database = "0de50000-0000-4000-8000-000000000001".parse().unwrap();
         let record = Record::new(&context, "add", Consent::Rest, database);

@@ -11,12 +11,12 @@ use tokio::{
 };
 
 use super::{
-    Addition, Backups, Condition, Confirm, Consent, Error, RemovalOutcome, RemovalRequest,
-    allowance::Reserved, audit::Record,
+    Addition, AskedBy, Backups, Concern, Condition, Confirm, Consent, Error, RemovalOutcome,
+    RemovalRequest, allowance::Reserved, audit::Record,
 };
 use crate::{
     context::{Context, Interface},
-    qovery::{self, Backup, DatabaseId, Failure, NewBackup, Outcome},
+    qovery::{self, Backup, BackupId, DatabaseId, Failure, NewBackup, Outcome},
     text,
 };
 
@@ -82,8 +82,8 @@ impl Backups {
             let _lock = this.begin(&context, database, wanted).await?;
             let mut list = this.complete_list(&context, database).await?;
             let plan = this.plan(&list, database, &request.backups)?;
-            if let Some(facts) = &request.confirmed {
-                if let Some(change) = plan.contradiction(facts) {
+            if let Some(confirmed) = &request.confirmed {
+                if let Some(change) = plan.contradiction(&confirmed.facts) {
                     let plan = Box::new(plan);
                     return Err(Error::Changed { plan, change });
                 }
@@ -91,11 +91,13 @@ impl Backups {
                 return Err(Error::Unconfirmed(Box::new(plan)));
             }
             let mut reserved = inner.allowance.reserve(wanted)?;
-            let consent = this.consent(&context, request.confirmed.is_some());
+            let asked_by = request.confirmed.map(|confirmed| confirmed.asked_by);
+            let consent = this.consent(&context, asked_by.is_some());
             let mut results = Vec::with_capacity(wanted);
             for listed in &plan.backups {
                 let backup = &listed.backup;
-                let record = Record::new(&context, "remove", consent, database).about(backup);
+                let mut record = Record::new(&context, "remove", consent, database).about(backup);
+                record.asked_by = asked_by;
                 let send = async |context: Context| {
                     let removed = inner.qovery.remove_backup(database, backup.id, &context);
                     removed.await.map(|()| backup.clone())
@@ -125,6 +127,11 @@ impl Backups {
                         return Err(error);
                     }
                     Err(error) => {
+                        if error.concern() == Concern::Caller {
+                            let target = (database, &[backup.id][..]);
+                            this.record_refusal(&context, target, error.kind(), None)
+                                .await;
+                        }
                         results.push(Err(error));
                         break;
                     }
@@ -252,6 +259,29 @@ impl Backups {
                 sent: true,
             }),
         }
+    }
+
+    /// Records that a removal was refused, and why: by a rule, or because a person, who was `asked`, did not
+    /// say yes.
+    pub async fn record_refusal(
+        &self,
+        context: &Context,
+        (database, backups): (DatabaseId, &[BackupId]),
+        reason: &'static str,
+        declined: Option<AskedBy>,
+    ) {
+        let consent = match declined {
+            Some(_) => Consent::Declined,
+            None => self.consent(context, false),
+        };
+        let record = |backup: &BackupId| {
+            let mut record = Record::new(context, "remove", consent, database);
+            record.asked_by = declined;
+            record.refused(*backup, reason)
+        };
+        let records = backups.iter().map(record).collect();
+        let token = context.caller.token_name();
+        self.inner.audit.refusals(token, records).await;
     }
 
     /// What stands for a person's consent, for the audit trail.

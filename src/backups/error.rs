@@ -125,6 +125,17 @@ pub enum Error {
     Qovery(#[from] qovery::Error),
 }
 
+/// Who has to act on an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// The caller: a rule refused the call.
+    Caller,
+    /// The operator: the key, the way to Qovery, the audit file, or an outcome that stayed unknown.
+    Operator,
+    /// Qovery: what it refused, or what passes.
+    Qovery,
+}
+
 /// Why a backup cannot be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
@@ -186,6 +197,22 @@ impl Error {
             Self::LimitReached { .. } | Self::TooMany { .. } => "limit_reached",
             Self::Unaudited => "unaudited",
             Self::Qovery(error) => error.failure.facts().kind,
+        }
+    }
+
+    /// Who has to act on it.
+    #[must_use]
+    pub fn concern(&self) -> Concern {
+        match self {
+            Self::Unaudited => Concern::Operator,
+            Self::Qovery(error) => match error.failure.facts().kind {
+                _ if error.outcome == Outcome::Unknown => Concern::Operator,
+                "key_rejected" | "unreachable" | "redirected" | "unexpected" | "setup" => {
+                    Concern::Operator
+                }
+                _ => Concern::Qovery,
+            },
+            _ => Concern::Caller,
         }
     }
 

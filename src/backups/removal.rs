@@ -25,8 +25,8 @@ pub struct RemovalRequest {
     pub database: DatabaseId,
     /// The backups. If a rule keeps one of them, none is removed.
     pub backups: Vec<BackupId>,
-    /// The facts that a person confirmed, if one was asked.
-    pub confirmed: Option<ConfirmedFacts>,
+    /// What a person confirmed, if one was asked.
+    pub confirmed: Option<Confirmation>,
     /// Receives how many were removed so far.
     pub gone: watch::Sender<usize>,
 }
@@ -55,6 +55,25 @@ pub struct ConfirmedFacts {
     conditions: Vec<Condition>,
     /// The newest finished backup, which the question says stays.
     stays: Option<BackupId>,
+}
+
+/// A person's yes.
+#[derive(Clone, Debug)]
+pub struct Confirmation {
+    /// The facts that it holds for.
+    pub facts: ConfirmedFacts,
+    /// How the person was asked.
+    pub asked_by: AskedBy,
+}
+
+/// How a person was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AskedBy {
+    /// By the client (MCP, "Elicitation").
+    Elicitation,
+    /// By a dialog of this machine.
+    Dialog,
 }
 
 /// What became of a removal.
@@ -257,6 +276,15 @@ impl RemovalPlan {
         }
     }
 
+    /// A person's yes to this plan.
+    #[must_use]
+    pub fn confirmed(&self, asked_by: AskedBy) -> Confirmation {
+        Confirmation {
+            facts: self.facts(),
+            asked_by,
+        }
+    }
+
     /// What makes the confirmed facts untrue: a backup that goes is worth more than it was, or the one
     /// that was to stay is not there, or not finished any more. What else changes is no reason to ask
     /// again.
@@ -288,6 +316,17 @@ impl Consent {
             Self::NotAsked => "not_asked",
             Self::Unattended => "unattended",
             Self::Rest => "rest",
+        }
+    }
+}
+
+impl AskedBy {
+    /// Its name in the audit trail, as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Elicitation => "elicitation",
+            Self::Dialog => "dialog",
         }
     }
 }

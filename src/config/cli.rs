@@ -87,9 +87,11 @@ pub(super) struct Cli {
     #[arg(default_value = "100", value_parser = parse_as::<u32>(WHOLE_NUMBER))]
     pub(super) changes_per_hour: u32,
 
-    /// A file to which each change is written, before it is made and after: one JSON object a line
-    #[arg(long, env = "QOVERY_BACKUPS_AUDIT_LOG", value_name = "FILE", value_parser = audit_log)]
-    pub(super) audit_log: Option<PathBuf>,
+    /// A file to which each change is written, before it is made and after: one JSON object a line. auto is
+    /// one a month in the user's folder for state over stdio, and none over HTTP or in the sandbox
+    #[arg(long, env = AUDIT_LOG, value_name = "FILE")]
+    #[arg(default_value = "auto", value_parser = audit_log)]
+    pub(super) audit_log: AuditChoice,
 
     /// Where Qovery's API is
     #[arg(long, env = "QOVERY_API_URL", value_name = "URL", default_value = BaseUrl::QOVERY)]
@@ -158,6 +160,15 @@ pub(super) struct HttpOptions {
     pub(super) public_url: Option<String>,
 }
 
+/// The value of `--audit-log`.
+#[derive(Clone, Debug)]
+pub(super) enum AuditChoice {
+    /// By the transport.
+    Auto,
+    None,
+    File(PathBuf),
+}
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
@@ -176,6 +187,7 @@ pub enum Command {
 
 /// The variables that others name, too.
 pub(super) const ENV_FILE: &str = "QOVERY_BACKUPS_ENV_FILE";
+pub(super) const AUDIT_LOG: &str = "QOVERY_BACKUPS_AUDIT_LOG";
 pub(super) const MCP_ADDR: &str = "QOVERY_BACKUPS_MCP_ADDR";
 pub(super) const REST_ADDR: &str = "QOVERY_BACKUPS_REST_ADDR";
 
@@ -323,7 +335,12 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
 }
 
 /// The file is not created yet: a host may start the program only to look at it.
-fn audit_log(text: &str) -> Result<PathBuf, &'static str> {
+fn audit_log(text: &str) -> Result<AuditChoice, &'static str> {
+    match text {
+        "auto" => return Ok(AuditChoice::Auto),
+        NONE => return Ok(AuditChoice::None),
+        _ => {}
+    }
     let file = path(text);
     // The parent of a bare name is empty.
     let has_folder = Path::new(".")
@@ -331,9 +348,9 @@ fn audit_log(text: &str) -> Result<PathBuf, &'static str> {
         .parent()
         .is_some_and(Path::is_dir);
     if has_folder && !file.is_dir() {
-        Ok(file)
+        Ok(AuditChoice::File(file))
     } else {
-        Err("must be the path of a file in a folder that exists")
+        Err("must be the path of a file in a folder that exists, or none")
     }
 }
 

@@ -1,13 +1,13 @@
 //! What each request passes before it reaches a router, the same on both ports.
 //! [`Middleware::layer`] lists it from the outside in.
 
-use std::{collections::HashMap, error::Error as _, sync::Arc, time::Duration};
+use std::{collections::HashMap, error::Error as _, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
     body::{Body, Bytes, to_bytes},
-    extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    extract::{ConnectInfo, MatchedPath, Request, State},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
@@ -109,8 +109,17 @@ impl Middleware {
         (!self.settings.allowed_origins.is_empty()).then_some(layer)
     }
 
-    /// The context of a call, from its header.
-    fn context(&self, interface: Interface, headers: &HeaderMap) -> Context {
+    /// The context of a call, from its header and its connection.
+    fn context(&self, interface: Interface, request: &Request) -> Context {
+        let headers = request.headers();
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        // Each proxy appends the address of its client: only the last is of the operator's own.
+        let forwarded_for = headers.get_all("x-forwarded-for").iter().next_back();
+        let forwarded_for = forwarded_for.filter(|_| self.settings.public_url.is_some());
+        let last = |value: &HeaderValue| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            text::excerpt(value.rsplit(',').next().unwrap_or_default()).into()
+        };
         let tokens = self.settings.tokens.current();
         let token = auth::bearer(headers).and_then(|token| tokens.caller(token));
         let agent = headers
@@ -133,6 +142,8 @@ impl Middleware {
             accepts_events: value("accept")
                 .is_some_and(|accept| accept.contains("text/event-stream")),
             trace: value("traceparent").and_then(TraceParent::parse),
+            peer: peer.map(|peer| peer.0),
+            forwarded_for: forwarded_for.map(last),
         }
     }
 
@@ -162,11 +173,22 @@ async fn log_request(
 ) -> Response {
     let tokens = &middleware.settings.tokens;
     tokens.refresh(middleware.limits.secret_check).await;
-    let context = middleware.context(interface, request.headers());
+    let context = middleware.context(interface, &request);
     request.extensions_mut().insert(context.clone());
     let path = path.as_ref().map_or("", MatchedPath::as_str);
     let operation = rest::operation(request.method(), path);
-    let begin = || Call::begin(&context, operation);
+    let mut ids = request.uri().path().split('/').skip(3).step_by(2);
+    let ids = ids
+        .next()
+        .zip(Some(ids.next()))
+        .map(|(database, backup)| (text::excerpt(database), backup.map(text::excerpt)));
+    let begin = || {
+        let call = Call::begin(&context, operation);
+        if let ("add" | "remove", Some((database, backup))) = (operation, &ids) {
+            call.about(database, backup.clone());
+        }
+        call
+    };
     let call = (interface == Interface::Rest).then(begin);
     // hyper drops this future when the client disconnects before the response.
     let disconnected = context.cancellation.clone().drop_guard();
@@ -175,10 +197,14 @@ async fn log_request(
     let problem = Problem::of(&mut response);
     let call = call.or_else(|| problem.is_some().then(begin));
     let outcome = problem.as_ref().map_or(OK, Problem::kind);
+    let alert = problem.as_ref().and_then(Problem::alert).map(str::to_owned);
     if let Some(problem) = problem {
         problem.write(&context.request_id, &mut response);
     }
-    if let Some(call) = call {
+    if let Some(mut call) = call {
+        if let Some(alert) = alert {
+            call.alert(&alert);
+        }
         call.end(outcome, Some(response.status().as_u16()));
     }
     if let Ok(id) = HeaderValue::from_str(context.request_id.as_str()) {

@@ -1,5 +1,6 @@
 //! Confirmation of a removal by a person: by multi-round-trip requests on 2026-07-28, by
-//! `elicitation/create` before it (stdio).
+//! `elicitation/create` before it (stdio), by a dialog of the system where the client can show no form
+//! (stdio).
 //!
 //! What must never live here: whether a backup may go. `backups` decides that, once before the
 //! question and once more after the answer.
@@ -20,13 +21,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
     Request, Server, is_stateless,
-    question::question,
+    question::{form, question},
     results::{Refusal, RemovalReport, Reply},
     tools::REMOVE,
 };
 use crate::{
-    backups::{self, Confirm, ConfirmedFacts, RemovalRequest},
+    backups::{self, AskedBy, Concern, Confirm, Confirmation, RemovalRequest},
     context::{Context, Deadline},
+    dialog,
     qovery::{BackupId, DatabaseId},
     telemetry::OK,
     text,
@@ -34,6 +36,9 @@ use crate::{
 
 /// The key of the question among a result's input requests.
 const QUESTION: &str = "confirmation";
+
+/// The label of a removal that a person, or the host for one, did not confirm.
+const NOT_CONFIRMED: &str = "not_confirmed";
 
 /// What the host answered. Whether a person saw the question is not known here.
 enum Answer {
@@ -43,17 +48,52 @@ enum Answer {
 }
 
 /// The backups of one database that a call is to remove.
+#[derive(Clone)]
 pub(super) struct Target {
     pub(super) database: DatabaseId,
     pub(super) backups: Vec<BackupId>,
 }
 
 impl Server {
-    /// Removes backups, after a confirmation where one can and must be asked for. `state` and
-    /// `responses` are what the client carries back from a question.
-    pub(super) async fn remove_confirmed(
+    /// Removes backups, and records it where the removal is refused.
+    pub(super) async fn remove(
         &self,
         target: Target,
+        answer: (Option<String>, Option<InputResponses>),
+        context: &Context,
+        request: &Request,
+    ) -> Result<Reply, Refusal> {
+        let removed = self
+            .remove_confirmed(&target, answer, context, request)
+            .await;
+        let (reason, declined) = match &removed {
+            Ok(reply) if reply.outcome == NOT_CONFIRMED => (NOT_CONFIRMED, self.asks_by(request)),
+            Err(refusal) if refusal.concern == Concern::Caller => (refusal.outcome, None),
+            _ => return removed,
+        };
+        let target = (target.database, &*target.backups);
+        self.backups
+            .record_refusal(context, target, reason, declined)
+            .await;
+        removed
+    }
+
+    /// How a person can be asked about a removal, if so.
+    fn asks_by(&self, request: &Request) -> Option<AskedBy> {
+        if self.backups.policy().confirm == Confirm::Never {
+            None
+        } else if can_be_asked(request) {
+            Some(AskedBy::Elicitation)
+        } else {
+            self.dialog.as_ref().map(|_| AskedBy::Dialog)
+        }
+    }
+
+    /// Removes backups, after a confirmation where one can and must be asked for. `state` and
+    /// `responses` are what the client carries back from a question.
+    async fn remove_confirmed(
+        &self,
+        target: &Target,
         (state, responses): (Option<String>, Option<InputResponses>),
         context: &Context,
         request: &Request,
@@ -61,14 +101,18 @@ impl Server {
         let state = state.as_deref();
         let associated = target.associated_data(context);
         let open = |state| self.seal.open(state, &associated);
-        let confirmed = state.map(open).transpose()?;
+        let facts = state.map(open).transpose()?;
+        let confirmed = facts.map(|facts| Confirmation {
+            facts,
+            asked_by: AskedBy::Elicitation,
+        });
         let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
         let answer = answer.map(|answer| Answer::parse(&answer)).transpose();
         let answer = answer.map_err(|reason| {
             let error = ErrorData::invalid_params(malformed_answer(reason), None);
             Refusal::protocol("invalid_params", error)
         })?;
-        let remove = |confirmed| self.remove_or_ask(&target, confirmed, context, request);
+        let remove = |confirmed| self.remove_or_ask(target, confirmed, context, request);
         match (answer, state) {
             // A no counts without proof that the question was put.
             (Some(Answer::NotConfirmed(reason)), None) => not_confirmed(&reason),
@@ -91,13 +135,20 @@ impl Server {
     async fn remove_or_ask(
         &self,
         target: &Target,
-        mut confirmed: Option<ConfirmedFacts>,
+        mut confirmed: Option<Confirmation>,
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
         let Target { database, backups } = target;
         let stateless = is_stateless(request);
-        let asks = self.backups.policy().confirm != Confirm::Never && can_be_asked(request);
+        let asks_by = self.asks_by(request);
+        let is_auto = self.backups.policy().confirm == Confirm::Auto;
+        if is_auto && asks_by.is_none() && backups.len() > 1 {
+            let reason = "No person can be asked here, so a call removes one backup. Nothing was removed, and \
+                          no request was sent to Qovery. Call once for each backup, or ask the operator for \
+                          --confirm never.";
+            return Err(Refusal::in_band("one_at_a_time", &reason));
+        }
         loop {
             // The time that a person takes does not count.
             let time = match backups.as_slice() {
@@ -106,7 +157,7 @@ impl Server {
             };
             let context = context.with_deadline(Deadline::after(time));
             let mut to_ask = None;
-            if asks && confirmed.is_none() {
+            if asks_by.is_some() && confirmed.is_none() {
                 // Before anything is sent to Qovery: an agent that repeats the call must stop.
                 self.questions.check(&context.caller, backups)?;
                 let plan = self.backups.plan_removal(&context, *database, backups);
@@ -131,9 +182,16 @@ impl Server {
                         let last = outcome.results.last();
                         let failure = last.and_then(|result| result.as_ref().err());
                         let label = failure.map_or(OK, backups::Error::kind);
-                        return Ok(Reply::new(RemovalReport::new(outcome))?.with_outcome(label));
+                        let failure = failure.filter(|it| it.concern() == Concern::Operator);
+                        let failure = failure.map(ToString::to_string);
+                        let report = RemovalReport::new(outcome);
+                        let alert = failure.or_else(|| report.note.clone());
+                        let reply = Reply::new(report)?.with_outcome(label);
+                        return Ok(Reply { alert, ..reply });
                     }
-                    Err(backups::Error::Changed { plan, change }) if asks => (*plan, Some(change)),
+                    Err(backups::Error::Changed { plan, change }) if asks_by.is_some() => {
+                        (*plan, Some(change))
+                    }
                     Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
                         return Err(missing_capability(&error));
                     }
@@ -142,7 +200,19 @@ impl Server {
             };
             let _open = self.questions.open(&context.caller, backups)?;
             let name = self.backups.name(&context, *database).await;
-            let question = ElicitRequest::new(question(&plan, name.as_deref(), change.as_deref()));
+            let text = question(&plan, name.as_deref(), change.as_deref());
+            if let Some(dialog) = self
+                .dialog
+                .as_ref()
+                .filter(|_| asks_by == Some(AskedBy::Dialog))
+            {
+                match self.ask_by_dialog(dialog, &text, &context, request).await? {
+                    Answer::Confirmed => confirmed = Some(plan.confirmed(AskedBy::Dialog)),
+                    Answer::NotConfirmed(reason) => return not_confirmed(&reason),
+                }
+                continue;
+            }
+            let question = ElicitRequest::new(form(text, backups.len()));
             if stateless {
                 let associated = target.associated_data(&context);
                 let ttl = self.limits.answer_timeout;
@@ -152,10 +222,11 @@ impl Server {
                 return Ok(Reply {
                     outcome: "input_required",
                     response: InputRequiredResult::new(Some(requests), Some(state)).into(),
+                    alert: None,
                 });
             }
             match self.elicit(question, &context, request).await? {
-                Answer::Confirmed => confirmed = Some(plan.facts()),
+                Answer::Confirmed => confirmed = Some(plan.confirmed(AskedBy::Elicitation)),
                 Answer::NotConfirmed(reason) => return not_confirmed(&reason),
             }
         }
@@ -179,10 +250,7 @@ impl Server {
         let mut prompt = sent.await.map_err(|_| failed())?;
         let (reason, text) = tokio::select! {
             biased;
-            () = context.cancellation.cancelled() => (
-                "the call was cancelled",
-                "The call was cancelled. Nothing was removed.",
-            ),
+            interruption = self.interruption(context, request) => interruption,
             answer = &mut prompt.rx => {
                 let Ok(Ok(answer)) = answer else {
                     return Err(failed());
@@ -190,14 +258,6 @@ impl Server {
                 return Answer::parse(&json!(answer))
                     .map_err(|reason| Refusal::in_band("not_asked", &malformed_answer(reason)));
             }
-            () = self.shutdown.no_retries.cancelled() => (
-                "this server is shutting down",
-                "This server is shutting down. Nothing was removed.",
-            ),
-            () = self.report_waiting(request) => (
-                "nobody answered",
-                "Nobody answered the question. Nothing was removed.",
-            ),
         };
         // Not awaited: a client that reads nothing would hold up the response.
         tokio::spawn(async move {
@@ -206,6 +266,60 @@ impl Server {
             }
         });
         Ok(Answer::NotConfirmed(text.into()))
+    }
+
+    /// Asks by a dialog of the system, which is closed when its answer is no longer wanted.
+    async fn ask_by_dialog(
+        &self,
+        dialog: &dialog::Dialog,
+        text: &str,
+        context: &Context,
+        request: &Request,
+    ) -> Result<Answer, Refusal> {
+        let time = match request.meta.get_progress_token() {
+            Some(_) => self.limits.dialog_timeout_with_progress,
+            None => self.limits.dialog_timeout,
+        };
+        let answer = tokio::select! {
+            biased;
+            (_, text) = self.interruption(context, request) => {
+                return Ok(Answer::NotConfirmed(text.into()));
+            }
+            answer = dialog.ask(text, time, &self.limits) => answer,
+        };
+        Ok(match answer {
+            Ok(dialog::Answer::Remove) => Answer::Confirmed,
+            Ok(dialog::Answer::Keep) => Answer::NotConfirmed(
+                "The person answered no in a dialog. Nothing was removed.".into(),
+            ),
+            Ok(dialog::Answer::NoAnswer) => {
+                Answer::NotConfirmed("Nobody answered the dialog. Nothing was removed.".into())
+            }
+            Err(error) => return Err(Refusal::in_band("not_asked", &error)),
+        })
+    }
+
+    /// Why an answer is no longer wanted, once that is so: for the client and for a model.
+    async fn interruption(
+        &self,
+        context: &Context,
+        request: &Request,
+    ) -> (&'static str, &'static str) {
+        tokio::select! {
+            biased;
+            () = context.cancellation.cancelled() => (
+                "the call was cancelled",
+                "The call was cancelled. Nothing was removed.",
+            ),
+            () = self.shutdown.no_retries.cancelled() => (
+                "this server is shutting down",
+                "This server is shutting down. Nothing was removed.",
+            ),
+            () = self.report_waiting(request) => (
+                "nobody answered",
+                "Nobody answered the question. Nothing was removed.",
+            ),
+        }
     }
 
     /// Notifies the client, if it asked for progress, that a person is waited for, until the time for an
@@ -244,7 +358,7 @@ impl Target {
 }
 
 fn not_confirmed(reason: &str) -> Result<Reply, Refusal> {
-    Ok(Reply::new(RemovalReport::declined(reason))?.with_outcome("not_confirmed"))
+    Ok(Reply::new(RemovalReport::declined(reason))?.with_outcome(NOT_CONFIRMED))
 }
 
 impl Answer {

@@ -20,22 +20,24 @@ const NAME_COLUMNS: usize = 24;
 const STATE_COLUMNS: usize = 18;
 
 /// The question about a plan. `name` is the database's; `change` says why the question is put again.
-pub(super) fn question(
-    plan: &RemovalPlan,
-    name: Option<&str>,
-    change: Option<&str>,
-) -> ElicitRequestParams {
-    let title = match plan.backups.len() {
+pub(super) fn question(plan: &RemovalPlan, name: Option<&str>, change: Option<&str>) -> String {
+    let message = message(plan, name, Utc::now());
+    change.map_or_else(
+        || message.clone(),
+        |change| format!("Changed: {change}\n{message}"),
+    )
+}
+
+/// A form with the question about this many backups.
+pub(super) fn form(question: String, number: usize) -> ElicitRequestParams {
+    let title = match number {
         1 => "Remove it for good".to_owned(),
         number => format!("Remove all {number} for good"),
     };
     let checkbox = |schema: BooleanSchema| schema.title(title).with_default(false);
     ElicitRequestParams::FormElicitationParams {
         meta: None,
-        message: match change {
-            Some(change) => format!("Changed: {change}\n{}", message(plan, name, Utc::now())),
-            None => message(plan, name, Utc::now()),
-        },
+        message: question,
         requested_schema: ElicitationSchema::builder()
             .bool_property("remove", checkbox)
             .build_unchecked(),
@@ -72,11 +74,14 @@ fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String
         .join("\n");
     }
     let is_failed = |listed: &&Listed| listed.condition == Condition::Failed;
-    let failed = backups.iter().filter(is_failed).count();
+    let failed = match backups.iter().filter(is_failed).count() {
+        0 => "None".to_owned(),
+        number => number.to_string(),
+    };
     let (number, period) = (backups.len(), period(backups));
     let mut lines = vec![
-        format!("Remove {number} backups of {period}? This cannot be undone."),
-        format!("Of them {failed} failed. {remaining}"),
+        format!("Remove {number} backups {period}? This cannot be undone."),
+        format!("{failed} failed. {remaining}"),
         database,
     ];
     let line = |listed: &Listed| {
@@ -129,9 +134,9 @@ fn period(backups: &[Listed]) -> String {
     let day = |date: DateTime<Utc>| date.format("%Y-%m-%d").to_string();
     let dates = || backups.iter().filter_map(|listed| listed.backup.made_at());
     match (dates().min().map(day), dates().max().map(day)) {
-        (Some(first), Some(last)) if first != last => format!("{first} to {last}"),
-        (Some(day), _) => day,
-        _ => "undated".to_owned(),
+        (Some(first), Some(last)) if first != last => format!("from {first} to {last}"),
+        (Some(day), _) => format!("of {day}"),
+        _ => "without a date".to_owned(),
     }
 }
 
@@ -220,8 +225,8 @@ mod tests {
         ]);
         assert_eq!(
             message(&several, Some("orders"), now()),
-            "Remove 2 backups of 2026-05-01 to 2026-06-20? This cannot be undone.\n\
-             Of them 1 failed. Remaining: 26, 25 finished, the newest 2 hours ago.\n\
+            "Remove 2 backups from 2026-05-01 to 2026-06-20? This cannot be undone.\n\
+             1 failed. Remaining: 26, 25 finished, the newest 2 hours ago.\n\
              Database 0de50000-0000-4000-8000-000000000001: \"orders\"\n\
              DEPLOYMENT_ERROR, 10 days ago (2026-06-20 00:00 UTC): \"a\"\n\
              READY, 60 days ago (2026-05-01 00:00 UTC): \"b\""

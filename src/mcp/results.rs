@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::arguments::ArgumentError;
 use crate::{
-    backups::{self, Condition, Consent, Listed, Listing, Protection, RemovalOutcome},
+    backups::{self, Concern, Condition, Consent, Listed, Listing, Protection, RemovalOutcome},
     qovery::{BackupId, DatabaseId, Outcome},
     telemetry::OK,
     text,
@@ -124,6 +124,9 @@ pub(super) struct RemovalReport {
     /// Why nothing was removed, if nothing was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// What the person should know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) note: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default)]
     backups: Vec<RemovalRow>,
@@ -146,6 +149,7 @@ struct RemovalRow {
     reason: Option<String>,
 }
 
+const NOT_ASKED: &str = "This server asked no person: the client cannot show a question, and no dialog can be shown here.";
 const CONSENTS: [&str; 4] = ["accepted", "declined", "not_asked", "unattended"];
 const REMOVED: &str = "removed";
 const PARTLY_REMOVED: &str = "partly_removed";
@@ -157,6 +161,8 @@ const UNKNOWN: &str = "unknown";
 pub(super) struct Reply {
     pub(super) outcome: &'static str,
     pub(super) response: CallToolResponse,
+    /// What the operator has to act on, for the log.
+    pub(super) alert: Option<String>,
 }
 
 /// The response of a call that was refused or failed, with its label for logs and metrics.
@@ -165,6 +171,8 @@ pub(super) struct Refusal {
     pub(super) outcome: &'static str,
     /// The text of an in-band error, for the model, or a protocol error, for the client.
     pub(super) error: Result<String, ErrorData>,
+    /// Who has to act on it.
+    pub(super) concern: Concern,
 }
 
 impl BackupList {
@@ -360,6 +368,7 @@ impl RemovalReport {
             },
             consent,
             reason: None,
+            note: (consent == Consent::NotAsked).then(|| NOT_ASKED.to_owned()),
             remaining: (unknown == 0).then(|| plan.remaining + backups.len() - removed),
             backups,
         }
@@ -372,6 +381,7 @@ impl RemovalReport {
             outcome: NOT_REMOVED,
             consent: Consent::Declined,
             reason: Some(format!("{reason} {again}")),
+            note: None,
             backups: Vec::new(),
             remaining: None,
         }
@@ -395,6 +405,7 @@ impl Reply {
         Ok(Self {
             outcome: OK,
             response: result.into(),
+            alert: None,
         })
     }
 
@@ -412,6 +423,7 @@ impl Refusal {
         Self {
             outcome,
             error: Ok(text),
+            concern: Concern::Caller,
         }
     }
 
@@ -420,7 +432,14 @@ impl Refusal {
         Self {
             outcome,
             error: Err(error),
+            concern: Concern::Caller,
         }
+    }
+
+    /// The text, if the operator has to act on it.
+    pub(super) fn alert(&self) -> Option<&str> {
+        let text = self.error.as_deref().ok();
+        text.filter(|_| self.concern == Concern::Operator)
     }
 
     /// The response. In-band it is text alone: TypeScript v1 clients check structured content against
@@ -433,7 +452,10 @@ impl Refusal {
 
 impl From<backups::Error> for Refusal {
     fn from(error: backups::Error) -> Self {
-        Self::in_band(error.kind(), &error)
+        Self {
+            concern: error.concern(),
+            ..Self::in_band(error.kind(), &error)
+        }
     }
 }
 

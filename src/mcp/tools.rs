@@ -20,6 +20,7 @@ use crate::{
     backups::{Found, Listed},
     context::Context,
     qovery::{DatabaseId, mask_keys},
+    telemetry::Call,
     text,
 };
 
@@ -77,6 +78,7 @@ impl Server {
         params: CallToolRequestParams,
         context: &Context,
         request: &Request,
+        entry: &Call<'_>,
     ) -> Result<Reply, Refusal> {
         let arguments = params.arguments.unwrap_or_default();
         let [list, add, remove] = &*self.tools;
@@ -86,16 +88,18 @@ impl Server {
             LIST => Box::pin(self.list(parse(list, arguments)?, context, request)).await,
             ADD => {
                 self.backups.allow_changes()?;
-                Box::pin(self.add(parse(add, arguments)?, context)).await
+                Box::pin(self.add(parse(add, arguments)?, context, entry)).await
             }
             REMOVE => {
                 self.backups.allow_changes()?;
                 let arguments: RemoveArguments = parse(remove, arguments)?;
                 let (database, backups) = arguments.target(&self.limits)?;
                 let database = self.resolve(database, context).await?;
+                let ids: Vec<_> = backups.iter().map(ToString::to_string).collect();
+                entry.about(database, Some(ids.join(" ")));
                 let target = Target { database, backups };
                 let answer = (params.request_state, params.input_responses);
-                Box::pin(self.remove_confirmed(target, answer, context, request)).await
+                Box::pin(self.remove(target, answer, context, request)).await
             }
             _ => Err(self.unknown_tool()),
         }
@@ -134,9 +138,15 @@ impl Server {
         Reply::new(list)
     }
 
-    async fn add(&self, arguments: AddArguments, context: &Context) -> Result<Reply, Refusal> {
+    async fn add(
+        &self,
+        arguments: AddArguments,
+        context: &Context,
+        entry: &Call<'_>,
+    ) -> Result<Reply, Refusal> {
         let (database, backup) = arguments.addition()?;
         let database = self.resolve(database, context).await?;
+        entry.about(database, None);
         let added = self.backups.add(context, database, backup).await?;
         let lost = "Qovery's answer was lost, but the backup was found by listing: do not repeat \
                     the call. ";

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    backups::{Error, Obstacle},
+    backups::{Concern, Error, Obstacle},
     context::RequestId,
     qovery::{Failure, Outcome, Scheme},
     text,
@@ -40,6 +40,9 @@ pub struct Problem {
     retryable: bool,
     #[serde(skip)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the operator has to act on it.
+    #[serde(skip)]
+    is_for_operator: bool,
 }
 
 /// The problems that no error of `backups` is: the kind, the status and the detail of each.
@@ -87,7 +90,14 @@ impl Problem {
             outcome: Outcome::NotApplied,
             retryable: false,
             headers: Vec::new(),
+            is_for_operator: false,
         }
+    }
+
+    /// The text for the log, if the operator has to act on it.
+    #[must_use]
+    pub fn alert(&self) -> Option<&str> {
+        self.is_for_operator.then_some(&*self.detail)
     }
 
     /// Invalid input.
@@ -233,6 +243,7 @@ impl From<Error> for Problem {
         let problem = Self {
             outcome: error.outcome(),
             retryable: error.retryable(),
+            is_for_operator: error.concern() == Concern::Operator,
             ..Self::new(error.kind(), status(&error), error.to_string())
         };
         let is_temporary = matches!(problem.status, 409 | 429 | 503);

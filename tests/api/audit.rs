@@ -29,7 +29,7 @@ use crate::{
 
 /// The members of a line, in this order.
 const FIELDS: &str = "time change_id request_id interface caller operation database_id backup_id \
-                      name created_at consent phase outcome";
+                      name created_at consent asked_by phase reason outcome";
 const TOKEN: &str = "7oken-of-ada-7oken-of-ada";
 const NAME: &str = "before the migration";
 
@@ -189,7 +189,8 @@ async fn each_change_is_on_record_before_it_is_sent_and_after() {
     let who = json!({ "interface": "mcp", "caller": "test 1", "consent": "not_asked" });
     assert_recorded(&audited, &mut mcp, who).await;
     let before = lines(&audited.path());
-    // Neither a list nor a refusal is a change.
+    // Neither a list nor a refusal is a change. A refused removal leaves a line, once for all callers without
+    // a token.
     assert!(mcp.listed(&database(1)).await.ok);
     let newest = audited.newest();
     for caller in [&mut rest, &mut mcp] {
@@ -200,7 +201,18 @@ async fn each_change_is_on_record_before_it_is_sent_and_after() {
         let result = caller.added(&database(1), NAME, &"x".repeat(4_001)).await;
         assert!(!result.ok, "{result:?}");
     }
-    assert_eq!(lines(&audited.path()), before);
+    let lines = lines(&audited.path());
+    let (changes, refusals) = lines.split_at(before.len());
+    assert_eq!(changes, before);
+    let refusals = refusals.iter().map(|line| {
+        ["phase", "reason", "backup_id", "consent"].map(|field| line[field].as_str().unwrap())
+    });
+    let database = database(1);
+    let expected = [
+        ["refused", "protected", &newest.id, "rest"],
+        ["refused", "not_listed", &database, "rest"],
+    ];
+    assert_eq!(refusals.collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]
@@ -232,7 +244,9 @@ async fn the_consent_follows_from_the_settings_of_the_operator() {
     let mut rest = Caller::of(&audited.server, Interface::Rest).await;
     let result = rest.removed(&database(1), &audited.entry(0).id).await;
     result.answer.problem(403, "confirmation_required");
-    assert_eq!(lines(&audited.path()), [json!(null); 0]);
+    let lines = lines(&audited.path());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["reason"], "confirmation_required");
 }
 
 #[tokio::test]
@@ -260,26 +274,35 @@ async fn over_stdio_the_caller_is_the_client() {
 }
 
 #[tokio::test]
-async fn a_persons_yes_is_on_record_and_a_no_changes_nothing() {
+async fn a_persons_yes_and_no_are_on_record() {
     let audited = Audited::obedient().await;
     let old = audited.entry(0);
     let mut client = Client::over_http(&audited.server, Era::Stateless, None);
     client.capabilities = can_ask();
     let arguments = json!({ "databaseId": database(1), "backupId": old.id });
-    for (answer, outcome) in [
-        (json!({ "action": "decline" }), "not_removed"),
-        (yes(), "removed"),
+    for (answer, outcome, before) in [
+        (json!({ "action": "decline" }), "not_removed", 0),
+        (yes(), "removed", 1),
     ] {
         let call = json!({ "name": REMOVE, "arguments": arguments });
         let question = client.step(call).await.question();
-        assert_eq!(lines(&audited.path()).len(), 0);
+        assert_eq!(lines(&audited.path()).len(), before);
         client.respond(&question, answer).await.outcome(outcome);
     }
     let expected = json!({
         "interface": "mcp", "caller": "test 1", "operation": "remove", "consent": "accepted",
+        "asked_by": "elicitation",
     });
     audited.last(&with(expected, of(&old)), "applied");
-    assert_eq!(lines(&audited.path()).len(), 2);
+    let lines = lines(&audited.path());
+    assert_eq!(lines.len(), 3);
+    let no = json!({
+        "phase": "refused", "reason": "not_confirmed", "consent": "declined", "outcome": null,
+        "asked_by": "elicitation", "backup_id": old.id,
+    });
+    for (field, value) in no.as_object().unwrap() {
+        assert_eq!(lines[0][field], *value, "{field}");
+    }
 }
 
 /// An attempt that is repeated is no change of its own: it comes after the same intent.
@@ -554,6 +577,9 @@ fn open_intents(lines: &[Value]) -> HashSet<&str> {
     let (mut intents, mut open) = (HashSet::new(), HashSet::new());
     for line in lines {
         let id = line["request_id"].as_str().unwrap();
+        if line["phase"] == "refused" {
+            continue;
+        }
         if line["phase"] == "intent" {
             assert!(intents.insert(id) && open.insert(id), "twice: {line}");
         } else {

@@ -84,6 +84,9 @@ pub(crate) fn order(number: u32) -> Value {
     json!({ "databaseId": Sandbox::ORDERS, "backupId": backup_id(number) })
 }
 
+/// Where no person is to be asked.
+pub(crate) const UNATTENDED: &str = "--confirm=never";
+
 /// The parameters of a removal of one of its backups.
 pub(crate) fn removal(number: u32) -> Value {
     json!({ "name": REMOVE, "arguments": order(number) })

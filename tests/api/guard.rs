@@ -6,7 +6,7 @@ use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{Client, Era, LIST, REMOVE, Transport, can_ask, order, orders},
+    clients::{Client, Era, LIST, REMOVE, Transport, UNATTENDED, can_ask, order, orders},
     connection::{Request, backups_of},
     expect::{contains, lacks},
     upstreams::{
@@ -300,7 +300,8 @@ async fn what_is_good_stays_whatever_is_beside_it() {
 async fn the_failed_ones_go_together() {
     let states = ["DEPLOYMENT_ERROR", "READY", "DEPLOYMENT_ERROR", "READY"];
     let database = Database::with(hourly(&states)).await;
-    let mut session = database.app().session(Era::Stateless, &[]).await;
+    let app = database.app();
+    let mut session = app.session(Era::Stateless, &[UNATTENDED]).await;
     let failed =
         json!({ "databaseId": Sandbox::ORDERS, "backupIds": [backup_id(4), backup_id(2)] });
     let report = session.ok(REMOVE, failed).await;
@@ -339,7 +340,8 @@ async fn what_is_made_stays_until_it_is_stuck() {
         let list = json!({ "page": 1, "page_size": 20, "results": [made, backup(2, "READY")] });
         let list = reply("200 OK", &format!("{JSON}{header}"), &list.to_string());
         let upstream = Upstream::split("GET ", list, reply("204 X", "", "")).await;
-        let mut session = upstream.app().session(Era::Stateless, &[]).await;
+        let app = upstream.app();
+        let mut session = app.session(Era::Stateless, &[UNATTENDED]).await;
         let condition = if stuck { "failed" } else { "in_progress" };
         let list = session.ok(LIST, orders()).await;
         assert_eq!(list["backups"][0]["condition"], condition, "{age} {header}");
@@ -382,7 +384,7 @@ async fn what_is_being_removed_is_not_removed_again() {
     let database = Database::with(hourly(&["READY", "READY", "DELETING"])).await;
     let mut session = database
         .app()
-        .session(Era::Stateless, &["--changes-per-hour=2"])
+        .session(Era::Stateless, &["--changes-per-hour=2", UNATTENDED])
         .await;
     let both = json!({ "databaseId": Sandbox::ORDERS, "backupIds": [backup_id(1), backup_id(2)] });
     let report = session.ok(REMOVE, both).await;

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     app::{TestApp, sandbox_session, serve_sandbox},
-    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, order, removal},
+    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, UNATTENDED, order, removal},
     connection::{Connection, Request, backups_of},
     expect::{contains, refusal_in},
     upstreams::backup_id,
@@ -100,7 +100,7 @@ async fn scalars_and_objects_may_come_as_text_and_empty_ones_are_left_out() {
 #[tokio::test]
 async fn ids_are_trimmed_and_a_body_may_be_text() {
     for era in ERAS {
-        let mut session = sandbox_session(era, &[]).await;
+        let mut session = sandbox_session(era, &[UNATTENDED]).await;
         let body = json!({ "name": "by text", "message": "m" }).to_string();
         let add = json!({ "databaseId": format!("\"{ID}\""), "body": body });
         assert_eq!(session.ok(ADD, add).await["name"], "by text");
@@ -479,7 +479,7 @@ async fn every_accept_header_is_served() {
 /// mcp-go 0.31 fails on an event without data.
 #[tokio::test]
 async fn every_event_has_data() {
-    let server = serve_sandbox(&[]).await;
+    let server = serve_sandbox(&[UNATTENDED]).await;
     let mut client = Client::over_http(&server, Era::Stateless, None);
     let remove = json!({ "databaseId": ID, "backupIds": [backup_id(1), backup_id(2)] });
     let mut call = json!({ "name": REMOVE, "arguments": remove });

@@ -164,6 +164,8 @@ async fn an_old_backup_is_removed_once() {
         });
         let expected = json!({
             "outcome": "removed", "consent": "not_asked", "backups": [gone], "remaining": 26,
+            "note": "This server asked no person: the client cannot show a question, and no dialog can \
+                     be shown here.",
         });
         assert_eq!(report, expected);
         let text = session.refused(REMOVE, order(3)).await;
