@@ -6,7 +6,7 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
 use clap::error::ErrorKind;
@@ -190,7 +190,7 @@ impl Config {
                 read_only: cli.read_only,
                 keep_latest: cli.keep_latest,
                 confirm: cli.confirm,
-                changes_per_hour: NonZeroU32::new(cli.changes_per_hour),
+                changes_per_hour: cli.changes_per_hour,
                 audit_log: cli.audit_log,
             },
             seal,

@@ -148,7 +148,7 @@ def free_address():
 
 async def watched(server, directory):
     key = {"QOVERY_API_KEY": KEY, "QOVERY_BACKUPS_ACCESS_TOKEN": f"gate:{TOKEN}"}
-    settings = ["--changes-per-hour", "0"]
+    settings = ["--changes-per-hour", "unlimited"]
     good, bad = Qovery(KEY, lambda *_: True), Qovery(KEY, lambda *_: False)
     gone, address = free_address(), free_address()
     with contextlib.ExitStack() as stack:

@@ -320,7 +320,7 @@ async fn a_storm_gets_no_wrong_answer() {
     let app = ledger.app().short_limits();
     let file = path.to_str().unwrap();
     let server = app
-        .serve(&["--changes-per-hour", "0", "--audit-log", file])
+        .serve(&["--changes-per-hour", "unlimited", "--audit-log", file])
         .await;
 
     let since = Instant::now();
@@ -399,7 +399,7 @@ async fn batches_that_are_overtaken_by_failures_leave_a_good_backup() {
         }
     })
     .await;
-    let unlimited = ["--changes-per-hour", "0"];
+    let unlimited = ["--changes-per-hour", "unlimited"];
     let server = ledger.app().short_limits().serve(&unlimited).await;
     let rounds = (0..batches).map(async |number| {
         let database = database(number);
