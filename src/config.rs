@@ -172,8 +172,8 @@ impl Config {
             key = None;
             None
         };
-        let names = |tokens: &Tokens| tokens.names().collect::<Vec<_>>().join(", ");
-        let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?.unwrap_or_default();
+        let access_tokens = parse_secret(&mut tokens, Tokens::parse, Tokens::names)?;
+        let access_tokens = access_tokens.unwrap_or_default();
         let file = tokens.as_ref().and_then(|it| it.file(Tokens::parse));
         let access_tokens = Reloadable::new(access_tokens, file);
         let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;

@@ -38,7 +38,8 @@ second variable names:
       An API token (qov_...), a policy token (sk-qov-01-...) or a JWT
   QOVERY_BACKUPS_ACCESS_TOKEN, QOVERY_BACKUPS_ACCESS_TOKEN_FILE
       For http: what callers send as `Authorization: Bearer <token>`, one token of at least 16
-      characters, or one a line as name:token. Any address but a loopback one needs it
+      characters, or one a line as name:token, name/read:token (lists only) or name/metrics:token.
+      Any address but a loopback one needs it
   QOVERY_BACKUPS_STATE_KEY, QOVERY_BACKUPS_STATE_KEY_FILE
       For http: what replicas share, so that one can take the answer to another's question, at least
       32 characters; to change it, the new one above the old one

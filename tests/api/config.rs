@@ -17,7 +17,7 @@ const API_KEY: &str = "QOVERY_API_KEY=qov_0123456789abcdef";
 const TOKENS: &str = "QOVERY_BACKUPS_ACCESS_TOKEN=ada:0123456789abcdef\n0123456789ABCDEF";
 const TOKEN: (&str, &str) = (
     "QOVERY_BACKUPS_ACCESS_TOKEN",
-    "ada:0123456789abcdef\n0123456789ABCDEF",
+    "ada/read:0123456789abcdef\n0123456789ABCDEF",
 );
 
 /// A setting that the documents have to list.
@@ -122,6 +122,11 @@ const REFUSED: &[&[&str]] = &[
         "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:0123456789abcdef",
         "http",
     ],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a/read:0123456789abcdef\nc/write:0123456789abcdeF",
+        "http",
+    ],
     &[API_KEY, "--confirm", "sometimes"],
     &[API_KEY, "--changes-per-hour", "many"],
     &[API_KEY, "--changes-per-hour", "0"],
@@ -204,7 +209,7 @@ async fn a_list_is_replaced_as_a_whole_and_tokens_are_shown_by_name() {
     let flags = [file, ["--allowed-host", "a"], ["--allowed-host", "b"]].concat();
     assert_eq!(setting(&app, &flags, hosts).await, "a,b (flag)");
     let callers = setting(&app, &[], TOKEN.0).await;
-    assert_eq!(callers, "ada, caller-2 (environment)");
+    assert_eq!(callers, "ada/read, caller-2 (environment)");
 }
 
 #[tokio::test]
