@@ -6,7 +6,7 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, io, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
 use clap::error::ErrorKind;
@@ -175,8 +175,8 @@ impl Config {
             key = None;
             None
         };
-        let names = |tokens: &Tokens| tokens.names().collect::<Vec<_>>().join(", ");
-        let access_tokens = parse_secret(&mut tokens, Tokens::parse, names)?.unwrap_or_default();
+        let access_tokens = parse_secret(&mut tokens, Tokens::parse, Tokens::names)?;
+        let access_tokens = access_tokens.unwrap_or_default();
         let file = tokens.as_ref().and_then(|it| it.file(Tokens::parse));
         let access_tokens = Reloadable::new(access_tokens, file);
         let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;
@@ -196,7 +196,7 @@ impl Config {
                 read_only: cli.read_only,
                 keep_latest: cli.keep_latest,
                 confirm: cli.confirm,
-                changes_per_hour: NonZeroU32::new(cli.changes_per_hour),
+                changes_per_hour: cli.changes_per_hour,
                 audit_log,
             },
             seal,

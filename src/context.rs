@@ -18,6 +18,8 @@ pub struct Context {
     pub interface: Interface,
     /// Who calls.
     pub caller: Caller,
+    /// What the caller may do.
+    pub role: Role,
     /// When the call must be answered.
     pub deadline: Deadline,
     /// Cancelled when the answer is no longer wanted.
@@ -53,6 +55,17 @@ pub enum Caller {
     Anonymous,
 }
 
+/// What the holder of an access token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything: the token has no role, or none is needed.
+    All,
+    /// Read: list backups, and read the metrics.
+    Read,
+    /// Read the metrics alone.
+    Metrics,
+}
+
 /// The instant at which a call must be answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);
@@ -65,6 +78,7 @@ impl Context {
             request_id: RequestId::default(),
             interface,
             caller: Caller::Anonymous,
+            role: Role::All,
             deadline: Deadline::after(time),
             cancellation: CancellationToken::new(),
             accepts_events: true,

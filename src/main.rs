@@ -147,7 +147,8 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
             tracing::info!("REST is listening on http://{}", listener.local_addr()?);
         }
         let authenticated = !http.tokens.current().is_empty();
-        tracing::info!(settings, authenticated, confirmation, "serving");
+        let callers = http.tokens.current().names();
+        tracing::info!(settings, authenticated, callers, confirmation, "serving");
         let mcp_url = format!("{}/mcp", http.reachable(mcp));
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""

@@ -33,7 +33,7 @@ use serde_json::json;
 
 use crate::{
     backups::{Backups, Confirm},
-    context::{Caller, Context, Deadline, Interface, TraceParent},
+    context::{Caller, Context, Deadline, Interface, Role, TraceParent},
     dialog::Dialog,
     limits::Limits,
     sandbox::Sandbox,
@@ -62,8 +62,8 @@ pub struct Server {
     sandbox: bool,
 }
 
-/// How long a client may cache the list of tools: it depends on the operator's settings only, which
-/// change with a restart.
+/// How long a client may cache the list of tools: it depends on the operator's settings only, which change
+/// with a restart, and on the role of the caller's access token, which seldom changes.
 const TOOLS_TTL_MS: u64 = 60 * 60 * 1000;
 
 const INSTRUCTIONS: &str = "\
@@ -163,16 +163,16 @@ impl Server {
         context
     }
 
-    /// The tools that the operator allows.
-    fn allowed_tools(&self) -> &[Tool] {
+    /// The tools that the operator allows this caller.
+    fn allowed_tools(&self, context: &Context) -> &[Tool] {
         match self.backups.allow_changes() {
-            Ok(()) => &*self.tools,
-            Err(_) => &self.tools[..1],
+            Ok(()) if context.role == Role::All => &*self.tools,
+            _ => &self.tools[..1],
         }
     }
 
-    fn unknown_tool(&self) -> Refusal {
-        let tools = self.allowed_tools().iter();
+    fn unknown_tool(&self, context: &Context) -> Refusal {
+        let tools = self.allowed_tools(context).iter();
         let names: Vec<&str> = tools.map(|tool| &*tool.name).collect();
         let names = names.join(", ");
         let message = format!("There is no such tool. The tools are: {names}.");
@@ -225,11 +225,16 @@ impl ServerHandler for Server {
         _page: Option<PaginatedRequestParams>,
         request: Request,
     ) -> Result<ListToolsResult, ErrorData> {
-        Call::begin(&self.context(&request), "tools/list").end(OK, None);
-        let mut result = ListToolsResult::with_all_items(self.allowed_tools().to_vec());
+        let context = self.context(&request);
+        Call::begin(&context, "tools/list").end(OK, None);
+        let mut result = ListToolsResult::with_all_items(self.allowed_tools(&context).to_vec());
         if is_stateless(&request) {
             result.ttl_ms = Some(TOOLS_TTL_MS);
-            result.cache_scope = Some(CacheScope::Public);
+            // Where there are access tokens, every caller has one, and the list depends on its role.
+            result.cache_scope = Some(match context.caller {
+                Caller::Token(_) => CacheScope::Private,
+                Caller::Client(_) | Caller::Anonymous => CacheScope::Public,
+            });
             result.meta = Some(RESULT_META.clone());
         }
         Ok(result)

@@ -35,9 +35,10 @@ USER = 10001
 AS_USER = {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"}
 KEY = "sk-qov-01-gate"
 TOKENS = {"agents": "a" * 16, "prometheus": "p" * 16}
+NAMES = {"agents": "agents", "prometheus": "prometheus/metrics"}
 SECRETS = {
     "api-key": KEY,
-    "access-tokens": "".join(f"{name}:{token}\n" for name, token in TOKENS.items()),
+    "access-tokens": "".join(f"{NAMES[name]}:{token}\n" for name, token in TOKENS.items()),
     "state-key": "s" * 32,
 }
 MCP, REST = "http://127.0.0.1:9090/mcp", "http://127.0.0.1:8080"
@@ -160,6 +161,9 @@ async def used(hosts, audit):
     expect(status == 200 and b"qovery_backups_build_info" in body, f"metrics: {status}")
     status, _, _ = await request(f"{REST}/metrics")
     expect(status == 401, f"metrics without a token: {status}")
+    named = bearer("prometheus") | {"Host": hosts[0]}
+    status, _, _ = await exchanged(("127.0.0.1", 9090), written_list(MCP, **named))
+    expect(status == 403, f"a list by Prometheus: {status}")
 
     headers = bearer("agents") | {"Content-Type": "application/json", "Host": hosts[0]}
     backup = json.dumps({"name": "gate", "message": "m"}).encode()

@@ -27,7 +27,7 @@ def run(*command, seconds, directory):
 
 # With an access token, so that the checks of authorization find something to check, and with as many
 # changes as it likes: beyond the limit it could add and remove nothing.
-arguments = ["--sandbox", "--changes-per-hour", "0"]
+arguments = ["--sandbox", "--changes-per-hour", "unlimited"]
 with (
     Served(server, *arguments, QOVERY_BACKUPS_ACCESS_TOKEN=f"gate:{TOKEN}") as served,
     tempfile.TemporaryDirectory() as directory,

@@ -23,6 +23,7 @@ from served import ORDERS, Served, exchange, request, written_call
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KEY, TOKEN = "sk-qov-01-gate", "gate-access-token-0123456789abcdef"
+METRICS_TOKEN = "metrics-access-token-0123456789abcdef"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -77,7 +78,7 @@ def configuration(directory, targets):
     expect(found["port"] == service["spec"]["ports"][0]["port"], found)
     job["static_configs"] = [{"targets": targets}]
     token = Path(directory, "token")
-    token.write_text(TOKEN)
+    token.write_text(METRICS_TOKEN)
     job["authorization"]["credentials_file"] = str(token)
     Path(directory, "prometheus.yml").write_text(yaml.safe_dump(settings))
 
@@ -147,8 +148,9 @@ def free_address():
 
 
 async def watched(server, directory):
-    key = {"QOVERY_API_KEY": KEY, "QOVERY_BACKUPS_ACCESS_TOKEN": f"gate:{TOKEN}"}
-    settings = ["--changes-per-hour", "0"]
+    tokens = f"gate:{TOKEN}\nprometheus/metrics:{METRICS_TOKEN}"
+    key = {"QOVERY_API_KEY": KEY, "QOVERY_BACKUPS_ACCESS_TOKEN": tokens}
+    settings = ["--changes-per-hour", "unlimited"]
     good, bad = Qovery(KEY, lambda *_: True), Qovery(KEY, lambda *_: False)
     gone, address = free_address(), free_address()
     with contextlib.ExitStack() as stack:

@@ -4,6 +4,7 @@ use std::{
     error::Error as _,
     ffi::OsStr,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -37,7 +38,8 @@ second variable names:
       An API token (qov_...), a policy token (sk-qov-01-...) or a JWT
   QOVERY_BACKUPS_ACCESS_TOKEN, QOVERY_BACKUPS_ACCESS_TOKEN_FILE
       For http: what callers send as `Authorization: Bearer <token>`, one token of at least 16
-      characters, or one a line as name:token. Any address but a loopback one needs it
+      characters, or one a line as name:token, name/read:token (lists only) or name/metrics:token.
+      Any address but a loopback one needs it
   QOVERY_BACKUPS_STATE_KEY, QOVERY_BACKUPS_STATE_KEY_FILE
       For http: what replicas share, so that one can take the answer to another's question, at least
       32 characters; to change it, the new one above the old one
@@ -82,10 +84,11 @@ pub(super) struct Cli {
     )]
     pub(super) confirm: Confirm,
 
-    /// How many backups may be added and removed in any hour, by all callers together; 0 for any number
+    // clap takes the path for one value, and a bare `Option` for a setting that may be left out.
+    /// How many backups may be added and removed in any hour, by all callers together, or unlimited
     #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR", value_name = "N")]
-    #[arg(default_value = "100", value_parser = parse_as::<u32>(WHOLE_NUMBER))]
-    pub(super) changes_per_hour: u32,
+    #[arg(default_value = "100", value_parser = changes_per_hour)]
+    pub(super) changes_per_hour: std::option::Option<NonZeroU32>,
 
     /// A file to which each change is written, before it is made and after: one JSON object a line. auto is
     /// one a month in the user's folder for state over stdio, and none over HTTP or in the sandbox
@@ -331,6 +334,16 @@ fn boolean(text: &str) -> Result<bool, &'static str> {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
         _ => Err("must be true or false"),
+    }
+}
+
+/// The limit, `None` for `unlimited`. 0 could mean either all or nothing.
+fn changes_per_hour(text: &str) -> Result<Option<NonZeroU32>, &'static str> {
+    match text.parse() {
+        _ if text.eq_ignore_ascii_case("unlimited") => Ok(None),
+        Ok(0) => Err("is 0: write unlimited for any number, or use --read-only for none"),
+        Ok(number) => Ok(NonZeroU32::new(number)),
+        Err(_) => Err("must be a whole number, such as 100, or unlimited"),
     }
 }
 

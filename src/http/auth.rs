@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::Settings;
 use crate::{
-    context::{Caller, Context},
+    context::{Caller, Context, Interface, Role},
     rest::Problem,
 };
 
@@ -80,9 +80,9 @@ fn is_host(authority: &Authority) -> bool {
     !authority.as_str().contains(['@', '*']) && (!has_port || authority.port_u16().is_some())
 }
 
-/// The access tokens, each with the name of its caller.
+/// The access tokens, each with the name and the role of its caller.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(Vec<(Arc<str>, SecretString)>);
+pub struct Tokens(Vec<(Arc<str>, Role, SecretString)>);
 
 /// Access tokens that cannot be used. The message repeats none of them.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
@@ -99,8 +99,8 @@ impl Tokens {
     /// A shorter token could be found by trial.
     const MIN_CHARACTERS: usize = 16;
 
-    /// Parses tokens, one a line, each after its name and a colon. A line without a name gets
-    /// `caller-` and its number.
+    /// Parses tokens, one a line, each after its name and a colon. The name may have a role behind a slash.
+    /// A line without a name gets `caller-` and its number, and no role.
     ///
     /// # Errors
     ///
@@ -117,6 +117,14 @@ impl Tokens {
             let unnamed = format!("caller-{number}");
             let (name, token) = line.split_once(':').unwrap_or((&unnamed, line));
             let (name, token) = (name.trim(), token.trim());
+            let (name, role) = match name.split_once('/') {
+                None => (name, Role::All),
+                Some((name, "read")) => (name, Role::Read),
+                Some((name, "metrics")) => (name, Role::Metrics),
+                Some(_) => {
+                    return refuse("a role other than read and metrics, as in name/read:token");
+                }
+            };
             let fit = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
             if !(1..=64).contains(&name.len()) || !name.bytes().all(fit) {
                 return refuse(
@@ -135,7 +143,7 @@ impl Tokens {
                     "a name or a token of another line: callers could not be told apart",
                 );
             }
-            tokens.push((name.into(), SecretString::from(token)));
+            tokens.push((name.into(), role, SecretString::from(token)));
         }
         if tokens.is_empty() {
             return Err(TokensError::None);
@@ -149,20 +157,26 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// The callers' names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| &**name)
+    /// The callers' names, each with its role if it has one, for people.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let names = self.0.iter().map(|(name, role, _)| match role {
+            Role::All => name.to_string(),
+            Role::Read => format!("{name}/read"),
+            Role::Metrics => format!("{name}/metrics"),
+        });
+        names.collect::<Vec<_>>().join(", ")
     }
 
-    /// The name of the caller with this token, compared in constant time.
-    pub(super) fn caller(&self, presented: &str) -> Option<Arc<str>> {
+    /// The name and the role of the caller with this token, compared in constant time.
+    pub(super) fn caller(&self, presented: &str) -> Option<(Arc<str>, Role)> {
         let is_it = |token: &SecretString| {
             let token = token.expose_secret().as_bytes();
             bool::from(token.ct_eq(presented.as_bytes()))
         };
         // All are compared, whichever matches.
-        let callers = self.0.iter().filter(|(_, token)| is_it(token));
-        callers.fold(None, |_, (name, _)| Some(Arc::clone(name)))
+        let callers = self.0.iter().filter(|(.., token)| is_it(token));
+        callers.fold(None, |_, (name, role, _)| Some((Arc::clone(name), *role)))
     }
 }
 
@@ -203,7 +217,8 @@ impl Settings {
             .ok_or_else(Problem::forbidden_origin)
     }
 
-    /// Refuses callers without a token, if there are tokens.
+    /// Refuses callers without a token, if there are tokens, and what the role of a token does not allow.
+    /// Which tools a caller has is decided in `mcp`.
     pub(super) fn check_token(&self, context: &Context, request: &Request) -> Result<(), Problem> {
         // A client that looks for an authorization server (RFC 9728) must get 404, not 401: there is none.
         // A browser sends OPTIONS without one (Fetch, "CORS-preflight request").
@@ -212,8 +227,16 @@ impl Settings {
             || request.uri().path().starts_with("/.well-known/");
         let is_authorized =
             matches!(context.caller, Caller::Token(_)) || self.tokens.current().is_empty();
-        if is_public || is_authorized {
+        let is_in_role = match context.role {
+            Role::All => true,
+            Role::Read => context.interface == Interface::Mcp || request.method().is_safe(),
+            Role::Metrics => reads(request, &["/metrics"]),
+        };
+        if is_public || (is_authorized && is_in_role) {
             return Ok(());
+        }
+        if is_authorized {
+            return Err(Problem::forbidden_role());
         }
         // RFC 6750, section 3.1: the error is named only if a token was sent.
         let challenge = HeaderValue::from_static(match bearer(request.headers()) {
@@ -286,16 +309,24 @@ mod tests {
     #[test]
     fn a_token_identifies_its_caller() {
         let parse = |text: &str| Tokens::parse(&SecretString::from(text));
-        let text = "ci: one-one-one-one-\n\nops:two:with-a-colon\nthree-three-three\n";
+        let text = "ci: one-one-one-one-\n\nops/read:two:with-a-colon\nthree-three-three\n\
+                    prom/metrics: four-four-four-four\nfive/read-five-five";
         let tokens = parse(text).unwrap();
         assert_eq!(
-            tokens.names().collect::<Vec<_>>(),
-            ["ci", "ops", "caller-4"]
+            tokens.names(),
+            "ci, ops/read, caller-4, prom/metrics, caller-6"
         );
         let caller = |token: &str| tokens.caller(token);
-        assert_eq!(caller("one-one-one-one-").as_deref(), Some("ci"));
-        assert_eq!(caller("two:with-a-colon").as_deref(), Some("ops"));
-        assert_eq!(caller("three-three-three").as_deref(), Some("caller-4"));
+        for (token, name, role) in [
+            ("one-one-one-one-", "ci", Role::All),
+            ("two:with-a-colon", "ops", Role::Read),
+            ("three-three-three", "caller-4", Role::All),
+            ("four-four-four-four", "prom", Role::Metrics),
+            // Without a name it is the token that has a slash.
+            ("five/read-five-five", "caller-6", Role::All),
+        ] {
+            assert_eq!(caller(token), Some((name.into(), role)));
+        }
         for wrong in [
             "",
             "one-one-one-one",
@@ -315,6 +346,18 @@ mod tests {
             (
                 &format!("{long}\n{}", &long[1..]),
                 "in line 2 a token of fewer",
+            ),
+            (
+                &format!("a/read:{long}\nb/write:{long}0"),
+                "in line 2 a role other than read and metrics",
+            ),
+            (&format!("a/:{long}"), "in line 1 a role"),
+            (&format!("a/Read:{long}"), "in line 1 a role"),
+            (&format!("a/read/metrics:{long}"), "in line 1 a role"),
+            (&format!("/read:{long}"), "in line 1 a name that"),
+            (
+                &format!("a:{long}\na/read:{long}0"),
+                "in line 2 a name or a token of another",
             ),
             (
                 &format!("a:{long}\na:{long}0"),

@@ -28,7 +28,7 @@ use tower_http::{
 
 use super::{Settings, auth};
 use crate::{
-    context::{Caller, Context, Deadline, Interface, RequestId, TraceParent},
+    context::{Caller, Context, Deadline, Interface, RequestId, Role, TraceParent},
     limits::Limits,
     rest::{self, Problem},
     shutdown::Shutdown,
@@ -132,8 +132,9 @@ impl Middleware {
                 .and_then(RequestId::parse)
                 .unwrap_or_default(),
             interface,
+            role: token.as_ref().map_or(Role::All, |(_, role)| *role),
             caller: match (token, agent) {
-                (Some(name), _) => Caller::Token(name),
+                (Some((name, _)), _) => Caller::Token(name),
                 (None, Some(agent)) => Caller::Client(agent.into()),
                 (None, None) => Caller::Anonymous,
             },

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     backups::{Found, Listed},
-    context::Context,
+    context::{Context, Role},
     qovery::{DatabaseId, mask_keys},
     telemetry::Call,
     text,
@@ -86,6 +86,8 @@ impl Server {
         // Some hosts allow no hyphen in a name.
         match params.name.replace('_', "-").as_str() {
             LIST => Box::pin(self.list(parse(list, arguments)?, context, request)).await,
+            // Whatever else the call carries, such as the answer to a question of before.
+            ADD | REMOVE if context.role != Role::All => Err(self.unknown_tool(context)),
             ADD => {
                 self.backups.allow_changes()?;
                 Box::pin(self.add(parse(add, arguments)?, context, entry)).await
@@ -101,7 +103,7 @@ impl Server {
                 let answer = (params.request_state, params.input_responses);
                 Box::pin(self.remove(target, answer, context, request)).await
             }
-            _ => Err(self.unknown_tool()),
+            _ => Err(self.unknown_tool(context)),
         }
     }
 

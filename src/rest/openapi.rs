@@ -133,6 +133,7 @@ fn problems(operation: &str) -> Vec<Problem> {
     let mut problems = vec![
         Problem::forbidden_host(),
         Problem::forbidden_origin(),
+        Problem::forbidden_role(),
         Problem::unauthenticated(),
         Problem::overloaded(),
         Problem::body_too_large(),

@@ -61,6 +61,8 @@ problems! {
     forbidden_host, FORBIDDEN, "This server does not answer to that name. Nothing was changed. The operator allows names with --allowed-host.";
     /// A web page of another origin.
     forbidden_origin, FORBIDDEN, "Pages of that origin may not call this server. Nothing was changed. The operator allows origins with --allowed-origin.";
+    /// A token whose role does not allow the request.
+    forbidden_role, FORBIDDEN, "The role of this access token does not allow that. Nothing was changed. If it should, ask the operator for a token with another role.";
     /// No token, or a wrong one.
     unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
     /// A body over the limits of bytes and of JSON values.

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 
 use qovery_backups_mcp::sandbox::Sandbox;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
-    app::{Server, TestApp, serve_sandbox},
-    clients::{Client, ERAS, Era, LIST, orders},
+    app::{Server, TEST_TIMEOUT, TestApp, serve_sandbox},
+    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, can_ask, order, orders, removal, yes},
     connection::{Connection, Request, backups_of},
     expect::{Answer, contains},
-    upstreams::{Upstream, closed_port, json_reply},
+    upstreams::{Upstream, backup_id, closed_port, json_reply},
 };
 
 pub(crate) const TOKENS: (&str, &str) = (
@@ -22,6 +23,15 @@ const ADA: Option<&str> = Some("access-token-of-ada");
 fn list() -> Request {
     Request::get(&backups_of(Sandbox::ORDERS))
 }
+
+const BEN: Option<&str> = Some("access-token-of-ben");
+const PROMETHEUS: Option<&str> = Some("access-token-of-prometheus");
+/// Ada may do all, ben lists, and Prometheus reads the metrics.
+const ROLES: (&str, &str) = (
+    "QOVERY_BACKUPS_ACCESS_TOKEN",
+    "ada:access-token-of-ada\nben/read:access-token-of-ben\n\
+     prometheus/metrics:access-token-of-prometheus",
+);
 
 /// For each port a request that is answered with 200, if it is allowed.
 fn requests(server: &Server) -> [(SocketAddr, Request); 2] {
@@ -275,6 +285,220 @@ async fn a_caller_has_the_name_of_its_token() {
             assert_eq!(server.call_of(&answer).await["caller"], caller);
         }
     }
+}
+
+/// The names of the tools in a list of them.
+fn tool_names(answer: &Value) -> Vec<&str> {
+    let tools = answer["result"]["tools"].as_array().unwrap().iter();
+    tools.map(|tool| tool["name"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_token_that_reads_sees_one_tool_and_no_other_is_there() {
+    let old = &["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"][..];
+    let server = TestApp::new(&[ROLES]).serve(&["--sandbox"]).await;
+    let before = server.rest(list().token(ADA)).await.text();
+    for (era, versions) in [(Era::Handshake, old), (Era::Stateless, &["2026-07-28"])] {
+        for (token, tools) in [(ADA, &[LIST, ADD, REMOVE][..]), (BEN, &[LIST])] {
+            let mut client = Client::over_http(&server, era, token);
+            client.open().await;
+            let answer = client.request("tools/list", json!({})).await;
+            assert_eq!(tool_names(&answer), tools);
+            // A proxy must not give the one's list to the other.
+            let scope = answer["result"]["cacheScope"].as_str();
+            assert_eq!(scope, (era == Era::Stateless).then_some("private"));
+        }
+        let mut ben = Client::over_http(&server, era, BEN);
+        assert_eq!(ben.ok(LIST, orders()).await["complete"], true);
+        let unknown = json!({ "name": "drop-database", "arguments": {} });
+        let unknown = ben.request("tools/call", unknown).await["error"].take();
+        contains(
+            &unknown.to_string(),
+            ["The tools are: list-database-backups."],
+        );
+        let mut several = orders();
+        several["backupIds"] = json!([backup_id(1), backup_id(2)]);
+        let mut named = orders();
+        named["name"] = json!("a");
+        let mut specified = orders();
+        specified["body"] = json!({ "name": "a", "message": "b" });
+        for (tool, arguments) in [
+            (ADD, named),
+            (ADD, specified),
+            (REMOVE, order(1)),
+            (REMOVE, several),
+            (REMOVE, json!({})),
+        ] {
+            for name in [tool.to_owned(), tool.replace('-', "_")] {
+                for version in versions {
+                    let request = ben.tool(&name, &arguments);
+                    let request = request.header("MCP-Protocol-Version", version);
+                    let answer = request.send(server.mcp).await;
+                    assert_eq!(answer.message()["error"], unknown, "{name}: {answer:?}");
+                }
+            }
+        }
+        let answer = ben.tool(REMOVE, &order(1)).send(server.mcp).await;
+        let call = server.call_of(&answer).await;
+        assert_eq!(call["caller"], "ben");
+        assert_eq!(call["operation"], "remove");
+    }
+    assert_eq!(server.rest(list().token(ADA)).await.text(), before);
+}
+
+#[tokio::test]
+async fn a_token_that_reads_cannot_answer_the_question_of_another() {
+    let server = TestApp::new(&[ROLES]).serve(&["--sandbox"]).await;
+    let before = server.rest(list().token(ADA)).await.text();
+    let mut client = Client::over_http(&server, Era::Stateless, ADA);
+    client.capabilities = can_ask();
+    let question = client.ask(1).await;
+    let own = question.answered(&yes(), question.state());
+    client.token = BEN;
+    let mut spelt = own.clone();
+    spelt["name"] = json!(REMOVE.replace('-', "_"));
+    for params in [removal(1), own.clone(), spelt] {
+        let answer = client.request("tools/call", params).await;
+        assert_eq!(answer["error"]["code"], -32602, "{answer}");
+        contains(&answer.to_string(), ["There is no such tool."]);
+    }
+    assert_eq!(server.rest(list().token(ADA)).await.text(), before);
+    client.token = ADA;
+    client.step(own).await.outcome("removed");
+}
+
+#[tokio::test]
+async fn a_token_that_reads_changes_nothing_over_rest() {
+    let server = TestApp::new(&[ROLES]).serve(&["--sandbox"]).await;
+    let backups = backups_of(Sandbox::ORDERS);
+    let backup = format!("{backups}/{}", backup_id(1));
+    let before = server.rest(list().token(ADA)).await.text();
+    for (request, operation) in [
+        (
+            Request::post(&backups, &json!({ "name": "a", "message": "b" })),
+            "add",
+        ),
+        (Request::post(&backups, &json!({ "wrong": true })), "add"),
+        (Request::delete(&backup), "remove"),
+        (Request::delete(&format!("{backup}/")), "remove"),
+        (Request::new("PUT", &backup), "other"),
+        (Request::new("PATCH", &backups), "other"),
+        (Request::post("/nowhere", &json!({})), "other"),
+    ] {
+        let answer = server.rest(request.token(BEN)).await;
+        let problem = answer.problem(403, "forbidden_role");
+        assert_eq!(problem["outcome"], "not_applied");
+        assert_eq!(problem["retryable"], false);
+        let call = server.call_of(&answer).await;
+        assert_eq!(call["caller"], "ben");
+        assert_eq!(call["operation"], operation);
+        assert_eq!(call["outcome"], "forbidden_role");
+    }
+    let head = Request::new("HEAD", "/metrics");
+    for (request, status) in [(list(), 200), (head, 200), (Request::get("/nowhere"), 404)] {
+        assert_eq!(server.rest(request.token(BEN)).await.status, status);
+    }
+    assert_eq!(server.rest(list().token(ADA)).await.text(), before);
+    assert_eq!(
+        server
+            .rest(Request::delete(&backup).token(ADA))
+            .await
+            .status,
+        204
+    );
+}
+
+#[tokio::test]
+async fn a_token_for_the_metrics_reads_them_alone() {
+    let app = TestApp::new(&[ROLES]);
+    let both = app.serve(&["--sandbox"]).await;
+    let one = app.serve(&["--sandbox", "--no-rest"]).await;
+    // It is not the path of the MCP port where the other one has it.
+    for (address, status) in [(both.rest, 200), (one.mcp, 200), (both.mcp, 404)] {
+        for request in [
+            Request::get("/metrics"),
+            Request::get("/metrics?x=1").header("Host", "10.1.2.3:8080"),
+            Request::new("HEAD", "/metrics/"),
+        ] {
+            let answer = request.token(PROMETHEUS).send(address).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+        }
+        let mut client = Client::over_http(&both, Era::Stateless, None);
+        let mut old = Client::over_http(&both, Era::Handshake, None);
+        for request in [
+            client.message("tools/list", json!({})),
+            client.message("server/discover", json!({})),
+            client.tool(LIST, &orders()),
+            client.tool(REMOVE, &order(1)),
+            old.message("initialize", json!({})),
+            old.tool(LIST, &orders()),
+            list(),
+            Request::post(&backups_of(Sandbox::ORDERS), &json!({})),
+            Request::post("/metrics", &json!({})),
+            Request::get("/metrics/x"),
+            Request::get("/nowhere"),
+            Request::get("/mcp"),
+        ] {
+            let answer = request.token(PROMETHEUS).send(address).await;
+            answer.problem(403, "forbidden_role");
+        }
+    }
+    // These need no token.
+    for path in ["/", "/openapi.json", "/healthz", "/readyz"] {
+        let answer = both.rest(Request::get(path).token(PROMETHEUS)).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_role_that_changes_in_the_file_holds_from_then_on() {
+    let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN_FILE", "tokens")]);
+    let give = |role: &str| app.file("tokens", &format!("ada{role}:access-token-of-ada"));
+    give("");
+    let server = app.serve(&["--sandbox"]).await;
+    let serving = server
+        .log
+        .line(|line| line["fields"]["message"] == "serving");
+    assert_eq!(serving.await["fields"]["callers"], "ada");
+    let mut client = Client::over_http(&server, Era::Stateless, ADA);
+    client.capabilities = can_ask();
+    // Asked with one role, and answered with another.
+    let question = client.ask(1).await;
+    let own = question.answered(&yes(), question.state());
+    let backup = format!("{}/{}", backups_of(Sandbox::ORDERS), backup_id(1));
+    for (role, tools) in [("/read", 1), ("/metrics", 0), ("", 3)] {
+        give(role);
+        server.signal("HUP").await;
+        let reached = async {
+            loop {
+                let answer = client.post("tools/list", json!({})).await;
+                let seen = match answer.status {
+                    200 => tool_names(&answer.message()).len(),
+                    status => {
+                        assert_eq!(status, 403, "{answer:?}");
+                        0
+                    }
+                };
+                if seen == tools {
+                    return;
+                }
+            }
+        };
+        timeout(TEST_TIMEOUT, reached).await.unwrap();
+        if role.is_empty() {
+            break;
+        }
+        let answer = client.post("tools/call", own.clone()).await;
+        if role == "/read" {
+            assert_eq!(answer.message()["error"]["code"], -32602, "{answer:?}");
+        } else {
+            answer.problem(403, "forbidden_role");
+        }
+        let delete = Request::delete(&backup).token(ADA);
+        server.rest(delete).await.problem(403, "forbidden_role");
+    }
+    client.step(own).await.outcome("removed");
 }
 
 #[tokio::test]

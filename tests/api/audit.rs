@@ -98,7 +98,11 @@ impl Audited {
             app = app.with("QOVERY_BACKUPS_ACCESS_TOKEN", tokens);
         }
         let path = path.to_str().unwrap();
-        let all = [&["--audit-log", path, "--changes-per-hour", "0"], arguments].concat();
+        let all = [
+            &["--audit-log", path, "--changes-per-hour", "unlimited"],
+            arguments,
+        ]
+        .concat();
         Self {
             server: app.serve(&all).await,
             directory,
@@ -635,7 +639,7 @@ async fn a_killed_process_leaves_whole_lines_and_no_change_without_an_intent() {
     let calls = Mutex::new(0);
     let (mut known, mut left_open, mut answered) = (0, 0, 0);
     for kill in 0..kills {
-        let arguments = ["--audit-log", file, "--changes-per-hour", "0"];
+        let arguments = ["--audit-log", file, "--changes-per-hour", "unlimited"];
         let server = ledger.app().serve(&arguments).await;
         let moment = ledger.requests().len() + fastrand::usize(1..60);
         let killer = async {

@@ -17,7 +17,7 @@ const API_KEY: &str = "QOVERY_API_KEY=qov_0123456789abcdef";
 const TOKENS: &str = "QOVERY_BACKUPS_ACCESS_TOKEN=ada:0123456789abcdef\n0123456789ABCDEF";
 const TOKEN: (&str, &str) = (
     "QOVERY_BACKUPS_ACCESS_TOKEN",
-    "ada:0123456789abcdef\n0123456789ABCDEF",
+    "ada/read:0123456789abcdef\n0123456789ABCDEF",
 );
 
 /// A setting that the documents have to list.
@@ -122,8 +122,16 @@ const REFUSED: &[&[&str]] = &[
         "QOVERY_BACKUPS_ACCESS_TOKEN=a:0123456789abcdef\nc:0123456789abcdef",
         "http",
     ],
+    &[
+        API_KEY,
+        "QOVERY_BACKUPS_ACCESS_TOKEN=a/read:0123456789abcdef\nc/write:0123456789abcdeF",
+        "http",
+    ],
     &[API_KEY, "--confirm", "sometimes"],
     &[API_KEY, "--changes-per-hour", "many"],
+    &[API_KEY, "--changes-per-hour", "0"],
+    &[API_KEY, "QOVERY_BACKUPS_CHANGES_PER_HOUR=-1"],
+    &[API_KEY, "QOVERY_BACKUPS_CHANGES_PER_HOUR=00"],
     &[API_KEY, "--audit-log", "no/such/folder/audit.jsonl"],
     &[API_KEY, "--audit-log", "."],
     &[API_KEY, "QOVERY_BACKUPS_STATE_KEY=short"],
@@ -201,7 +209,25 @@ async fn a_list_is_replaced_as_a_whole_and_tokens_are_shown_by_name() {
     let flags = [file, ["--allowed-host", "a"], ["--allowed-host", "b"]].concat();
     assert_eq!(setting(&app, &flags, hosts).await, "a,b (flag)");
     let callers = setting(&app, &[], TOKEN.0).await;
-    assert_eq!(callers, "ada, caller-2 (environment)");
+    assert_eq!(callers, "ada/read, caller-2 (environment)");
+}
+
+#[tokio::test]
+async fn any_number_of_changes_is_allowed_by_name() {
+    let limit = "QOVERY_BACKUPS_CHANGES_PER_HOUR";
+    for value in ["unlimited", "Unlimited", "1", "4294967295"] {
+        let app = TestApp::new(&[
+            KEY,
+            ("QOVERY_API_URL", "http://127.0.0.1:1"),
+            (limit, value),
+        ]);
+        assert_eq!(
+            setting(&app, &[], limit).await,
+            format!("{value} (environment)")
+        );
+        let flag = setting(&app, &["--changes-per-hour", value], limit).await;
+        assert_eq!(flag, format!("{value} (flag)"));
+    }
 }
 
 #[tokio::test]

@@ -153,7 +153,7 @@ async fn odd_dates_never_expose_the_newest_backup() {
         }
     })
     .await;
-    let unlimited = ["--changes-per-hour", "0"];
+    let unlimited = ["--changes-per-hour", "unlimited"];
     let mut session = upstream.app().session(Era::Handshake, &unlimited).await;
     let mut removed = Vec::new();
     for (at, case) in cases.iter().enumerate() {

@@ -32,7 +32,7 @@ fn status(status: &str) -> Response {
 
 /// Serves without an hourly limit.
 async fn serve(app: TestApp, arguments: &[&str]) -> Server {
-    app.serve(&[&["--changes-per-hour", "0"], arguments].concat())
+    app.serve(&[&["--changes-per-hour", "unlimited"], arguments].concat())
         .await
 }
 

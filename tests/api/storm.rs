@@ -323,7 +323,13 @@ async fn a_storm_gets_no_wrong_answer() {
     let app = ledger.app().short_limits();
     let file = path.to_str().unwrap();
     let server = app
-        .serve(&["--changes-per-hour", "0", "--audit-log", file, UNATTENDED])
+        .serve(&[
+            "--changes-per-hour",
+            "unlimited",
+            "--audit-log",
+            file,
+            UNATTENDED,
+        ])
         .await;
 
     let since = Instant::now();
@@ -402,7 +408,7 @@ async fn batches_that_are_overtaken_by_failures_leave_a_good_backup() {
         }
     })
     .await;
-    let unlimited = ["--changes-per-hour", "0", UNATTENDED];
+    let unlimited = ["--changes-per-hour", "unlimited", UNATTENDED];
     let server = ledger.app().short_limits().serve(&unlimited).await;
     let rounds = (0..batches).map(async |number| {
         let database = database(number);
