@@ -185,6 +185,57 @@ def validate_manifest(directory, text, code):
     run(BIN / "kubernetes-validate", "--strict", "kubernetes.yaml", code=code, cwd=directory)
 
 
+def filled(text):
+    """The documents of a manifest, as envsubst fills them in, by their kinds."""
+    values = {"QOVERY_API_KEY": KEY, "STATE_KEY": SECRETS["state-key"]}
+    values |= {f"{name.upper()}_TOKEN": token for name, token in TOKENS.items()}
+    kinds = {}
+    for document in yaml.safe_load_all(string.Template(re.sub(r"(?m)^#.*$", "", text)).substitute(values)):
+        kinds.setdefault(document["kind"], []).append(document)
+    return kinds
+
+
+def ingress(services):
+    """It passes on to a port that a Service has, for the proxy's name, and only MCP."""
+    text = DEPLOY.joinpath("kubernetes-ingress.yaml").read_text()
+    faults(validate_manifest, text, ("pathType:", "pathKind:"), ("name: mcp", "number: mcp"))
+    [made] = filled(text)["Ingress"]
+    [rule], [terminated] = made["spec"]["rules"], made["spec"]["tls"]
+    expect(rule["host"] == proxy_name() and terminated["hosts"] == [rule["host"]], made)
+    [path] = rule["http"]["paths"]
+    [service] = [found for found in services if found["metadata"]["name"] == path["backend"]["service"]["name"]]
+    expect(service["metadata"]["namespace"] == made["metadata"]["namespace"], made)
+    ports = [port["name"] for port in service["spec"]["ports"]]
+    expect(path["backend"]["service"]["port"]["name"] in ports, path)
+    expect((path["path"], path["pathType"]) == ("/mcp", "Prefix"), path)
+    print(f"kubernetes-ingress.yaml: valid, {rule['host']}{path['path']} is a port of {service['metadata']['name']}")
+
+
+def monitor(services):
+    """It finds each replica once, by a token of its own, under the name that the alerts have."""
+    text = DEPLOY.joinpath("kubernetes-monitor.yaml").read_text()
+    faults(validate_manifest, text, ("stringData:", "strings:"))
+    [secret], [made] = (filled(text)[kind] for kind in ["Secret", "ServiceMonitor"])
+    expect(made["apiVersion"] == "monitoring.coreos.com/v1", made)
+    spec, namespace = made["spec"], made["metadata"]["namespace"]
+    expect(spec.keys() == {"selector", "jobLabel", "endpoints"}, spec)
+    wanted = spec["selector"]["matchLabels"].items()
+    [service] = [found for found in services if wanted <= found["metadata"].get("labels", {}).items()]
+    expect(service["spec"].get("clusterIP") == "None", "it finds one replica of two")
+    expect(service["metadata"]["namespace"] == secret["metadata"]["namespace"] == namespace, made)
+    prometheus = yaml.safe_load(DEPLOY.joinpath("prometheus/prometheus.yml").read_text())
+    job = prometheus["scrape_configs"][0]["job_name"]
+    expect(service["metadata"]["labels"][spec["jobLabel"]] == job, spec["jobLabel"])
+    [endpoint] = spec["endpoints"]
+    expect(endpoint.keys() == {"port", "path", "authorization"}, endpoint)
+    expect(endpoint["port"] in [port["name"] for port in service["spec"]["ports"]], endpoint)
+    expect(endpoint["path"] == "/metrics", endpoint)
+    credentials = endpoint["authorization"]["credentials"]
+    expect(credentials["name"] == secret["metadata"]["name"], credentials)
+    expect(secret["stringData"][credentials["key"]] == TOKENS["prometheus"], secret)
+    print(f"kubernetes-monitor.yaml: valid, scrapes {service['metadata']['name']} as {job}")
+
+
 async def kubernetes(program, upstream):
     text = DEPLOY.joinpath("kubernetes.yaml").read_text()
     faults(
@@ -194,12 +245,7 @@ async def kubernetes(program, upstream):
         ("replicas: 2", "replicas: two"),
         ("preStop: { sleep: { seconds: 5 } }", "preStop: { sleep: 5 }"),
     )
-    # As envsubst fills it in.
-    values = {"QOVERY_API_KEY": KEY, "STATE_KEY": SECRETS["state-key"]}
-    values |= {f"{name.upper()}_TOKEN": token for name, token in TOKENS.items()}
-    kinds = {}
-    for document in yaml.safe_load_all(string.Template(re.sub(r"(?m)^#.*$", "", text)).substitute(values)):
-        kinds.setdefault(document["kind"], []).append(document)
+    kinds = filled(text)
     unfilled = next(d for d in yaml.safe_load_all(text) if d["kind"] == "Secret")["stringData"]
     [secret], [replicas], [budget] = kinds["Secret"], kinds["StatefulSet"], kinds["PodDisruptionBudget"]
     spec = replicas["spec"]
@@ -210,12 +256,14 @@ async def kubernetes(program, upstream):
     expect(secret["stringData"] == SECRETS, secret)
     for chosen in [spec["selector"]["matchLabels"], budget["spec"]["selector"]["matchLabels"]]:
         expect(chosen == labels, chosen)
-    services, names = set(), set()
+    services, names = set(), {"localhost", "127.0.0.1", proxy_name()}
     for service in kinds["Service"]:
         expect(service["spec"]["selector"] == labels, service)
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
         services.add(name)
-        names |= {f"{name}.{namespace}.svc", f"{name}.{namespace}"}
+        if service["spec"].get("clusterIP") != "None":
+            long = f"{name}.{namespace}.svc"
+            names |= {name, f"{name}.{namespace}", long, f"{long}.cluster.local"}
         for port in service["spec"]["ports"]:
             expect({"name": port["targetPort"], "containerPort": port["port"]} in container["ports"], port)
     expect(spec["serviceName"] in services, spec["serviceName"])
@@ -243,8 +291,7 @@ async def kubernetes(program, upstream):
         mounted(f"{mounts[volume['name']]}/{name}", content)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     hosts = variables["QOVERY_BACKUPS_ALLOWED_HOST"].split(",")
-    expect(set(hosts) & names, f"no name of the Service is among {hosts}")
-    expect(proxy_name() in hosts, f"the proxy's name is not among {hosts}")
+    expect(set(hosts) == names, f"callers use {names}, and it answers to {hosts}")
     async with begun:
         # As the kubelet asks: by the address of the pod, without a token.
         for probe in [container["readinessProbe"], container["livenessProbe"]]:
@@ -252,6 +299,8 @@ async def kubernetes(program, upstream):
             await begun.ready(f"http://127.0.0.1:{ports[asked['port']]}{asked['path']}")
         await used([*hosts, f"{hosts[0]}:9090"], audit)
     print(f"kubernetes.yaml: valid, runs as it stands, and answers to {', '.join(hosts)}")
+    ingress(kinds["Service"])
+    monitor(kinds["Service"])
 
 
 def validate_compose(directory, text, code):
@@ -425,8 +474,8 @@ async def unit(program, upstream):
     faults(exposure, text, ("SystemCallFilter=@system-service\n", ""), ("DynamicUser=yes\n", ""))
     # As systemd fills them in.
     places = {"%d": "/run/credentials/qovery-backups-mcp.service", "%S": "/var/lib"}
-    filled = re.sub("|".join(places), lambda place: places[place[0]], text)
-    variables = dict(re.findall(r"^Environment=(\w+)=(.*)$", filled, re.MULTILINE))
+    placed = re.sub("|".join(places), lambda place: places[place[0]], text)
+    variables = dict(re.findall(r"^Environment=(\w+)=(.*)$", placed, re.MULTILINE))
     known(variables, program)
     for name, source in re.findall(r"^LoadCredential=(.*):(.*)$", text, re.MULTILINE):
         expect(Path(source).name == name, source)
