@@ -22,6 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import pyseccomp
 import yaml
 
@@ -32,6 +37,7 @@ server, compose_validator = sys.argv[1:]
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
 USER = 10001
+SHARED = dns.name.from_text("backups")
 AS_USER = {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"}
 KEY = "sk-qov-01-gate"
 TOKENS = {"agents": "a" * 16, "prometheus": "p" * 16}
@@ -325,8 +331,9 @@ async def compose(program, upstream):
     configuration = services["nginx"]["volumes"][0]
     expect(DEPLOY.joinpath(Path(configuration["source"]).relative_to(base)).is_file(), configuration)
     proxy = DEPLOY.joinpath("nginx.conf").read_text()
-    upstreams = re.findall(r"^\s+server ([\w-]+):9090 ", proxy, re.MULTILINE)
-    expect(upstreams == list(replicas), f"nginx.conf passes on to {upstreams}")
+    [shared] = re.findall(r"^\s+set \$replicas ([\w-]+):9090;", proxy, re.MULTILINE)
+    for replica in replicas.values():
+        expect(replica["networks"] == {"default": {"aliases": [shared]}}, f"nginx.conf passes on to {shared}")
     expect(services["nginx"]["depends_on"].keys() == replicas.keys(), services["nginx"]["depends_on"])
     volumes = {str(replica["volumes"]) for replica in replicas.values()}
     expect(len(volumes) == len(replicas), "one audit log for two")
@@ -345,6 +352,26 @@ async def compose(program, upstream):
             await used([variables["QOVERY_BACKUPS_ALLOWED_HOST"]], variables["QOVERY_BACKUPS_AUDIT_LOG"])
     print(f"compose.yaml: valid, and {' and '.join(replicas)} run as it says")
     return replicas
+
+
+class Resolver(asyncio.DatagramProtocol):
+    """Docker's resolver, with a name that all replicas share. What it says may be kept for ten minutes."""
+
+    def __init__(self):
+        self.addresses = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, peer):
+        query = dns.message.from_wire(data)
+        [question] = query.question
+        answer = dns.message.make_response(query)
+        if self.addresses and question.name == SHARED and question.rdtype == dns.rdatatype.A:
+            answer.answer.append(dns.rrset.from_text_list(SHARED, 600, "IN", "A", self.addresses))
+        else:
+            answer.set_rcode(dns.rcode.NXDOMAIN)
+        self.transport.sendto(answer.to_wire(), peer)
 
 
 NGINX = """
@@ -372,14 +399,15 @@ def validate_nginx(directory, text, code):
 
 
 async def nginx(program, replicas, upstream):
-    """Callers reach both replicas by the name of the certificate, and only MCP."""
+    """Callers reach both replicas by the name of the certificate, and only MCP: also if one is gone, and after a
+    time in which none had a name."""
     text = DEPLOY.joinpath("nginx.conf").read_text()
     name = proxy_name()
     certificate, key = (re.search(rf"ssl_certificate{kind}\s+(\S+);", text)[1] for kind in ["", "_key"])
     names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
     made = ["-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", certificate]
     run("openssl", "req", "-x509", *names, *made)
-    faults(validate_nginx, text, ("pass http://backups;", "pass backups;"), ("listen 443 ssl", "listen"))
+    faults(validate_nginx, text, ("set $replicas", "let $replicas"), ("listen 443 ssl", "listen"))
     context = ssl.create_default_context(cafile=certificate)
 
     async def through(sent):
@@ -391,7 +419,11 @@ async def nginx(program, replicas, upstream):
         finally:
             writer.close()
 
+    loop = asyncio.get_running_loop()
+    transport, resolver = await loop.create_datagram_endpoint(Resolver, local_addr=("127.0.0.11", 53))
+    listed = written_list(f"https://{name}/mcp", **bearer("agents"), Host=name)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(transport.close)
         for replica, service in replicas.items():
             address = socket.gethostbyname(replica)
             addresses = ["--mcp-addr", f"{address}:9090", "--rest-addr", f"{address}:8080"]
@@ -411,20 +443,31 @@ async def nginx(program, replicas, upstream):
             expect(time.monotonic() < deadline, "nginx did not listen")
             await asyncio.sleep(0.05)
 
-        headers = bearer("agents") | {"Host": name}
-        for _ in range(4):
-            status, answer = await through(written_list(f"https://{name}/mcp", **headers))
+        status, _ = await through(listed)
+        expect(status == 502, f"without a name it answers {status}")
+        # Nothing listens at the second.
+        first, second = map(socket.gethostbyname, replicas)
+        resolver.addresses = [first, "127.0.0.9"]
+        for _ in range(8):
+            status, answer = await through(listed)
             expect(status == 200 and ORDERS.encode() in answer, f"{status}: {answer[:300]}")
+        resolver.addresses = [first, second]
+        changed = time.monotonic()
+        while not await was_asked(second):
+            expect(time.monotonic() < changed + 15, "a new address was not found")
+            status, _ = await through(listed)
+            expect(status == 200, f"while the addresses change: {status}")
+        expect(await was_asked(first), "one replica was not asked")
+        headers = bearer("agents") | {"Host": name}
         for path in ["/metrics", "/v1/database", "/"]:
             status, _ = await through(written(f"https://{name}{path}", "GET", headers, b""))
             expect(status == 404, f"{path} is answered with {status}")
-        served = []
-        for replica in replicas:
-            url = f"http://{socket.gethostbyname(replica)}:8080/metrics"
-            _, _, metrics = await request(url, headers=bearer("prometheus"))
-            served.append(re.search(rb'request_seconds_count\{.*operation="list".*\} (\d+)', metrics))
-        expect(all(served), "a replica was not asked")
-    print(f"nginx.conf: valid, and both replicas answer at https://{name}/mcp")
+    print(f"nginx.conf: valid, starts without replicas, and both answer at https://{name}/mcp")
+
+
+async def was_asked(replica):
+    _, _, metrics = await request(f"http://{replica}:8080/metrics", headers=bearer("prometheus"))
+    return re.search(rb'request_seconds_count\{.*operation="list".*\} (\d+)', metrics)
 
 
 def validate_unit(directory, text, code):
