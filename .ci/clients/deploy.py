@@ -30,7 +30,7 @@ import dns.rrset
 import pyseccomp
 import yaml
 
-from qovery import Qovery
+from qovery import BACKUPS, Qovery
 from served import ORDERS, is_page, read_answer, request, written, written_list
 
 server, compose_validator = sys.argv[1:]
@@ -176,6 +176,36 @@ async def used(hosts, audit):
     expect(lines[1]["outcome"] == "applied" and lines[1]["caller"].startswith("agents"), lines)
 
 
+async def recipes(host, audit):
+    """What docs/operating.md has an operator ask the audit log by jq, after a removal and what can go wrong."""
+    removed = f"{REST}/v1/database/{ORDERS}/backup/{BACKUPS[0]}"
+    status, _, body = await request(removed, "DELETE", bearer("agents") | {"Host": host})
+    expect(status == 204, f"a removal: {status} {body[:300]}")
+    text = Path(audit).read_text()
+    intent, outcome = map(json.loads, text.splitlines()[-2:])
+    lonely = intent | {"change_id": "killed"}
+    unknown = [record | {"change_id": "unknown"} for record in (intent, outcome | {"outcome": "unknown"})]
+    refused = intent | {"change_id": "refused", "phase": "refused", "backup_id": BACKUPS[2], "reason": "protected"}
+    more = "".join(json.dumps(record) + "\n" for record in [lonely, *unknown, refused])
+    page = DEPLOY.parent.joinpath("docs/operating.md").read_text()
+    commands = re.findall(r"^(jq .*)$", page, re.MULTILINE)
+    with tempfile.TemporaryDirectory() as directory:
+        # A line that a full disk has torn, and a file of another replica.
+        Path(directory, "audit-0.jsonl").write_text(text + '{"time":"2026-11\n')
+        Path(directory, "audit-1.jsonl").write_text(more)
+
+        def answers(command):
+            said = run("bash", "-c", command.replace("BACKUP_ID", BACKUPS[0]), cwd=directory)
+            return [json.loads(line) for line in said.splitlines()]
+
+        removals, refusals, in_doubt = map(answers, commands)
+    expect(removals == [outcome, unknown[1]], removals)
+    names = ["time", "caller", "operation", "database_id", "backup_id", "reason"]
+    expect(refusals == [{name: refused[name] for name in names}], refusals)
+    expect(sorted(record["change_id"] for record in in_doubt) == ["killed", "unknown"], in_doubt)
+    print(f"docs/operating.md: {len(commands)} recipes with jq find what they say")
+
+
 def known(variables, program):
     help = run(program, "--help")
     unknown = [name for name in variables if not re.search(rf"\b{name}\b", help)]
@@ -214,7 +244,7 @@ def ingress(services):
     ports = [port["name"] for port in service["spec"]["ports"]]
     expect(path["backend"]["service"]["port"]["name"] in ports, path)
     expect((path["path"], path["pathType"]) == ("/mcp", "Prefix"), path)
-    print(f"kubernetes-ingress.yaml: valid, {rule['host']}{path['path']} is a port of {service['metadata']['name']}")
+    print(f"kubernetes-ingress.yaml: valid, and {rule['host']}{path['path']} is a Service's port")
 
 
 def monitor(services):
@@ -304,6 +334,7 @@ async def kubernetes(program, upstream):
             asked = probe["httpGet"]
             await begun.ready(f"http://127.0.0.1:{ports[asked['port']]}{asked['path']}")
         await used([*hosts, f"{hosts[0]}:9090"], audit)
+        await recipes(hosts[0], audit)
     print(f"kubernetes.yaml: valid, runs as it stands, and answers to {', '.join(hosts)}")
     ingress(kinds["Service"])
     monitor(kinds["Service"])
@@ -399,8 +430,8 @@ def validate_nginx(directory, text, code):
 
 
 async def nginx(program, replicas, upstream):
-    """Callers reach both replicas by the name of the certificate, and only MCP: also if one is gone, and after a
-    time in which none had a name."""
+    """Callers reach both replicas by the name of the certificate, and only MCP: also if one is gone, and
+    after a time in which none had a name."""
     text = DEPLOY.joinpath("nginx.conf").read_text()
     name = proxy_name()
     certificate, key = (re.search(rf"ssl_certificate{kind}\s+(\S+);", text)[1] for kind in ["", "_key"])
