@@ -22,16 +22,22 @@ import tempfile
 import time
 from pathlib import Path
 
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 import pyseccomp
 import yaml
 
-from qovery import Qovery
+from qovery import BACKUPS, Qovery
 from served import ORDERS, is_page, read_answer, request, written, written_list
 
 server, compose_validator = sys.argv[1:]
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BIN = Path(sys.executable).parent
 USER = 10001
+SHARED = dns.name.from_text("backups")
 AS_USER = {"user": USER, "group": USER, "extra_groups": [], "cwd": "/"}
 KEY = "sk-qov-01-gate"
 TOKENS = {"agents": "a" * 16, "prometheus": "p" * 16}
@@ -174,6 +180,36 @@ async def used(hosts, audit):
     expect(lines[1]["outcome"] == "applied" and lines[1]["caller"].startswith("agents"), lines)
 
 
+async def recipes(host, audit):
+    """What docs/operating.md has an operator ask the audit log by jq, after a removal and what can go wrong."""
+    removed = f"{REST}/v1/database/{ORDERS}/backup/{BACKUPS[0]}"
+    status, _, body = await request(removed, "DELETE", bearer("agents") | {"Host": host})
+    expect(status == 204, f"a removal: {status} {body[:300]}")
+    text = Path(audit).read_text()
+    intent, outcome = map(json.loads, text.splitlines()[-2:])
+    lonely = intent | {"change_id": "killed"}
+    unknown = [record | {"change_id": "unknown"} for record in (intent, outcome | {"outcome": "unknown"})]
+    refused = intent | {"change_id": "refused", "phase": "refused", "backup_id": BACKUPS[2], "reason": "protected"}
+    more = "".join(json.dumps(record) + "\n" for record in [lonely, *unknown, refused])
+    page = DEPLOY.parent.joinpath("docs/operating.md").read_text()
+    commands = re.findall(r"^(jq .*)$", page, re.MULTILINE)
+    with tempfile.TemporaryDirectory() as directory:
+        # A line that a full disk has torn, and a file of another replica.
+        Path(directory, "audit-0.jsonl").write_text(text + '{"time":"2026-11\n')
+        Path(directory, "audit-1.jsonl").write_text(more)
+
+        def answers(command):
+            said = run("bash", "-c", command.replace("BACKUP_ID", BACKUPS[0]), cwd=directory)
+            return [json.loads(line) for line in said.splitlines()]
+
+        removals, refusals, in_doubt = map(answers, commands)
+    expect(removals == [outcome, unknown[1]], removals)
+    names = ["time", "caller", "operation", "database_id", "backup_id", "reason"]
+    expect(refusals == [{name: refused[name] for name in names}], refusals)
+    expect(sorted(record["change_id"] for record in in_doubt) == ["killed", "unknown"], in_doubt)
+    print(f"docs/operating.md: {len(commands)} recipes with jq find what they say")
+
+
 def known(variables, program):
     help = run(program, "--help")
     unknown = [name for name in variables if not re.search(rf"\b{name}\b", help)]
@@ -189,6 +225,57 @@ def validate_manifest(directory, text, code):
     run(BIN / "kubernetes-validate", "--strict", "kubernetes.yaml", code=code, cwd=directory)
 
 
+def filled(text):
+    """The documents of a manifest, as envsubst fills them in, by their kinds."""
+    values = {"QOVERY_API_KEY": KEY, "STATE_KEY": SECRETS["state-key"]}
+    values |= {f"{name.upper()}_TOKEN": token for name, token in TOKENS.items()}
+    kinds = {}
+    for document in yaml.safe_load_all(string.Template(re.sub(r"(?m)^#.*$", "", text)).substitute(values)):
+        kinds.setdefault(document["kind"], []).append(document)
+    return kinds
+
+
+def ingress(services):
+    """It passes on to a port that a Service has, for the proxy's name, and only MCP."""
+    text = DEPLOY.joinpath("kubernetes-ingress.yaml").read_text()
+    faults(validate_manifest, text, ("pathType:", "pathKind:"), ("name: mcp", "number: mcp"))
+    [made] = filled(text)["Ingress"]
+    [rule], [terminated] = made["spec"]["rules"], made["spec"]["tls"]
+    expect(rule["host"] == proxy_name() and terminated["hosts"] == [rule["host"]], made)
+    [path] = rule["http"]["paths"]
+    [service] = [found for found in services if found["metadata"]["name"] == path["backend"]["service"]["name"]]
+    expect(service["metadata"]["namespace"] == made["metadata"]["namespace"], made)
+    ports = [port["name"] for port in service["spec"]["ports"]]
+    expect(path["backend"]["service"]["port"]["name"] in ports, path)
+    expect((path["path"], path["pathType"]) == ("/mcp", "Prefix"), path)
+    print(f"kubernetes-ingress.yaml: valid, and {rule['host']}{path['path']} is a Service's port")
+
+
+def monitor(services):
+    """It finds each replica once, by a token of its own, under the name that the alerts have."""
+    text = DEPLOY.joinpath("kubernetes-monitor.yaml").read_text()
+    faults(validate_manifest, text, ("stringData:", "strings:"))
+    [secret], [made] = (filled(text)[kind] for kind in ["Secret", "ServiceMonitor"])
+    expect(made["apiVersion"] == "monitoring.coreos.com/v1", made)
+    spec, namespace = made["spec"], made["metadata"]["namespace"]
+    expect(spec.keys() == {"selector", "jobLabel", "endpoints"}, spec)
+    wanted = spec["selector"]["matchLabels"].items()
+    [service] = [found for found in services if wanted <= found["metadata"].get("labels", {}).items()]
+    expect(service["spec"].get("clusterIP") == "None", "it finds one replica of two")
+    expect(service["metadata"]["namespace"] == secret["metadata"]["namespace"] == namespace, made)
+    prometheus = yaml.safe_load(DEPLOY.joinpath("prometheus/prometheus.yml").read_text())
+    job = prometheus["scrape_configs"][0]["job_name"]
+    expect(service["metadata"]["labels"][spec["jobLabel"]] == job, spec["jobLabel"])
+    [endpoint] = spec["endpoints"]
+    expect(endpoint.keys() == {"port", "path", "authorization"}, endpoint)
+    expect(endpoint["port"] in [port["name"] for port in service["spec"]["ports"]], endpoint)
+    expect(endpoint["path"] == "/metrics", endpoint)
+    credentials = endpoint["authorization"]["credentials"]
+    expect(credentials["name"] == secret["metadata"]["name"], credentials)
+    expect(secret["stringData"][credentials["key"]] == TOKENS["prometheus"], secret)
+    print(f"kubernetes-monitor.yaml: valid, scrapes {service['metadata']['name']} as {job}")
+
+
 async def kubernetes(program, upstream):
     text = DEPLOY.joinpath("kubernetes.yaml").read_text()
     faults(
@@ -198,12 +285,7 @@ async def kubernetes(program, upstream):
         ("replicas: 2", "replicas: two"),
         ("preStop: { sleep: { seconds: 5 } }", "preStop: { sleep: 5 }"),
     )
-    # As envsubst fills it in.
-    values = {"QOVERY_API_KEY": KEY, "STATE_KEY": SECRETS["state-key"]}
-    values |= {f"{name.upper()}_TOKEN": token for name, token in TOKENS.items()}
-    kinds = {}
-    for document in yaml.safe_load_all(string.Template(re.sub(r"(?m)^#.*$", "", text)).substitute(values)):
-        kinds.setdefault(document["kind"], []).append(document)
+    kinds = filled(text)
     unfilled = next(d for d in yaml.safe_load_all(text) if d["kind"] == "Secret")["stringData"]
     [secret], [replicas], [budget] = kinds["Secret"], kinds["StatefulSet"], kinds["PodDisruptionBudget"]
     spec = replicas["spec"]
@@ -214,12 +296,14 @@ async def kubernetes(program, upstream):
     expect(secret["stringData"] == SECRETS, secret)
     for chosen in [spec["selector"]["matchLabels"], budget["spec"]["selector"]["matchLabels"]]:
         expect(chosen == labels, chosen)
-    services, names = set(), set()
+    services, names = set(), {"localhost", "127.0.0.1", proxy_name()}
     for service in kinds["Service"]:
         expect(service["spec"]["selector"] == labels, service)
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
         services.add(name)
-        names |= {f"{name}.{namespace}.svc", f"{name}.{namespace}"}
+        if service["spec"].get("clusterIP") != "None":
+            long = f"{name}.{namespace}.svc"
+            names |= {name, f"{name}.{namespace}", long, f"{long}.cluster.local"}
         for port in service["spec"]["ports"]:
             expect({"name": port["targetPort"], "containerPort": port["port"]} in container["ports"], port)
     expect(spec["serviceName"] in services, spec["serviceName"])
@@ -247,15 +331,17 @@ async def kubernetes(program, upstream):
         mounted(f"{mounts[volume['name']]}/{name}", content)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     hosts = variables["QOVERY_BACKUPS_ALLOWED_HOST"].split(",")
-    expect(set(hosts) & names, f"no name of the Service is among {hosts}")
-    expect(proxy_name() in hosts, f"the proxy's name is not among {hosts}")
+    expect(set(hosts) == names, f"callers use {names}, and it answers to {hosts}")
     async with begun:
         # As the kubelet asks: by the address of the pod, without a token.
         for probe in [container["readinessProbe"], container["livenessProbe"]]:
             asked = probe["httpGet"]
             await begun.ready(f"http://127.0.0.1:{ports[asked['port']]}{asked['path']}")
         await used([*hosts, f"{hosts[0]}:9090"], audit)
+        await recipes(hosts[0], audit)
     print(f"kubernetes.yaml: valid, runs as it stands, and answers to {', '.join(hosts)}")
+    ingress(kinds["Service"])
+    monitor(kinds["Service"])
 
 
 def validate_compose(directory, text, code):
@@ -280,8 +366,9 @@ async def compose(program, upstream):
     configuration = services["nginx"]["volumes"][0]
     expect(DEPLOY.joinpath(Path(configuration["source"]).relative_to(base)).is_file(), configuration)
     proxy = DEPLOY.joinpath("nginx.conf").read_text()
-    upstreams = re.findall(r"^\s+server ([\w-]+):9090 ", proxy, re.MULTILINE)
-    expect(upstreams == list(replicas), f"nginx.conf passes on to {upstreams}")
+    [shared] = re.findall(r"^\s+set \$replicas ([\w-]+):9090;", proxy, re.MULTILINE)
+    for replica in replicas.values():
+        expect(replica["networks"] == {"default": {"aliases": [shared]}}, f"nginx.conf passes on to {shared}")
     expect(services["nginx"]["depends_on"].keys() == replicas.keys(), services["nginx"]["depends_on"])
     volumes = {str(replica["volumes"]) for replica in replicas.values()}
     expect(len(volumes) == len(replicas), "one audit log for two")
@@ -300,6 +387,26 @@ async def compose(program, upstream):
             await used([variables["QOVERY_BACKUPS_ALLOWED_HOST"]], variables["QOVERY_BACKUPS_AUDIT_LOG"])
     print(f"compose.yaml: valid, and {' and '.join(replicas)} run as it says")
     return replicas
+
+
+class Resolver(asyncio.DatagramProtocol):
+    """Docker's resolver, with a name that all replicas share. What it says may be kept for ten minutes."""
+
+    def __init__(self):
+        self.addresses = []
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, peer):
+        query = dns.message.from_wire(data)
+        [question] = query.question
+        answer = dns.message.make_response(query)
+        if self.addresses and question.name == SHARED and question.rdtype == dns.rdatatype.A:
+            answer.answer.append(dns.rrset.from_text_list(SHARED, 600, "IN", "A", self.addresses))
+        else:
+            answer.set_rcode(dns.rcode.NXDOMAIN)
+        self.transport.sendto(answer.to_wire(), peer)
 
 
 NGINX = """
@@ -327,14 +434,15 @@ def validate_nginx(directory, text, code):
 
 
 async def nginx(program, replicas, upstream):
-    """Callers reach both replicas by the name of the certificate, and only MCP."""
+    """Callers reach both replicas by the name of the certificate, and only MCP: also if one is gone, and
+    after a time in which none had a name."""
     text = DEPLOY.joinpath("nginx.conf").read_text()
     name = proxy_name()
     certificate, key = (re.search(rf"ssl_certificate{kind}\s+(\S+);", text)[1] for kind in ["", "_key"])
     names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
     made = ["-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout", key, "-out", certificate]
     run("openssl", "req", "-x509", *names, *made)
-    faults(validate_nginx, text, ("pass http://backups;", "pass backups;"), ("listen 443 ssl", "listen"))
+    faults(validate_nginx, text, ("set $replicas", "let $replicas"), ("listen 443 ssl", "listen"))
     context = ssl.create_default_context(cafile=certificate)
 
     async def through(sent):
@@ -346,7 +454,11 @@ async def nginx(program, replicas, upstream):
         finally:
             writer.close()
 
+    loop = asyncio.get_running_loop()
+    transport, resolver = await loop.create_datagram_endpoint(Resolver, local_addr=("127.0.0.11", 53))
+    listed = written_list(f"https://{name}/mcp", **bearer("agents"), Host=name)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(transport.close)
         for replica, service in replicas.items():
             address = socket.gethostbyname(replica)
             addresses = ["--mcp-addr", f"{address}:9090", "--rest-addr", f"{address}:8080"]
@@ -366,20 +478,31 @@ async def nginx(program, replicas, upstream):
             expect(time.monotonic() < deadline, "nginx did not listen")
             await asyncio.sleep(0.05)
 
-        headers = bearer("agents") | {"Host": name}
-        for _ in range(4):
-            status, answer = await through(written_list(f"https://{name}/mcp", **headers))
+        status, _ = await through(listed)
+        expect(status == 502, f"without a name it answers {status}")
+        # Nothing listens at the second.
+        first, second = map(socket.gethostbyname, replicas)
+        resolver.addresses = [first, "127.0.0.9"]
+        for _ in range(8):
+            status, answer = await through(listed)
             expect(status == 200 and ORDERS.encode() in answer, f"{status}: {answer[:300]}")
+        resolver.addresses = [first, second]
+        changed = time.monotonic()
+        while not await was_asked(second):
+            expect(time.monotonic() < changed + 15, "a new address was not found")
+            status, _ = await through(listed)
+            expect(status == 200, f"while the addresses change: {status}")
+        expect(await was_asked(first), "one replica was not asked")
+        headers = bearer("agents") | {"Host": name}
         for path in ["/metrics", "/v1/database", "/"]:
             status, _ = await through(written(f"https://{name}{path}", "GET", headers, b""))
             expect(status == 404, f"{path} is answered with {status}")
-        served = []
-        for replica in replicas:
-            url = f"http://{socket.gethostbyname(replica)}:8080/metrics"
-            _, _, metrics = await request(url, headers=bearer("prometheus"))
-            served.append(re.search(rb'request_seconds_count\{.*operation="list".*\} (\d+)', metrics))
-        expect(all(served), "a replica was not asked")
-    print(f"nginx.conf: valid, and both replicas answer at https://{name}/mcp")
+    print(f"nginx.conf: valid, starts without replicas, and both answer at https://{name}/mcp")
+
+
+async def was_asked(replica):
+    _, _, metrics = await request(f"http://{replica}:8080/metrics", headers=bearer("prometheus"))
+    return re.search(rb'request_seconds_count\{.*operation="list".*\} (\d+)', metrics)
 
 
 def validate_unit(directory, text, code):
@@ -429,8 +552,8 @@ async def unit(program, upstream):
     faults(exposure, text, ("SystemCallFilter=@system-service\n", ""), ("DynamicUser=yes\n", ""))
     # As systemd fills them in.
     places = {"%d": "/run/credentials/qovery-backups-mcp.service", "%S": "/var/lib"}
-    filled = re.sub("|".join(places), lambda place: places[place[0]], text)
-    variables = dict(re.findall(r"^Environment=(\w+)=(.*)$", filled, re.MULTILINE))
+    placed = re.sub("|".join(places), lambda place: places[place[0]], text)
+    variables = dict(re.findall(r"^Environment=(\w+)=(.*)$", placed, re.MULTILINE))
     known(variables, program)
     for name, source in re.findall(r"^LoadCredential=(.*):(.*)$", text, re.MULTILINE):
         expect(Path(source).name == name, source)

@@ -24,6 +24,7 @@ from packaged import KEY, PROGRAM, expect_tools, one, run
 from work import expect
 
 (packages,) = (Path(path).absolute() for path in sys.argv[1:])
+DEPLOY = Path(__file__).parents[2] / "deploy"
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 HOST = "qovery.test"
 
@@ -170,6 +171,8 @@ def debian(directory):
         f"doc/{PROGRAM}/copyright",
     ]:
         expect(f"/usr/share/{path}" in installed, f"the package lacks {path}")
+    unit = root / f"usr/lib/systemd/system/{PROGRAM}.service"
+    expect(unit.read_bytes() == (DEPLOY / unit.name).read_bytes(), f"{unit} is not the one of deploy/")
     run(*dpkg, "--purge", PROGRAM)
     left = there() - before
     expect(not left, f"the package leaves {left}")

@@ -72,11 +72,16 @@ def bundle(directory):
     server = filled({"api_key": KEY})
     expect_tools(server["command"], *server["args"], directory=directory, environment=server["env"])
     audit = directory / "audit.log"
-    chosen = filled({"api_key": KEY, "read_only": True, "keep_latest": 3, "audit_log": str(audit)})
+    screen = {"DISPLAY": ":7", "WAYLAND_DISPLAY": "wayland-7", "XDG_RUNTIME_DIR": "/run/7", "XAUTHORITY": "/x"}
+    expect(screen.keys() <= server["env"].keys(), f"the bundle passes on only {server['env'].keys()}")
+    config = {"api_key": KEY, "read_only": True, "keep_latest": 3, "audit_log": str(audit), "confirm": "always"}
+    settings = zip(["display", "wayland_display", "runtime_dir", "xauthority"], screen.values())
+    chosen = filled(config | dict(settings))
+    expect(screen.items() <= chosen["env"].items(), f"the bundle passes on {chosen['env']}")
     # Nothing listens there.
     environment = chosen["env"] | {"QOVERY_API_URL": "http://127.0.0.1:9"}
     said = run(chosen["command"], "check", code=1, env=environment, cwd=directory)
-    for line in [r"READ_ONLY +true ", r"KEEP_LATEST +3 ", rf"AUDIT_LOG +{audit} "]:
+    for line in [r"READ_ONLY +true ", r"KEEP_LATEST +3 ", rf"AUDIT_LOG +{audit} ", r"CONFIRM +always "]:
         expect(re.search(line, said), f"the bundle's program did not get {line}:\n{said}")
     print(f"bundle: {one(packages, '*.mcpb').name} validates, packs, and starts with the defaults and a key")
 
@@ -298,6 +303,20 @@ def materials():
     print(f"SBOM: {len(named)} crates")
 
 
+def tools():
+    """Without its tools, the build names each and makes nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory, "out")
+        given = [f"linux-x64={sys.executable}", "--no-image", "--owner", "o", "--repository", "r", "--out", out]
+        environment = {"PATH": directory, "HOME": directory}
+        said = run(sys.executable, ROOT / "dist/build", *given, code=1, env=environment)
+        for name in ["npm", "cargo", "cargo-cyclonedx", "readelf", "dpkg-deb"]:
+            expect(f"{name} (" in said, f"the build does not miss {name}: {said}")
+        expect(not out.exists(), "the build began without its tools")
+    print(f"build: {said.strip()}")
+
+
+tools()
 registry()
 materials()
 buttons()

@@ -1,4 +1,4 @@
-"""Has a real Prometheus scrape two servers and an address where none is, while calls go on: each query of
+"""Has a real Prometheus scrape servers and an address where none is, while calls go on: each query of
 the dashboard finds something, and each alert fires for the server that it is for and for no other.
 
 Usage: prometheus.py <server>
@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -151,17 +152,26 @@ async def watched(server, directory):
     tokens = f"gate:{TOKEN}\nprometheus/metrics:{METRICS_TOKEN}"
     key = {"QOVERY_API_KEY": KEY, "QOVERY_BACKUPS_ACCESS_TOKEN": tokens}
     settings = ["--changes-per-hour", "unlimited"]
-    good, bad = Qovery(KEY, lambda *_: True), Qovery(KEY, lambda *_: False)
+    good, other, bad = (Qovery(KEY, lambda *_, allowed=allowed: allowed) for allowed in [True, True, False])
     gone, address = free_address(), free_address()
     with contextlib.ExitStack() as stack:
-        servers = [
-            stack.enter_context(Served(server, *settings, QOVERY_API_URL=await qovery.start(), **key))
-            for qovery in (good, bad)
+        key["QOVERY_BACKUPS_AUDIT_LOG"] = "none"
+        audit = Path(directory, "audit")
+        audit.mkdir()
+        environments = [
+            {"QOVERY_API_URL": await good.start()},
+            {"QOVERY_API_URL": await bad.start()},
+            {"QOVERY_API_URL": await other.start(), "QOVERY_BACKUPS_AUDIT_LOG": str(audit / "audit.jsonl")},
         ]
-        works, fails = (urlsplit(served.rest).netloc for served in servers)
-        down, upstream = "QoveryBackupsMcpDown", "QoveryBackupsUpstreamFails"
-        alerts = configuration(directory, [works, fails, gone])
-        expect(set(alerts) == {down, upstream}, alerts)
+        servers = [
+            stack.enter_context(Served(server, *settings, **(key | environment))) for environment in environments
+        ]
+        # It could be written to at the start, or the server would not have started.
+        shutil.rmtree(audit)
+        works, fails, unwritten = (urlsplit(served.rest).netloc for served in servers)
+        down, upstream, unaudited = "QoveryBackupsMcpDown", "QoveryBackupsUpstreamFails", "QoveryBackupsUnaudited"
+        alerts = configuration(directory, [works, fails, unwritten, gone])
+        expect(set(alerts) == {down, upstream, unaudited}, alerts)
         command = ["prometheus", f"--config.file={directory}/prometheus.yml", "--log.level=error"]
         command += [f"--storage.tsdb.path={directory}/data", f"--web.listen-address={address}"]
         process = subprocess.Popen(command)
@@ -171,7 +181,7 @@ async def watched(server, directory):
         going_on = [asyncio.create_task(calls(served, enough)) for served in servers]
         prometheus = Prometheus(f"http://{address}")
         asked = queries(json.loads(DEPLOY.joinpath("grafana-dashboard.json").read_text()))
-        wanted = {(upstream, fails), (down, gone)}
+        wanted = {(upstream, fails), (unaudited, unwritten), (down, gone)}
         seen = set()
 
         async def missing():
@@ -193,7 +203,7 @@ async def watched(server, directory):
         await asyncio.gather(*going_on)
     titles = ", ".join(dict.fromkeys(asked.values()))
     print(f"{len(asked)} queries of the dashboard, each with series: {titles}")
-    print(f"firing: {', '.join(name for name, _ in sorted(wanted))}, each for one instance of three")
+    print(f"firing: {', '.join(name for name, _ in sorted(wanted))}, each for one instance of four")
 
 
 with tempfile.TemporaryDirectory() as directory:

@@ -179,7 +179,9 @@ async def read_answer(reader):
     status = int(lines[0].split()[1])
     fields = (line.partition(":") for line in lines[1:-1])
     headers = {name.lower(): value.strip() for name, _, value in fields}
-    return status, headers, await reader.readexactly(int(headers["content-length"]))
+    # No Content: it has no length, either.
+    length = 0 if status == 204 else int(headers["content-length"])
+    return status, headers, await reader.readexactly(length)
 
 
 def is_page(status, body):

@@ -200,6 +200,15 @@ impl Error {
         }
     }
 
+    /// The label in metrics and logs: an outcome that stayed unknown matters more than its cause.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self.outcome() {
+            Outcome::Unknown => Outcome::Unknown.name(),
+            _ => self.kind(),
+        }
+    }
+
     /// Who has to act on it.
     #[must_use]
     pub fn concern(&self) -> Concern {

@@ -197,7 +197,7 @@ async fn log_request(
     disconnected.disarm();
     let problem = Problem::of(&mut response);
     let call = call.or_else(|| problem.is_some().then(begin));
-    let outcome = problem.as_ref().map_or(OK, Problem::kind);
+    let outcome = problem.as_ref().map_or(OK, Problem::label);
     let alert = problem.as_ref().and_then(Problem::alert).map(str::to_owned);
     if let Some(problem) = problem {
         problem.write(&context.request_id, &mut response);
@@ -373,7 +373,7 @@ mod tests {
                 "invalid_request",
             ),
         ] {
-            assert_eq!(read_body(body, &limits).await.unwrap_err().kind(), kind);
+            assert_eq!(read_body(body, &limits).await.unwrap_err().label(), kind);
         }
     }
 }

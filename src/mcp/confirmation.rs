@@ -181,7 +181,7 @@ impl Server {
                     Ok(outcome) => {
                         let last = outcome.results.last();
                         let failure = last.and_then(|result| result.as_ref().err());
-                        let label = failure.map_or(OK, backups::Error::kind);
+                        let label = failure.map_or(OK, backups::Error::label);
                         let failure = failure.filter(|it| it.concern() == Concern::Operator);
                         let failure = failure.map(ToString::to_string);
                         let report = RemovalReport::new(outcome);

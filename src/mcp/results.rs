@@ -454,7 +454,7 @@ impl From<backups::Error> for Refusal {
     fn from(error: backups::Error) -> Self {
         Self {
             concern: error.concern(),
-            ..Self::in_band(error.kind(), &error)
+            ..Self::in_band(error.label(), &error)
         }
     }
 }

@@ -178,10 +178,13 @@ impl Problem {
         })
     }
 
-    /// The kind, as in logs and metrics.
+    /// The label in metrics and logs: the kind, but for an outcome that stayed unknown.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
-        self.kind
+    pub fn label(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Unknown => Outcome::Unknown.name(),
+            _ => self.kind,
+        }
     }
 
     /// The same, with one more header in its response.
