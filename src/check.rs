@@ -104,7 +104,7 @@ fn scheme(key: &Credentials) -> String {
     let scheme = match key.scheme {
         // It has none of the beginnings, or is too short for a key.
         _ if key.masked().starts_with('…') => {
-            "unknown: this is no key. API tokens begin with qov_, policy tokens with sk-qov-01-, JWTs with eyJ"
+            "unknown: it looks like no key. API tokens begin with qov_, policy tokens with sk-qov-01-, JWTs with eyJ"
         }
         Scheme::Mismatch => "Bearer, but it is an API token: remove `Bearer ` before it",
         Scheme::Token => "Token, an API token: it does not expire",

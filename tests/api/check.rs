@@ -194,7 +194,7 @@ async fn what_is_no_key_and_a_key_with_the_wrong_scheme_are_called_so() {
     let no_jwt = "(401): it is no JWT, so `Bearer ` is wrong. Nothing was changed.";
     let plain = "Qovery refused the API key (401). Nothing was changed.";
     let upstream = Upstream::always(reply("401 Unauthorized", "", "")).await;
-    let unknown = "unknown: this is no key. API tokens begin with qov_, policy tokens with sk-qov-01-, \
+    let unknown = "unknown: it looks like no key. API tokens begin with qov_, policy tokens with sk-qov-01-, \
                    JWTs with eyJ";
     for (key, scheme, failure) in [
         ("KEY", unknown, plain),
