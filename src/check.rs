@@ -1,47 +1,67 @@
 //! The `check` command: what would be used, and whether Qovery accepts it.
 
 use std::io::{self, Write};
+#[cfg(unix)]
+use std::os::unix::fs::PermissionsExt;
 
 use crate::{
-    config::SettingValue,
+    config::Config,
     context::{Context, Interface},
     limits::Limits,
-    qovery::{Client, Credentials, DatabaseId, Failure, Scheme},
+    qovery::{Client, Credentials, DatabaseId, Error, Failure, Scheme},
+    secret::Reloadable,
 };
 
-/// Writes what would be used, then sends one request that changes nothing: for the backups of `database`,
-/// else for the organizations that the key can see. Without a `key`, `qovery` is the sandbox. Returns
-/// whether the configuration works.
+/// Writes what would be used, and notes on what stops no start over stdio: a key file that others can read,
+/// and a port of `http` that cannot be listened on, which is tried for a moment. Then sends requests that
+/// change nothing: for the backups of `database`, else for the organizations that the key can see. Without a
+/// `key`, `qovery` is the sandbox. Returns whether the configuration works.
 ///
 /// # Errors
 ///
-/// When `output` cannot be written to.
+/// When `output` cannot be written to, or the file of the key is gone.
 pub async fn check(
-    settings: &[SettingValue],
-    confirmation: &str,
-    key: Option<&Credentials>,
+    config: &Config,
+    key: Option<&Reloadable<Credentials>>,
     qovery: &Client,
     limits: &Limits,
     database: Option<DatabaseId>,
     mut output: impl Write,
 ) -> io::Result<bool> {
-    for setting in settings {
+    for setting in &config.settings {
         let (variable, value) = (&setting.variable, &setting.value);
         writeln!(output, "{variable:<32} {value}  ({})", setting.source)?;
     }
-    writeln!(output, "{:<32} {confirmation}", "Confirmation")?;
-    if let Some(key) = key {
+    writeln!(output, "{:<32} {}", "Confirmation", config.confirmation())?;
+    let current = key.map(Reloadable::current);
+    if let Some(key) = &current {
         writeln!(output, "{:<32} {}", "Scheme", scheme(key))?;
     }
-    let context = Context::new(Interface::Mcp, limits.call);
+    #[cfg(unix)]
+    if let Some(file) = key.and_then(|key| key.file.as_ref()) {
+        let mode = file.path.metadata()?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let path = file.path.display();
+            writeln!(output, "Note: {path} is open to others: chmod 600 it.")?;
+        }
+    }
+    for address in [Some(config.http.mcp), config.http.rest]
+        .into_iter()
+        .flatten()
+    {
+        if let Err(error) = std::net::TcpListener::bind(address) {
+            writeln!(output, "Note: http cannot listen on {address}: {error}.")?;
+        }
+    }
     let seen = if let Some(database) = database {
-        let page = qovery.list_backups(database, None, &context).await;
-        page.map(|page| format!("list {} backup(s) of {database}", page.value.results.len()))
+        let number = count(qovery, database, limits).await;
+        number.map(|number| format!("list {number} backup(s) of {database}"))
     } else {
+        let context = Context::new(Interface::Mcp, limits.call);
         let organizations = qovery.organizations(&context).await;
         organizations.map(|organizations| format!("see {} organization(s)", organizations.len()))
     };
-    match (&seen, key) {
+    match (&seen, current) {
         (Ok(seen), Some(_)) => {
             writeln!(output, "OK: Qovery accepts the key; it can {seen}.")?;
         }
@@ -64,8 +84,31 @@ pub async fn check(
     Ok(seen.is_ok())
 }
 
+/// Counts the backups of a database, page by page, up to the longest list that is read elsewhere.
+async fn count(qovery: &Client, database: DatabaseId, limits: &Limits) -> Result<String, Error> {
+    let (mut number, mut start_id) = (0, None);
+    while number < limits.list_backups {
+        let context = Context::new(Interface::Mcp, limits.call);
+        let page = qovery
+            .list_backups(database, start_id, &context)
+            .await?
+            .value;
+        number += page.results.len();
+        start_id = page.next_start_id();
+        if start_id.is_none() {
+            return Ok(number.to_string());
+        }
+    }
+    Ok(format!("at least {number}"))
+}
+
 fn scheme(key: &Credentials) -> String {
     let scheme = match key.scheme {
+        // It has none of the beginnings, or is too short for a key.
+        _ if key.masked().starts_with('…') => {
+            "unknown: it looks like no key. API tokens begin with qov_, policy tokens with sk-qov-01-, JWTs with eyJ"
+        }
+        Scheme::Mismatch => "Bearer, but it is an API token: remove `Bearer ` before it",
         Scheme::Token => "Token, an API token: it does not expire",
         Scheme::Policy => "Token, a policy token: it may do what its policy allows",
         Scheme::Bearer(_) => "Bearer, a JWT",

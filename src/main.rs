@@ -2,7 +2,7 @@
 //! success, 1 for a failure, 2 for a configuration that does not fit.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     net::SocketAddr,
     process::ExitCode,
     sync::Arc,
@@ -89,10 +89,14 @@ fn run(config: Config) -> anyhow::Result<bool> {
 }
 
 /// Checks the configuration, or serves. Returns whether that succeeded.
-async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyhow::Result<bool> {
+async fn start(
+    mut config: Config,
+    limits: Arc<Limits>,
+    shutdown: Shutdown,
+) -> anyhow::Result<bool> {
     let confirmation = config.confirmation();
     let mut sandbox = None;
-    let upstream = if let Some(upstream) = config.upstream {
+    let upstream = if let Some(upstream) = config.upstream.take() {
         upstream
     } else {
         let started = Sandbox::start().await;
@@ -110,13 +114,10 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         shutdown.clone(),
     );
     if let Command::Check { database } = config.command {
-        let key = credentials.current();
-        let key = sandbox.is_none().then_some(&*key);
+        let key = sandbox.is_none().then_some(&*credentials);
         let output = io::stdout();
         return tokio::select! {
-            works = check(&config.settings, &confirmation, key, &qovery, &limits, database, output) => {
-                Ok(works?)
-            }
+            works = check(&config, key, &qovery, &limits, database, output) => Ok(works?),
             () = shutdown.draining.cancelled() => Ok(false),
         };
     }
@@ -143,24 +144,35 @@ async fn start(config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyho
         };
         let mcp = mcp_listener.local_addr()?;
         tracing::info!("MCP is listening on http://{mcp}/mcp");
-        if let Some(listener) = &rest_listener {
-            tracing::info!("REST is listening on http://{}", listener.local_addr()?);
+        let rest = rest_listener.as_ref().unwrap_or(&mcp_listener);
+        let rest = rest.local_addr()?;
+        if rest_listener.is_some() {
+            tracing::info!("REST is listening on http://{rest}");
         }
         let authenticated = !http.tokens.current().is_empty();
         let callers = http.tokens.current().names();
         tracing::info!(settings, authenticated, callers, confirmation, "serving");
-        let mcp_url = format!("{}/mcp", http.reachable(mcp));
+        let (mcp_url, url) = (http.reachable(mcp), http.reachable(rest));
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
         } else {
             ""
         };
-        tracing::info!("try: claude mcp add --transport http qovery-backups {mcp_url}{header}");
-        let rest = Rest::new(backups.clone(), &mcp_url);
+        let add = "claude mcp add -s user --transport http qovery-backups";
+        let command = format!("{add} {mcp_url}/mcp{header}");
+        // A proxy may keep REST inside, since it asks no person.
+        if rest_listener.is_some() && http.public_url.is_none() {
+            tracing::info!("next: open {url}/ in a browser");
+        }
+        tracing::info!("next: paste into another terminal: {command}");
+        let rest = Rest::new(backups.clone(), sandbox.is_some(), &command, &url, header);
         let listeners = (mcp_listener, rest_listener);
         http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {
         tracing::info!(settings, confirmation, "serving");
+        if io::stdin().is_terminal() {
+            tracing::info!("waiting for a host on standard input; try `http --sandbox` or `check`");
+        }
         Box::pin(stdio::serve(server, shutdown.clone())).await?;
     }
     let settled = backups.end().await;

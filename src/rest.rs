@@ -46,10 +46,23 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// The API over `backups`. Its page for people gives `mcp_url` as the address of the MCP endpoint.
+    /// The API over `backups`, which are a `sandbox`'s or not, at `url`. Its page for people shows the `command`
+    /// that adds the server to an MCP host, and one that calls the API, with the option `header` if callers
+    /// need a token.
     #[must_use]
-    pub fn new(backups: Backups, mcp_url: &str) -> Self {
-        let page = include_str!("rest/page.html").replace("{mcp_url}", mcp_url);
+    pub fn new(backups: Backups, sandbox: bool, command: &str, url: &str, header: &str) -> Self {
+        let mut page = include_str!("rest/page.html").replace("{header}", header);
+        for (condition, holds) in [
+            ("sandbox", sandbox),
+            ("read-only", backups.policy().read_only),
+            ("token", !header.is_empty()),
+        ] {
+            // Every second piece is between two marks.
+            let mark = format!("<!--{}{condition}-->", if holds { "not " } else { "" });
+            page = page.split(&mark).step_by(2).collect();
+        }
+        let page = page.replace("{version}", env!("CARGO_PKG_VERSION"));
+        let page = page.replace("{command}", command).replace("{url}", url);
         Self {
             backups,
             page: page.into(),

@@ -17,7 +17,7 @@ use tokio::{
 /// A parsed secret, and the file that holds it, if one does. Its `Debug` form is that of the value.
 pub struct Reloadable<T> {
     current: RwLock<Arc<T>>,
-    file: Option<SecretFile<T>>,
+    pub(crate) file: Option<SecretFile<T>>,
     looked: Mutex<Looked>,
 }
 

@@ -12,9 +12,7 @@ use uuid::Uuid;
 use super::tools::LIST;
 use crate::{
     limits::Limits,
-    qovery::{
-        BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, TextError, mask_keys,
-    },
+    qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, mask_keys},
     text,
 };
 
@@ -257,17 +255,11 @@ impl TryFrom<String> for DatabaseArgument {
 }
 
 impl AddArguments {
-    /// Qovery requires a message.
-    const DEFAULT_MESSAGE: &str = "Made by an AI assistant through qovery-backups-mcp.";
-
     /// The database and the new backup, from either of the two forms.
     pub(super) fn addition(self) -> Result<(DatabaseArgument, NewBackup), ArgumentError> {
         let problem = match (self.name, self.message, self.body) {
             (Some(name), message, None) => {
-                let default = || Self::DEFAULT_MESSAGE.to_owned().try_into();
-                let message = message.map_or_else(default, Ok);
-                let message = message
-                    .map_err(|error: TextError| ArgumentError(format!("message: {error}")))?;
+                let message = message.unwrap_or_else(NewBackup::default_message);
                 return Ok((self.database_id, NewBackup { name, message }));
             }
             (None, None, Some(backup)) => return Ok((self.database_id, backup)),

@@ -22,6 +22,8 @@ pub enum Scheme {
     /// A policy token (`sk-qov-01-...`), sent as `Token`. What its policy denies is answered 401, like
     /// an invalid key.
     Policy,
+    /// An API token or a policy token under the scheme of a JWT, which Qovery refuses.
+    Mismatch,
     /// A person's JWT. It expires, and says when if it has an `exp`.
     Bearer(Option<DateTime<Utc>>),
 }
@@ -71,6 +73,9 @@ impl Credentials {
         }
         let scheme = match scheme {
             Scheme::Token if key.starts_with(POLICY_PREFIX) => Scheme::Policy,
+            Scheme::Bearer(_) if key.starts_with("qov_") || key.starts_with(POLICY_PREFIX) => {
+                Scheme::Mismatch
+            }
             scheme => scheme,
         };
         Ok(Self {
@@ -98,7 +103,7 @@ impl Credentials {
     pub(super) fn header(&self) -> Result<HeaderValue, reqwest::header::InvalidHeaderValue> {
         let scheme = match self.scheme {
             Scheme::Token | Scheme::Policy => "Token",
-            Scheme::Bearer(_) => "Bearer",
+            Scheme::Bearer(_) | Scheme::Mismatch => "Bearer",
         };
         let mut value = HeaderValue::try_from(format!("{scheme} {}", self.key.expose_secret()))?;
         value.set_sensitive(true);

@@ -152,7 +152,9 @@ impl Failure {
         const PENDING: (Outcome, bool) = (Outcome::Unknown, true);
 
         let (kind, (outcome, pending), transient, advice) = match self {
-            Self::Unauthorized(Scheme::Token) => ("key_rejected", UNCHANGED, false, advice::TOKEN),
+            Self::Unauthorized(Scheme::Token | Scheme::Mismatch) => {
+                ("key_rejected", UNCHANGED, false, advice::TOKEN)
+            }
             Self::Unauthorized(Scheme::Bearer(_)) => {
                 ("key_rejected", UNCHANGED, false, advice::JWT)
             }
@@ -277,6 +279,7 @@ fn quote(message: Option<&str>) -> String {
 fn refused(key: Scheme) -> String {
     match key {
         Scheme::Token => "the API key (401)".to_owned(),
+        Scheme::Mismatch => "the API key (401): it is no JWT, so `Bearer ` is wrong".to_owned(),
         Scheme::Policy => {
             "this (401): the key's policy does not allow it, or the key is not accepted".to_owned()
         }

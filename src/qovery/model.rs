@@ -203,13 +203,21 @@ pub struct Database {
 
 /// A backup to be made (`BackupRequest`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with a `name`")]
 pub struct NewBackup {
     /// The backup's name. It is trimmed, and something of it can be seen.
     #[schemars(extend("pattern" = VISIBLE))]
     pub name: BackupName,
     /// What the backup is for.
+    #[serde(default = "NewBackup::default_message")]
     pub message: BackupMessage,
+}
+
+impl NewBackup {
+    /// The message of a backup that is given none: Qovery requires one.
+    pub(crate) fn default_message() -> BackupMessage {
+        Text("Made by an AI assistant through qovery-backups-mcp.".to_owned())
+    }
 }
 
 /// One character at least that can be seen; of the hidden ones, those of four digits.

@@ -105,11 +105,23 @@ impl Problem {
     /// Invalid input.
     #[must_use]
     pub fn invalid(reason: &str) -> Self {
-        /// Some reasons repeat the input.
-        const MAX_CHARACTERS: usize = 300;
-        let short: String = reason.chars().take(MAX_CHARACTERS).collect();
+        // Some reasons repeat the input.
+        let short = text::excerpt(reason);
         let detail = format!("{short}. No request was sent to Qovery, and nothing was changed.");
         Self::new("invalid_request", StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// A part of a request that axum or serde refuses, without their words for it.
+    fn wrong(part: &str, theirs: &str) -> Self {
+        let (_, reason) = theirs.split_once(": ").unwrap_or(("", theirs));
+        let reason = reason
+            .replace("unknown field", "there is no field")
+            .replace("missing field", "there must be a field")
+            .replace(", expected `", ", only `")
+            .replace("invalid type: ", "")
+            .replace(", expected ", " is not ")
+            .replace(" at line ", ", in line ");
+        Self::invalid(&format!("The {part} is wrong: {reason}"))
     }
 
     /// A body with a `Content-Encoding`.
@@ -222,13 +234,13 @@ impl IntoResponse for Problem {
 
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
-        Self::invalid(&rejection.body_text())
+        Self::wrong("path", &rejection.body_text())
     }
 }
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::invalid(&rejection.body_text())
+        Self::wrong("query", &rejection.body_text())
     }
 }
 
@@ -236,7 +248,7 @@ impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         match rejection {
             JsonRejection::MissingJsonContentType(_) => Self::unsupported_media_type(),
-            rejection => Self::invalid(&rejection.body_text()),
+            rejection => Self::wrong("body", &rejection.body_text()),
         }
     }
 }

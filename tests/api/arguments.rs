@@ -81,7 +81,7 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
             "message",
         ),
         (ADD, json!({ "name": {}, "message": "m" }), "name"),
-        (ADD, json!({ "body": { "name": "n" } }), "message"),
+        (ADD, json!({ "body": { "message": "m" } }), "name"),
         (
             ADD,
             json!({ "body": { "name": "n", "message": "m", "x": 1 } }),

@@ -8,7 +8,9 @@ use serde_json::json;
 use crate::{
     app::TestApp,
     expect::{contains, lacks},
-    upstreams::{Reply, Upstream, backup, closed_port, json_reply, page, reply},
+    upstreams::{
+        Reply, Upstream, backup, backup_id, backups, closed_port, json_reply, page, reply,
+    },
 };
 
 #[tokio::test]
@@ -36,7 +38,7 @@ async fn the_sandbox_is_not_called_qovery() {
         (
             &["--database", Sandbox::ORDERS],
             0,
-            "OK: the sandbox answers, and can list 20",
+            "OK: the sandbox answers, and can list 27 backup(s) of",
         ),
         (
             &["--database", UNKNOWN],
@@ -104,6 +106,111 @@ async fn failed(url: &str, key: &str, arguments: &[&str], words: &str, not: &str
     let verdict = end.stdout.lines().last().unwrap();
     contains(verdict, ["FAILED: ", words]);
     lacks(verdict, [not]);
+}
+
+#[tokio::test]
+async fn all_pages_are_counted_up_to_a_limit() {
+    // Each page is full, but for the fourth where there is one.
+    for (last, words) in [
+        (Some(3), "list 63 backup(s) of"),
+        (None, "list at least 2000 backup(s) of"),
+    ] {
+        let upstream = Upstream::start(move |number, _| {
+            let first = u32::try_from(number).unwrap() * 20;
+            let length = if Some(number) == last { 3 } else { 20 };
+            let backups = (first..first + length).map(|number| backup(number, "READY"));
+            page(&backups.collect::<Vec<_>>())
+        })
+        .await;
+        let app = upstream.app();
+        let end = app.run(&["check", "--database", Sandbox::ORDERS]).await;
+        assert_eq!(end.status.code(), Some(0), "{}", end.stdout);
+        contains(&end.stdout, [words]);
+        let lines = upstream.lines();
+        assert_eq!(lines.len(), last.map_or(100, |last| last + 1));
+        contains(&lines[2], [&format!("startId={}", backup_id(39))]);
+    }
+    // A page that fails is a failure.
+    let upstream = Upstream::start(|number, _| match number {
+        0 => page(&backups(20)),
+        _ => reply("403 X", "", ""),
+    })
+    .await;
+    let arguments = ["check", "--database", Sandbox::ORDERS];
+    failed(&upstream.url(), TOKEN, &arguments, "(403)", "OK").await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_a_note() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let app = TestApp::new(&[]);
+    let note = format!("Note: http cannot listen on {taken}: ");
+    for (mcp, rest, no_rest, is_noted) in [
+        (&*taken, "127.0.0.1:0", "false", true),
+        ("127.0.0.1:0", &taken, "false", true),
+        ("127.0.0.1:0", &taken, "true", false),
+        ("127.0.0.1:0", "127.0.0.1:0", "false", false),
+    ] {
+        let no_rest = format!("--no-rest={no_rest}");
+        let ports = ["--mcp-addr", mcp, "--rest-addr", rest, &no_rest];
+        let end = app
+            .run(&[&["check", "--sandbox"], &ports[..]].concat())
+            .await;
+        // The other command does not need it.
+        assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
+        assert_eq!(end.stdout.contains(&note), is_noted, "{}", end.stdout);
+        assert_eq!(end.stdout.contains("Note: "), is_noted, "{}", end.stdout);
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_key_file_that_others_can_read_is_a_note() {
+    use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
+    let upstream = Upstream::always(json_reply("200 OK", &json!({ "results": [] }))).await;
+    let url = upstream.url();
+    let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY_FILE", "key")]);
+    app.file("key", TOKEN);
+    for (mode, is_noted) in [(0o600, false), (0o400, false), (0o644, true), (0o640, true)] {
+        let path = app.directory.path().join("key");
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        let end = app.run(&["check"]).await;
+        assert_eq!(end.status.code(), Some(0), "{}", end.stderr);
+        let note = "Note: key is open to others: chmod 600 it.";
+        assert_eq!(
+            end.stdout.contains(note),
+            is_noted,
+            "{mode:o}: {}",
+            end.stdout
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_key_and_a_key_with_the_wrong_scheme_are_called_so() {
+    const MISMATCH: &str = "Bearer, but it is an API token: remove `Bearer ` before it";
+    let no_jwt = "(401): it is no JWT, so `Bearer ` is wrong. Nothing was changed.";
+    let plain = "Qovery refused the API key (401). Nothing was changed.";
+    let upstream = Upstream::always(reply("401 Unauthorized", "", "")).await;
+    let unknown = "unknown: it looks like no key. API tokens begin with qov_, policy tokens with sk-qov-01-, \
+                   JWTs with eyJ";
+    for (key, scheme, failure) in [
+        ("KEY", unknown, plain),
+        ("0123456789abcdefghij", unknown, plain),
+        ("qov_", unknown, plain),
+        (TOKEN, "Token, an API token: it does not expire", plain),
+        (&format!("Bearer {TOKEN}"), MISMATCH, no_jwt),
+        (&format!("Bearer {POLICY}"), MISMATCH, no_jwt),
+    ] {
+        let url = upstream.url();
+        let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", key)]);
+        let end = app.run(&["check"]).await;
+        assert_eq!(end.status.code(), Some(1), "{key}: {}", end.stdout);
+        let line = format!("{:<32} {scheme}\n", "Scheme");
+        contains(&end.stdout, [&line, failure]);
+    }
 }
 
 const TOKEN: &str = "qov_0123456789abcdef";

@@ -22,6 +22,9 @@ pub(crate) const LIST: &str = "list-database-backups";
 pub(crate) const ADD: &str = "add-backup-database";
 pub(crate) const REMOVE: &str = "remove-database-backup";
 
+/// The message of a backup that is given none.
+pub(crate) const DEFAULT_MESSAGE: &str = "Made by an AI assistant through qovery-backups-mcp.";
+
 /// The two eras of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Era {

@@ -330,6 +330,60 @@ async fn the_commands_in_the_pages_are_the_programs() {
     }
 }
 
+/// The lines of `curl` on the page of REST, in their order.
+#[tokio::test]
+async fn the_requests_in_the_page_of_rest_are_answered() {
+    let server = serve_sandbox(&[]).await;
+    let page = fenced(&read("docs/rest.md"), "sh").concat();
+    let assigned = page.lines().find_map(|line| line.strip_prefix("BACKUPS="));
+    let path = assigned.unwrap().strip_prefix("http://127.0.0.1:8080");
+    assert_eq!(path, Some(&*backups_of(Sandbox::ORDERS)));
+    let listed = server.rest(Request::get(path.unwrap())).await.json();
+    let oldest = listed["results"][19]["id"].as_str().unwrap();
+    let lines = page.lines().filter_map(|line| line.strip_prefix("curl "));
+    let mut statuses = Vec::new();
+    for line in lines {
+        let line = line.replace("$BACKUPS", path.unwrap());
+        let line = line.replace("BACKUP_ID", oldest);
+        let (line, body) = line.split_once(" -d ").unwrap_or((&line, ""));
+        let (line, header) = line.split_once(" -H ").unwrap_or((line, ""));
+        let method = match line.strip_prefix("-X DELETE ") {
+            Some(_) => "DELETE",
+            None if body.is_empty() => "GET",
+            None => "POST",
+        };
+        let target = line.trim_start_matches("-X DELETE ");
+        let mut request = Request::new(method, target).body(body.trim_matches('\''));
+        if !header.is_empty() {
+            let content_type = header.trim_matches('\'').strip_prefix("Content-Type: ");
+            request = request.header("Content-Type", content_type.unwrap());
+        }
+        statuses.push(server.rest(request).await.status);
+    }
+    assert_eq!(statuses, [200, 201, 204]);
+}
+
+/// The failures of the OpenAPI document, and the one that is of no operation.
+#[test]
+fn the_table_of_statuses_is_whole() {
+    let document: Value = serde_json::from_str(&read("src/rest/openapi.json")).unwrap();
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+    let responses = operations.filter_map(|operation| operation["responses"].as_object());
+    let mut expected: BTreeSet<&str> = responses.flatten().map(|(status, _)| &**status).collect();
+    expected.retain(|status| !status.starts_with('2'));
+    expected.insert("405");
+    let page = read("docs/rest.md");
+    let (_, table) = page
+        .split_once("| status | meaning |\n|---|---|\n")
+        .unwrap();
+    let rows = table.lines().take_while(|line| line.starts_with("| "));
+    let rows: Vec<&str> = rows
+        .map(|row| row[2..].split(' ').next().unwrap())
+        .collect();
+    assert_eq!(rows, expected.into_iter().collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn the_metrics_and_the_lines_on_record_are_as_the_page_says() {
     let page = read("docs/operating.md");

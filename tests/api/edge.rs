@@ -69,6 +69,22 @@ async fn a_body_of_more_than_2_500_values_is_refused_unread() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_too_long_or_none_is_refused_without_a_body() {
+    let server = serve_sandbox(&[]).await;
+    let long = Request::get(&format!("/{}", "x".repeat(65_535)));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: x\r\n".repeat(101));
+    for (head, status) in [
+        (long.bytes(server.rest), 414),
+        (many.into_bytes(), 431),
+        (b"hello\r\n\r\n".to_vec(), 400),
+    ] {
+        let mut connection = Connection::open(server.rest).await;
+        let answer = connection.answer_to(&head, true).await;
+        assert_eq!((answer.status, &*answer.text()), (status, ""));
+    }
+}
+
+#[tokio::test]
 async fn a_slow_header_and_an_idle_connection_are_closed() {
     let app = TestApp::new(&[]).short_limits();
     let server = app.serve(&["--sandbox"]).await;

@@ -5,10 +5,13 @@ use std::process::Stdio;
 use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
+#[cfg(target_os = "linux")]
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
-    app::{TestApp, sandbox_session, signal},
+    app::{TEST_TIMEOUT, TestApp, sandbox_session, signal},
     clients::{Client, ERAS, Era, LIST, orders},
+    expect::lacks,
     upstreams::{Reply, Upstream, held_page},
 };
 
@@ -90,6 +93,40 @@ async fn a_host_that_leaves_at_once_is_no_error() {
     let end = TestApp::new(&[]).run(&["--sandbox"]).await;
     assert!(end.status.success());
     assert_eq!(end.stdout, "");
+}
+
+/// `script` gives it a terminal.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn started_by_hand_it_says_what_it_waits_for() {
+    let words = "waiting for a host on standard input; try `http --sandbox` or `check`";
+    let app = TestApp::new(&[]);
+    let program = format!(
+        "exec '{}' --sandbox",
+        env!("CARGO_BIN_EXE_qovery-backups-mcp")
+    );
+    let mut script = tokio::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &program, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .current_dir(app.directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut screen = BufReader::new(script.stdout.take().unwrap()).lines();
+    let seen = async {
+        while !screen.next_line().await.unwrap().unwrap().contains(words) {}
+        // Ctrl+C.
+        let mut keyboard = script.stdin.take().unwrap();
+        keyboard.write_all(b"\x03").await.unwrap();
+        script.wait().await.unwrap()
+    };
+    let ended = timeout(TEST_TIMEOUT, seen).await.unwrap();
+    assert!(ended.success(), "{ended:?}");
+
+    let end = app.run(&["--sandbox"]).await;
+    lacks(&end.stderr, [words]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{TestApp, sandbox_session},
-    clients::{ADD, Client, ERAS, Era, LIST, REMOVE, order, orders},
+    clients::{ADD, Client, DEFAULT_MESSAGE, ERAS, Era, LIST, REMOVE, order, orders},
     connection::Connection,
     expect::{contains, content_of, lacks},
     upstreams::{
@@ -501,8 +501,7 @@ async fn a_new_backup_can_be_waited_for_in_two_calls() {
     let added = session.ok(ADD, add).await;
     assert_eq!(added["condition"], "in_progress", "{added}");
     assert_eq!(added["state"], QUEUED);
-    let message = "Made by an AI assistant through qovery-backups-mcp.";
-    assert_eq!(added["message"], message);
+    assert_eq!(added["message"], DEFAULT_MESSAGE);
     let arguments = json!({ "databaseId": Sandbox::ORDERS, "backupId": added["id"] });
     let list = session.ok(LIST, arguments).await;
     assert_eq!(list["backups"][0]["condition"], "finished", "{list}");

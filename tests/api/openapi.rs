@@ -121,7 +121,7 @@ async fn each_parameter_is_read_where_the_document_has_it() {
         if operation.method == "GET" {
             // It says which ones there are.
             let detail = refusal(&server, operation.request(Some(("other", "x")))).await;
-            let expected = format!("expected `{}`", operation.names("query").join("`, `"));
+            let expected = format!("only `{}`", operation.names("query").join("`, `"));
             contains(&detail, [&expected]);
         }
         let required = |found: &&Value| found["required"] == true;

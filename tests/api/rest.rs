@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{Server, serve_sandbox},
-    clients::{ADD, Client, Era, LIST, orders},
+    clients::{ADD, Client, DEFAULT_MESSAGE, Era, LIST, orders},
     connection::{Connection, Request, backups_of},
     expect::{Answer, contains, lacks},
     upstreams::{
@@ -159,7 +159,6 @@ async fn what_does_not_fit_is_refused_before_qovery_is_asked() {
     }
     for (body, name) in [
         (json!({}), "name"),
-        (json!({ "name": "n" }), "message"),
         (json!({ "name": "", "message": "m" }), "name"),
         (json!({ "name": "x".repeat(256), "message": "m" }), "name"),
         (json!({ "name": "n", "message": long[..4_001] }), "message"),
@@ -184,6 +183,80 @@ async fn what_does_not_fit_is_refused_before_qovery_is_asked() {
         assert_eq!(problem["retryable"], false);
     }
     assert_eq!(upstream.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_says_in_plain_words_what_is_wrong_with_which_field() {
+    let server = serve_sandbox(&[]).await;
+    let list = backups_of(ID);
+    let body = |body: &str| Request::post(&list, &Value::Null).body(body);
+    let id = "must be a hyphenated UUID, like 123e4567-e89b-12d3-a456-426614174000";
+    for (request, detail) in [
+        (
+            body(r#"{"nme":"n"}"#),
+            "body is wrong: nme: there is no field `nme`, only `name` or `message`, in line 1 column 6",
+        ),
+        (
+            body("{}"),
+            "body is wrong: there must be a field `name`, in line 1 column 2",
+        ),
+        (
+            body(r#"{"name":7}"#),
+            "body is wrong: name: integer `7` is not a string, in line 1 column 9",
+        ),
+        (
+            body(r#"{"name":"n","name":"n"}"#),
+            "body is wrong: duplicate field `name`, in line 1 column 18",
+        ),
+        (
+            body(r#"{"name":""}"#),
+            "body is wrong: name: must be 1 to 255 characters long, and has 0, in line 1 column 11",
+        ),
+        (
+            body("null"),
+            "body is wrong: null is not an object with a `name`, in line 1 column 4",
+        ),
+        (
+            body("{"),
+            "body is wrong: EOF while parsing an object, in line 1 column 1",
+        ),
+        (
+            Request::get(&format!("{list}?start=x")),
+            "query is wrong: start: there is no field `start`, only `startId`",
+        ),
+        (
+            Request::get(&format!("{list}?startId=x")),
+            &format!("query is wrong: startId: {id}"),
+        ),
+        (
+            Request::get(&backups_of("orders")),
+            &format!("path is wrong: Cannot parse `databaseid` with value `orders`: {id}"),
+        ),
+    ] {
+        let problem = server.rest(request).await.problem(400, "invalid_request");
+        let detail =
+            format!("The {detail}. No request was sent to Qovery, and nothing was changed.");
+        assert_eq!(problem["detail"], detail);
+    }
+}
+
+#[tokio::test]
+async fn a_backup_without_a_message_gets_that_of_the_tool() {
+    let server = serve_sandbox(&[]).await;
+    let name_alone = json!({ "name": "n" });
+    let answer = server
+        .rest(Request::post(&backups_of(ID), &name_alone))
+        .await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    assert_eq!(answer.json()["message"], DEFAULT_MESSAGE);
+    // The form of the capability specification, over MCP.
+    let mut client = Client::over_http(&server, Era::Stateless, None);
+    for arguments in [name_alone.clone(), json!({ "body": name_alone })] {
+        let mut arguments = arguments;
+        arguments["databaseId"] = json!(ID);
+        let added = client.ok(ADD, arguments).await;
+        assert_eq!(added["message"], DEFAULT_MESSAGE);
+    }
 }
 
 #[tokio::test]
@@ -354,17 +427,86 @@ async fn a_body_that_is_no_json_is_an_unsupported_media_type() {
     assert_eq!(upstream.requests().len(), 0);
 }
 
-#[tokio::test]
-async fn the_page_for_people_names_the_mcp_address_and_runs_nothing() {
-    let server = serve_sandbox(&["--public-url", "https://a.example/"]).await;
+/// The page for people, which runs nothing and has no place left to fill in.
+async fn page_for_people(server: &Server) -> String {
     let answer = server.rest(Request::get("/")).await;
     assert_eq!(answer.status, 200);
     contains(answer.header("content-type").unwrap(), ["text/html"]);
     let policy = answer.header("content-security-policy").unwrap();
-    contains(policy, ["default-src 'none'"]);
-    let page = answer.text().to_lowercase();
-    contains(&page, ["https://a.example/mcp"]);
-    lacks(&page, ["<script", "javascript:", "{mcp_url}"]);
+    assert_eq!(
+        policy,
+        "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    );
+    let page = answer.text();
+    let version = format!("Version {}.", env!("CARGO_PKG_VERSION"));
+    contains(
+        &page,
+        [&version, "color-scheme: light dark", "/openapi.json"],
+    );
+    lacks(&page.to_lowercase(), ["<script", "javascript:"]);
+    for place in ["{version}", "{command}", "{url}", "{header}"] {
+        lacks(&page, [place]);
+    }
+    page
+}
+
+/// What the log says to do next.
+async fn next_step(server: &Server) -> String {
+    let start = "next: paste into another terminal: ";
+    server.log.message(start).await[start.len()..].to_owned()
+}
+
+#[tokio::test]
+async fn the_first_lines_and_the_page_say_what_to_do_next() {
+    let server = serve_sandbox(&[]).await;
+    let (mcp, rest) = (server.mcp, server.rest);
+    let command = next_step(&server).await;
+    let add = "claude mcp add -s user --transport http qovery-backups";
+    assert_eq!(command, format!("{add} http://{mcp}/mcp"));
+    let page = page_for_people(&server).await;
+    let curl = format!("<pre>curl http://{rest}{}</pre>", backups_of(ID));
+    contains(&page, [&format!("<pre>{command}</pre>"), &curl]);
+    contains(&page, ["Sandbox:", "POST", "DELETE"]);
+    lacks(&page, ["Read-only", "ACCESS_TOKEN", "DATABASE_ID"]);
+    let browser = server.log.message("next: open ").await;
+    assert_eq!(browser, format!("next: open http://{rest}/ in a browser"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_page_says_what_callers_need_and_offers_no_more_than_there_is() {
+    let upstream = Upstream::always(page(&backups(1))).await;
+    let tokens = "ada:s3cret-t0ken-of-ada";
+    let app = upstream.app().with("QOVERY_BACKUPS_ACCESS_TOKEN", tokens);
+    let url = "https://a.example";
+    let server = app
+        .serve(&["--read-only", "--public-url", &format!("{url}/")])
+        .await;
+    let command = next_step(&server).await;
+    let header = r#"--header "Authorization: Bearer $ACCESS_TOKEN""#;
+    contains(&command, [&format!("{url}/mcp {header}")]);
+    let page = page_for_people(&server).await;
+    let curl = format!(
+        "<pre>curl {url}{} {header}</pre>",
+        backups_of("DATABASE_ID")
+    );
+    contains(&page, [&format!("<pre>{command}</pre>"), &curl]);
+    contains(&page, ["Read-only:", "GET"]);
+    lacks(
+        &page,
+        ["Sandbox", "POST", "DELETE", "removes the", "s3cret"],
+    );
+    // A proxy may keep REST inside.
+    let end = server.finish().await;
+    lacks(&end.stderr, ["in a browser"]);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn without_rest_there_is_no_page_to_open() {
+    let server = serve_sandbox(&["--no-rest"]).await;
+    next_step(&server).await;
+    lacks(&server.finish().await.stderr, ["in a browser"]);
 }
 
 #[tokio::test]
