@@ -118,7 +118,7 @@ impl Middleware {
         let forwarded_for = forwarded_for.filter(|_| self.settings.public_url.is_some());
         let last = |value: &HeaderValue| {
             let value = String::from_utf8_lossy(value.as_bytes());
-            text::excerpt(value.rsplit(',').next().unwrap_or_default()).into()
+            text::excerpt(value.rsplit(',').next().unwrap_or_default().trim()).into()
         };
         let tokens = self.settings.tokens.current();
         let token = auth::bearer(headers).and_then(|token| tokens.caller(token));

@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    app::{Server, repetitions, seed},
-    clients::{Caller, Client, ERAS, Era, INTERFACES, Interface, REMOVE, can_ask, yes},
+    app::{Server, TestApp, repetitions, seed},
+    clients::{Caller, Client, ERAS, Era, INTERFACES, Interface, REMOVE, can_ask, order, yes},
     expect::{contains, lacks},
     upstreams::{
-        Reply, json_reply,
+        Reply, backup_id, json_reply,
         ledger::{
             Action, Behavior, Effect, Entry, GOOD, Ledger, Received, Response, database, trace,
         },
@@ -685,4 +685,117 @@ async fn a_killed_process_leaves_whole_lines_and_no_change_without_an_intent() {
     );
     assert!(answered >= kills, "{answered} calls were answered");
     assert!(effects.len() >= kills, "{} changes", effects.len());
+}
+
+#[tokio::test]
+async fn over_stdio_there_is_a_file_a_month_by_default() {
+    let state = ".local/state/qovery-backups-mcp";
+    for (variables, flags, folder) in [
+        (&[("HOME", "")][..], &[][..], Some(state)),
+        (
+            &[("HOME", ""), ("XDG_STATE_HOME", "state")],
+            &[],
+            Some("state/qovery-backups-mcp"),
+        ),
+        (&[("HOME", "")], &["--audit-log=none"], None),
+        (&[], &[], None),
+    ] {
+        let ledger = Ledger::obedient().await;
+        let old = ledger.open(&database(1), &[GOOD; 2]).swap_remove(0);
+        let mut app = ledger.app();
+        let home = app.directory.path().to_owned();
+        for (name, below) in variables {
+            app = app.with(name, home.join(below).to_str().unwrap());
+        }
+        let mut session = app.session(Era::Handshake, flags).await;
+        assert!(!home.join(state).exists(), "before any change");
+        let arguments = json!({ "databaseId": database(1), "backupId": old.id });
+        session.ok(REMOVE, arguments.clone()).await;
+        session.refused(REMOVE, arguments).await;
+        let file = folder.map(|folder| {
+            let folder = home.join(folder);
+            let name = Utc::now().format("audit-%Y-%m.jsonl").to_string();
+            let path = folder.join(name);
+            assert_eq!(mode(&path), 0o600);
+            lines(&path)
+        });
+        let phases = file
+            .iter()
+            .flatten()
+            .map(|line| line["phase"].as_str().unwrap());
+        let expected: &[&str] = if folder.is_some() {
+            &["intent", "outcome", "refused"]
+        } else {
+            &[]
+        };
+        assert_eq!(phases.collect::<Vec<_>>(), expected);
+        let check = ["check", "--database", &database(1)];
+        let check = app.run(&[&check, flags].concat()).await;
+        assert_eq!(
+            check.stdout.contains("auto: /"),
+            folder.is_some(),
+            "{}",
+            check.stdout
+        );
+    }
+    // Neither the sandbox nor HTTP has one.
+    let app = TestApp::new(&[]);
+    let home = app.directory.path().to_owned();
+    let app = app.with("HOME", home.to_str().unwrap());
+    let mut session = app.session(Era::Handshake, &["--sandbox"]).await;
+    session.ok(REMOVE, order(3)).await;
+    let server = app.serve(&["--sandbox"]).await;
+    let mut caller = Caller::of(&server, Interface::Rest).await;
+    assert!(caller.removed(Sandbox::ORDERS, &backup_id(3)).await.ok);
+    assert!(!home.join(".local").exists());
+}
+
+/// It is the user's, and not what an operator relies on.
+#[tokio::test]
+async fn the_default_file_refuses_no_change() {
+    let ledger = Ledger::obedient().await;
+    let entries = ledger.open(&database(1), &[GOOD; 3]);
+    let app = ledger.app();
+    let home = app.directory.path().to_owned();
+    fs::write(home.join(".local"), "a file").unwrap();
+    let app = app.with("HOME", home.to_str().unwrap());
+    let mut session = app.session(Era::Handshake, &["--confirm=never"]).await;
+    for entry in &entries[..2] {
+        let arguments = json!({ "databaseId": database(1), "backupId": entry.id });
+        session.ok(REMOVE, arguments).await;
+    }
+    let end = session.finish().await;
+    assert_eq!(end.status.code(), Some(0));
+    assert_eq!(
+        end.stderr.matches("changes are in this log only").count(),
+        1
+    );
+    assert_eq!(
+        end.stderr.matches("phase=\"outcome\"").count(),
+        2,
+        "{}",
+        end.stderr
+    );
+}
+
+/// An agent that loops must not fill the disk, and cannot hide what another caller tries.
+#[tokio::test]
+async fn the_same_refusal_is_recorded_once_for_each_caller() {
+    let tokens = format!("ada:{TOKEN}\nben:7oken-of-ben-7oken-of-ben");
+    let audited = Audited::start(|_| Behavior::default(), Some(&tokens), &[]).await;
+    let newest = audited.newest();
+    for token in [TOKEN, "7oken-of-ben-7oken-of-ben"] {
+        for interface in INTERFACES {
+            let mut caller = Caller::with_token(&audited.server, interface, Some(token)).await;
+            for _ in 0..3 {
+                assert!(!caller.removed(&database(1), &newest.id).await.ok);
+            }
+        }
+    }
+    let lines = lines(&audited.path());
+    let callers: Vec<&str> = lines
+        .iter()
+        .map(|line| line["caller"].as_str().unwrap())
+        .collect();
+    assert_eq!(callers, ["ada", "ben"]);
 }

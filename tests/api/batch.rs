@@ -152,7 +152,7 @@ async fn a_batch_stops_where_a_removal_is_refused_or_in_doubt() {
     let refused = reply("403 X", "", "");
     for (reply, third, remaining, outcome) in [
         (refused, "not_removed", json!(7), "forbidden"),
-        (Reply::Hang, "unknown", Value::Null, "timed_out"),
+        (Reply::Hang, "unknown", Value::Null, "unknown"),
     ] {
         let ledger = Ledger::start(
             move |request| match (request.is("DELETE"), request.number) {

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     app::serve_sandbox,
-    clients::{Client, ERAS, Era, LIST, orders},
+    clients::{Caller, Client, ERAS, Era, INTERFACES, LIST, orders},
     connection::{Request, backups_of},
-    upstreams::{Upstream, json_reply, page, reply},
+    expect::contains,
+    upstreams::{Reply, Upstream, backup_id, backups, json_reply, page, reply},
 };
 
 fn list() -> Request {
@@ -162,4 +163,65 @@ async fn every_call_is_one_line_of_the_log() {
         assert!(peer.as_str().unwrap().starts_with("127.0.0.1:"), "{peer}");
     }
     assert_eq!(calls, expected);
+}
+
+/// What the operator must mend is a warning, with the caller's sentence; a rule's refusal is not. A change is
+/// named by its ids, and its caller by the token, the peer, and what the operator's proxy says.
+#[tokio::test]
+async fn the_log_says_who_tried_what_and_warns_of_what_to_mend() {
+    const TOKEN: &str = "7oken-of-ada-7oken-of-ada";
+    let refused = Upstream::always(reply("401 X", "", "")).await;
+    let lost = Upstream::split("GET ", page(&backups(3)), Reply::Reset).await;
+    let protected = Upstream::always(page(&backups(1))).await;
+    let backup = backup_id(1);
+    for (upstream, words, outcome) in [
+        (
+            refused,
+            Some("Qovery refused the API key (401)"),
+            "key_rejected",
+        ),
+        (
+            lost,
+            Some("Whether anything was changed is not known"),
+            "unknown",
+        ),
+        (protected, None, "protected"),
+    ] {
+        let app = upstream
+            .app()
+            .with("QOVERY_BACKUPS_ACCESS_TOKEN", format!("ada:{TOKEN}"));
+        let server = app.serve(&["--public-url", "https://example.com"]).await;
+        for interface in INTERFACES {
+            let mut caller = Caller::with_token(&server, interface, Some(TOKEN)).await;
+            let id = format!("{interface:?}");
+            let request = caller.remove(Sandbox::ORDERS, &backup);
+            let request = request.header("X-Request-Id", &id);
+            let request = request.header("X-Forwarded-For", "6.6.6.6, 9.9.9.9");
+            assert!(!caller.send(&request).await.ok);
+            let is_it = |line: &Value| {
+                line["fields"]["request_id"] == *id && line["fields"]["message"] == "call"
+            };
+            let line = server.log.line(is_it).await;
+            let fields = &line["fields"];
+            let expected = [
+                ("caller", "ada"),
+                ("forwarded_for", "9.9.9.9"),
+                ("database_id", Sandbox::ORDERS),
+                ("backup_ids", &backup),
+                ("outcome", outcome),
+            ];
+            for (name, value) in expected {
+                assert_eq!(fields[name], *value, "{name} of {line}");
+            }
+            assert_eq!(
+                line["level"],
+                if words.is_some() { "WARN" } else { "INFO" },
+                "{line}"
+            );
+            match words {
+                Some(words) => contains(fields["problem"].as_str().unwrap(), [words]),
+                None => assert!(fields["problem"].is_null(), "{line}"),
+            }
+        }
+    }
 }

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::clients::{Era, Interface};
+use crate::{
+    app::TEST_TIMEOUT,
+    clients::{Era, Interface},
+};
 
 /// Expects a text to contain each of these.
 #[track_caller]
@@ -278,4 +281,14 @@ impl Question {
         call["requestState"] = json!(state);
         call
     }
+}
+
+/// Waits until a condition holds that has no event of its own.
+pub(crate) async fn eventually(holds: impl Fn() -> bool) {
+    let look = async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(TEST_TIMEOUT, look).await.unwrap();
 }

@@ -20,6 +20,8 @@ mod clients;
 mod config;
 mod confirm;
 mod connection;
+#[cfg(target_os = "linux")]
+mod dialog;
 mod docs;
 #[cfg(unix)]
 mod drain;
