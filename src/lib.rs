@@ -29,6 +29,7 @@
 //! | [`secret`] | secrets that are replaced when their file changes |
 //! | [`telemetry`] | metrics, one log line per call, the log |
 //! | `text` | untrusted text: sanitizing and truncating |
+//! | [`dialog`] | a dialog of the operating system, which asks a person |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
 //! | [`qovery`] | the client of Qovery's API: types, credentials, failures |
 //! | [`backups`] | the rules of both interfaces: which backups stay, changes, the audit trail |
@@ -71,6 +72,7 @@ pub mod backups;
 pub mod check;
 pub mod config;
 pub mod context;
+pub mod dialog;
 pub mod http;
 pub mod limits;
 pub mod mcp;

@@ -103,6 +103,13 @@ limits! {
     answer_timeout: Duration = seconds(5 * 60);
     /// How long an `elicitation/create` request waits for its answer.
     prompt_timeout: Duration = seconds(4 * 60);
+    /// How long a dialog waits for its answer: desktop hosts give up a call after 60 s, or after 240 s where
+    /// they are sent progress.
+    dialog_timeout: Duration = seconds(50), short milliseconds(3_000);
+    /// How long it waits where the client asked for progress.
+    dialog_timeout_with_progress: Duration = seconds(200), short milliseconds(3_000);
+    /// How long a dialog waits until another one is answered.
+    screen_wait: Duration = seconds(20), short milliseconds(700);
     /// How often a client that waits for a person is sent progress: SDKs give up after 60 silent seconds.
     prompt_progress: Duration = seconds(10), short milliseconds(200);
     /// How often a person is asked about one backup within [`prompt_window`](Self::prompt_window).
