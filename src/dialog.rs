@@ -180,3 +180,304 @@ fn shortened(text: &str) -> String {
         _ => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::Arc};
+
+    use super::*;
+
+    const TEXT: &str = "--version & <b>Remove</b> $(id) \"x\"\nThis cannot be undone.";
+
+    fn environment(variables: &[(&str, &str)]) -> HashMap<OsString, OsString> {
+        let owned = |(name, value): &(&str, &str)| (name.into(), value.into());
+        variables.iter().map(owned).collect()
+    }
+
+    /// The program, its arguments and its own variables. A variable without a value is not inherited.
+    fn command(dialog: &Dialog) -> (String, Vec<String>, Vec<(String, Option<String>)>) {
+        let lossy = |text: &OsStr| text.to_string_lossy().into_owned();
+        let command = dialog.command(TEXT).unwrap();
+        let command = command.as_std();
+        let variables = command.get_envs();
+        (
+            lossy(command.get_program()),
+            command.get_args().map(lossy).collect(),
+            variables
+                .map(|(name, value)| (lossy(name), value.map(lossy)))
+                .collect(),
+        )
+    }
+
+    /// A dialog that runs the script whose path is the text, instead of showing it.
+    fn shell() -> Dialog {
+        Dialog {
+            system: System::Osascript,
+            program: "/bin/sh".into(),
+            own_variables: Vec::new(),
+            screen: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn the_text_is_one_argument_of_zenity() {
+        let folder = tempfile::tempdir().unwrap();
+        let zenity = folder.path().join("zenity");
+        fs::write(&zenity, "").unwrap();
+        let path = format!("relative:/nowhere:{}", folder.path().display());
+        let variables = [("DISPLAY", ":0"), ("PATH", &path), ("QOVERY_API_KEY", "x")];
+        let dialog = Dialog::find("linux", &environment(&variables)).unwrap();
+        assert!(!format!("{dialog:?}").contains(":0"));
+        let text = format!("--text={TEXT}");
+        assert_eq!(
+            command(&dialog),
+            (
+                zenity.display().to_string(),
+                [
+                    "--question",
+                    "--no-markup",
+                    "--switch",
+                    "--extra-button=Keep",
+                    "--extra-button=Remove",
+                    "--width=640",
+                    "--title=Remove backups?",
+                    &text,
+                ]
+                .map(str::to_owned)
+                .to_vec(),
+                vec![
+                    ("QOVERY_API_KEY".to_owned(), None),
+                    ("ZENITY_ESC".to_owned(), Some("86".to_owned())),
+                ],
+            )
+        );
+    }
+
+    #[test]
+    fn the_text_is_one_argument_of_osascript() {
+        let dialog = Dialog::find("macos", &environment(&[("QOVERY_API_KEY", "x")])).unwrap();
+        assert_eq!(
+            command(&dialog),
+            (
+                "/usr/bin/osascript".to_owned(),
+                vec!["-".to_owned(), TEXT.to_owned()],
+                vec![("QOVERY_API_KEY".to_owned(), None)],
+            )
+        );
+        assert_eq!(
+            OSASCRIPT,
+            "on run argv\n    activate\n    button returned of (display dialog (item 1 of argv) with \
+             title \"Remove backups?\" with icon caution ¬\n        buttons {\"Remove\", \"Keep\"} \
+             default button \"Keep\" cancel button \"Keep\")\nend run"
+        );
+    }
+
+    #[test]
+    fn the_text_is_a_variable_of_powershell() {
+        let dialog = Dialog::find("windows", &environment(&[("QOVERY_API_KEY", "x")])).unwrap();
+        let script = "$clicked = (New-Object -ComObject WScript.Shell).Popup($env:DIALOG_TEXT, 0, \
+             'Remove backups?', 4+48+256+4096); if ($clicked -eq 6) {'Remove'} elseif ($clicked -eq 7) \
+             {'Keep'}";
+        let text = format!("{TEXT}\nYes removes.");
+        assert_eq!(
+            command(&dialog),
+            (
+                "powershell.exe".to_owned(),
+                ["-NoProfile", "-NonInteractive", "-Command", script]
+                    .map(str::to_owned)
+                    .to_vec(),
+                vec![
+                    ("DIALOG_TEXT".to_owned(), Some(text)),
+                    ("QOVERY_API_KEY".to_owned(), None),
+                ],
+            )
+        );
+    }
+
+    #[test]
+    fn a_dialog_takes_a_screen_that_is_the_persons() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("zenity"), "").unwrap();
+        let path = folder.path().to_str().unwrap();
+        let remote = "SSH_CONNECTION names no host";
+        for (os, variables, reason) in [
+            ("linux", vec![("DISPLAY", ":0")], ""),
+            ("linux", vec![("WAYLAND_DISPLAY", "wayland-0")], ""),
+            ("linux", vec![("DISPLAY", ":0"), ("CI", "")], ""),
+            ("linux", vec![], "neither WAYLAND_DISPLAY nor DISPLAY"),
+            ("linux", vec![("DISPLAY", "")], "neither WAYLAND_DISPLAY"),
+            ("linux", vec![("DISPLAY", ":0"), ("CI", "true")], "CI is"),
+            ("linux", vec![("DISPLAY", ":0"), ("PATH", "/")], "no zenity"),
+            ("linux", vec![("DISPLAY", ":0"), ("PATH", "")], "no zenity"),
+            (
+                "linux",
+                vec![("DISPLAY", "localhost:10.0"), ("SSH_CONNECTION", "a")],
+                "",
+            ),
+            (
+                "linux",
+                vec![("DISPLAY", ":0"), ("SSH_CONNECTION", "a")],
+                remote,
+            ),
+            (
+                "linux",
+                vec![("DISPLAY", "x"), ("SSH_CONNECTION", "a")],
+                remote,
+            ),
+            (
+                "linux",
+                vec![("WAYLAND_DISPLAY", "x"), ("SSH_CONNECTION", "a")],
+                remote,
+            ),
+            ("macos", vec![], ""),
+            (
+                "macos",
+                vec![("DISPLAY", "mac:0"), ("SSH_CONNECTION", "a")],
+                remote,
+            ),
+            ("windows", vec![], ""),
+            ("windows", vec![("CI", "1")], "CI is set"),
+            ("freebsd", vec![("DISPLAY", ":0")], "operating system"),
+        ] {
+            let mut environment = environment(&variables);
+            environment.entry("PATH".into()).or_insert(path.into());
+            let found = Dialog::find(os, &environment).err();
+            let fits = |found: &str| reason.split(' ').all(|word| found.contains(word));
+            assert_eq!(
+                found.is_none(),
+                reason.is_empty(),
+                "{os} {variables:?}: {found:?}"
+            );
+            assert!(found.is_none_or(fits), "{os} {variables:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_line_remove_means_yes() {
+        let remove: fn(&Result<Answer, Error>) -> bool = |it| matches!(it, Ok(Answer::Remove));
+        let keep: fn(&Result<Answer, Error>) -> bool = |it| matches!(it, Ok(Answer::Keep));
+        let error: fn(&Result<Answer, Error>) -> bool = |it| matches!(it, Err(Error::NotShown(_)));
+        for (script, expected) in [
+            // zenity 3.44 and 4.1: a click on either, Escape, no display, a destroyed window, killed.
+            ("echo Remove; exit 86", remove),
+            ("echo warning >&2; echo Remove; exit 1", remove),
+            ("echo Keep; exit 86", keep),
+            ("echo Keep; exit 1", keep),
+            ("echo warning >&2; exit 86", keep),
+            ("echo 'cannot open display: ' >&2; exit 1", error),
+            ("echo unexpectedly destroyed >&2", error),
+            ("kill -9 $$", error),
+            // osascript: Keep.
+            (
+                "echo '62:260: execution error: User canceled. (-128)' >&2; exit 1",
+                keep,
+            ),
+            // PowerShell.
+            ("printf 'Remove\\r\\n'", remove),
+            ("printf 'Keep\\r\\n'", keep),
+            // No other text.
+            ("printf Remove", error),
+            ("echo remove", error),
+            ("echo ' Remove'", error),
+            ("echo; echo Remove", error),
+            ("echo Remove; echo", error),
+            ("echo Remove; echo Keep", error),
+            ("echo Remove >&2", error),
+            ("exit 0", error),
+            ("exit 1", error),
+        ] {
+            let output = process::Command::new("sh").args(["-c", script]).output();
+            let answer = answer(&output.unwrap());
+            assert!(expected(&answer), "{script}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_one_readable_line() {
+        let output = process::Command::new("sh")
+            .args([
+                "-c",
+                "printf '\\n\\033[1mcannot open\\ndisplay: :9\\n' >&2; exit 1",
+            ])
+            .output()
+            .unwrap();
+        let error = answer(&output).unwrap_err().to_string();
+        let reason = "was ended: exit status: 1  [1mcannot open display: :9. Nothing was removed.";
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn at_most_thirteen_lines_are_shown() {
+        let text = |lines: usize| (1..=lines).map(|line| format!("line {line}\n")).collect();
+        let texts: [String; 4] = [0, 13, 14, 53].map(text);
+        assert_eq!(shortened(&texts[0]), texts[0]);
+        assert_eq!(shortened(&texts[1]), texts[1]);
+        assert!(shortened(&texts[2]).ends_with("\nline 13\nand 1 more"));
+        assert!(shortened(&texts[3]).ends_with("\nline 13\nand 40 more"));
+        assert_eq!(shortened(&texts[3]).lines().count(), 14);
+    }
+
+    #[tokio::test]
+    async fn dialogs_open_one_after_the_other_and_close_with_the_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (open, yes, id) = (file("open"), file("yes"), file("id"));
+        fs::write(&open, format!("echo $$ >{id}; exec sleep 600")).unwrap();
+        fs::write(&yes, "grep -q 'on run argv' && echo Remove").unwrap();
+        let dialog = Arc::new(shell());
+        let limits = Limits::short();
+        let hour = Duration::from_secs(3600);
+
+        let first = tokio::spawn({
+            let (dialog, limits) = (Arc::clone(&dialog), limits.clone());
+            async move { dialog.ask(&open, hour, &limits).await }
+        });
+        let pid = until(|| fs::read_to_string(&id).ok().filter(|id| id.ends_with('\n'))).await;
+        let second = dialog.ask(&yes, hour, &limits).await;
+        assert!(matches!(second, Err(Error::ScreenTaken)), "{second:?}");
+
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let cmdline = format!("/proc/{}/cmdline", pid.trim());
+        until(|| {
+            fs::read(&cmdline)
+                .unwrap_or_default()
+                .is_empty()
+                .then_some(())
+        })
+        .await;
+        assert_eq!(
+            dialog.ask(&yes, hour, &limits).await.unwrap(),
+            Answer::Remove
+        );
+    }
+
+    #[tokio::test]
+    async fn a_dialog_without_an_answer_means_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let late = folder.path().join("late");
+        fs::write(&late, "echo Remove; exec sleep 600").unwrap();
+        let (late, limits) = (late.to_str().unwrap(), Limits::short());
+        let answer = shell().ask(late, Duration::from_millis(300), &limits).await;
+        assert_eq!(answer.unwrap(), Answer::NoAnswer);
+        let gone = Dialog {
+            program: folder.path().join("gone"),
+            ..shell()
+        };
+        let error = gone.ask("", limits.call, &limits).await.unwrap_err();
+        assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    /// Waits until a condition holds.
+    async fn until<T>(condition: impl Fn() -> Option<T>) -> T {
+        let found = async {
+            loop {
+                if let Some(found) = condition() {
+                    break found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), found).await.unwrap()
+    }
+}
