@@ -142,6 +142,16 @@ class Prometheus:
         }
 
 
+class Lossy(Qovery):
+    """Closes the connection in place of an answer to an addition."""
+
+    def __init__(self, key):
+        super().__init__(key, lambda method, path: method != "POST" or self.lose())
+
+    def lose(self):
+        raise ConnectionResetError
+
+
 def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,16 +172,18 @@ async def watched(server, directory):
             {"QOVERY_API_URL": await good.start()},
             {"QOVERY_API_URL": await bad.start()},
             {"QOVERY_API_URL": await other.start(), "QOVERY_BACKUPS_AUDIT_LOG": str(audit / "audit.jsonl")},
+            {"QOVERY_API_URL": await Lossy(KEY).start()},
         ]
         servers = [
             stack.enter_context(Served(server, *settings, **(key | environment))) for environment in environments
         ]
         # It could be written to at the start, or the server would not have started.
         shutil.rmtree(audit)
-        works, fails, unwritten = (urlsplit(served.rest).netloc for served in servers)
+        works, fails, unwritten, loses = (urlsplit(served.rest).netloc for served in servers)
         down, upstream, unaudited = "QoveryBackupsMcpDown", "QoveryBackupsUpstreamFails", "QoveryBackupsUnaudited"
-        alerts = configuration(directory, [works, fails, unwritten, gone])
-        expect(set(alerts) == {down, upstream, unaudited}, alerts)
+        unknown = "QoveryBackupsOutcomeUnknown"
+        alerts = configuration(directory, [works, fails, unwritten, loses, gone])
+        expect(set(alerts) == {down, upstream, unaudited, unknown}, alerts)
         command = ["prometheus", f"--config.file={directory}/prometheus.yml", "--log.level=error"]
         command += [f"--storage.tsdb.path={directory}/data", f"--web.listen-address={address}"]
         process = subprocess.Popen(command)
@@ -181,7 +193,7 @@ async def watched(server, directory):
         going_on = [asyncio.create_task(calls(served, enough)) for served in servers]
         prometheus = Prometheus(f"http://{address}")
         asked = queries(json.loads(DEPLOY.joinpath("grafana-dashboard.json").read_text()))
-        wanted = {(upstream, fails), (unaudited, unwritten), (down, gone)}
+        wanted = {(upstream, fails), (unaudited, unwritten), (unknown, loses), (down, gone)}
         seen = set()
 
         async def missing():
@@ -203,7 +215,7 @@ async def watched(server, directory):
         await asyncio.gather(*going_on)
     titles = ", ".join(dict.fromkeys(asked.values()))
     print(f"{len(asked)} queries of the dashboard, each with series: {titles}")
-    print(f"firing: {', '.join(name for name, _ in sorted(wanted))}, each for one instance of four")
+    print(f"firing: {', '.join(name for name, _ in sorted(wanted))}, each for one instance of five")
 
 
 with tempfile.TemporaryDirectory() as directory:
