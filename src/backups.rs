@@ -37,9 +37,7 @@ pub use listing::{Listed, Listing};
 use locks::Locks;
 use names::DatabaseNames;
 pub use names::Found;
-pub use removal::{
-    AskedBy, Confirmation, ConfirmedFacts, Consent, RemovalOutcome, RemovalPlan, RemovalRequest,
-};
+pub use removal::{AskedBy, ConfirmedFacts, Consent, RemovalOutcome, RemovalPlan, RemovalRequest};
 
 /// The backups of databases, under one operator's policy. Clones share one client.
 #[derive(Clone, Debug)]

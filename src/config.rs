@@ -22,7 +22,7 @@ use crate::{
     secret::Reloadable,
     telemetry::LogFormat,
 };
-use cli::{AuditChoice, HttpOptions};
+use cli::HttpOptions;
 pub use cli::{Command, command};
 use env_file::EnvFile;
 pub use secrets::SECRETS;
@@ -218,23 +218,15 @@ impl Config {
     /// How a person is asked before a removal.
     #[must_use]
     pub fn confirmation(&self) -> String {
-        let alone = "its own approval of a destructive tool counts, for one backup a call";
-        match (self.policy.confirm, &self.dialog) {
-            (Confirm::Never, _) => "no person is asked before a removal".to_owned(),
-            (_, Ok(_)) => {
-                "the client asks a person before a removal; if it cannot, a dialog of this system \
-                           does"
-                    .to_owned()
-            }
-            (Confirm::Auto, Err(reason)) => {
-                format!(
-                    "the client asks a person before a removal; if it cannot, {alone} (no dialog: {reason})"
-                )
-            }
-            (Confirm::Always, Err(reason)) => format!(
-                "the client asks a person before a removal; if it cannot, nothing is removed (no dialog: {reason})"
+        let otherwise = match (self.policy.confirm, &self.dialog) {
+            (Confirm::Never, _) => return "no person is asked before a removal".to_owned(),
+            (_, Ok(_)) => "a dialog of this system does".to_owned(),
+            (Confirm::Auto, Err(reason)) => format!(
+                "its own approval of a destructive tool counts, for one backup a call (no dialog: {reason})"
             ),
-        }
+            (Confirm::Always, Err(reason)) => format!("nothing is removed (no dialog: {reason})"),
+        };
+        format!("the client asks a person before a removal; if it cannot, {otherwise}")
     }
 }
 
@@ -396,39 +388,19 @@ fn http_settings(
     })
 }
 
-/// Where the audit trail is written. Over stdio it is the user's own by default, and shown in `settings`.
-fn audit_log(choice: AuditChoice, is_local: bool, settings: &mut [SettingValue]) -> AuditLog {
-    let folder = match choice {
-        AuditChoice::File(path) => return AuditLog::File(path),
-        AuditChoice::Auto if is_local => state_folder(),
-        AuditChoice::Auto | AuditChoice::None => None,
+/// The user's own file is for stdio, and shown in `settings`.
+fn audit_log(log: AuditLog, is_local: bool, settings: &mut [SettingValue]) -> AuditLog {
+    let AuditLog::Monthly(folder) = &log else {
+        return log;
     };
-    let Some(folder) = folder else {
+    if !is_local {
         return AuditLog::Off;
-    };
+    }
     let mut settings = settings.iter_mut();
     if let Some(setting) = settings.find(|setting| setting.variable == cli::AUDIT_LOG) {
         setting.value = format!("auto: {}", folder.display());
     }
-    AuditLog::Monthly(folder)
-}
-
-/// The user's folder for what programs keep about their runs (XDG Base Directory Specification).
-fn state_folder() -> Option<PathBuf> {
-    let variable = |name| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let folder = if cfg!(windows) {
-        variable("LOCALAPPDATA")?
-    } else if cfg!(target_os = "macos") {
-        variable("HOME")?.join("Library/Logs")
-    } else {
-        let home = variable("HOME")?;
-        variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state"))
-    };
-    Some(folder.join(env!("CARGO_PKG_NAME")))
+    log
 }
 
 fn find<'a>(settings: &'a [SettingValue], variable: &str) -> Option<&'a SettingValue> {

@@ -82,8 +82,8 @@ impl Backups {
             let _lock = this.begin(&context, database, wanted).await?;
             let mut list = this.complete_list(&context, database).await?;
             let plan = this.plan(&list, database, &request.backups)?;
-            if let Some(confirmed) = &request.confirmed {
-                if let Some(change) = plan.contradiction(&confirmed.facts) {
+            if let Some((facts, _)) = &request.confirmed {
+                if let Some(change) = plan.contradiction(facts) {
                     let plan = Box::new(plan);
                     return Err(Error::Changed { plan, change });
                 }
@@ -91,7 +91,7 @@ impl Backups {
                 return Err(Error::Unconfirmed(Box::new(plan)));
             }
             let mut reserved = inner.allowance.reserve(wanted)?;
-            let asked_by = request.confirmed.map(|confirmed| confirmed.asked_by);
+            let asked_by = request.confirmed.map(|(_, asked_by)| asked_by);
             let consent = this.consent(&context, asked_by.is_some());
             let mut results = Vec::with_capacity(wanted);
             for listed in &plan.backups {

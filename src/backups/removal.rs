@@ -25,8 +25,8 @@ pub struct RemovalRequest {
     pub database: DatabaseId,
     /// The backups. If a rule keeps one of them, none is removed.
     pub backups: Vec<BackupId>,
-    /// What a person confirmed, if one was asked.
-    pub confirmed: Option<Confirmation>,
+    /// The facts that a person confirmed, if one was asked.
+    pub confirmed: Option<(ConfirmedFacts, AskedBy)>,
     /// Receives how many were removed so far.
     pub gone: watch::Sender<usize>,
 }
@@ -55,15 +55,6 @@ pub struct ConfirmedFacts {
     conditions: Vec<Condition>,
     /// The newest finished backup, which the question says stays.
     stays: Option<BackupId>,
-}
-
-/// A person's yes.
-#[derive(Clone, Debug)]
-pub struct Confirmation {
-    /// The facts that it holds for.
-    pub facts: ConfirmedFacts,
-    /// How the person was asked.
-    pub asked_by: AskedBy,
 }
 
 /// How a person was asked.
@@ -273,15 +264,6 @@ impl RemovalPlan {
         ConfirmedFacts {
             conditions: self.backups.iter().map(|listed| listed.condition).collect(),
             stays: self.newest_finished.as_ref().map(|backup| backup.id),
-        }
-    }
-
-    /// A person's yes to this plan.
-    #[must_use]
-    pub fn confirmed(&self, asked_by: AskedBy) -> Confirmation {
-        Confirmation {
-            facts: self.facts(),
-            asked_by,
         }
     }
 

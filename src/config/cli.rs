@@ -1,6 +1,7 @@
 //! The command line: one field a setting. Secrets have no flag, and are not here.
 
 use std::{
+    env,
     error::Error as _,
     ffi::OsStr,
     net::SocketAddr,
@@ -25,7 +26,7 @@ use super::{
     secrets::{PLACEHOLDER, path, trim},
 };
 use crate::{
-    backups::Confirm,
+    backups::{AuditLog, Confirm},
     http::{AllowedHost, AllowedOrigin},
     qovery::{BaseUrl, DatabaseId},
     telemetry::LogFormat,
@@ -94,7 +95,7 @@ pub(super) struct Cli {
     /// one a month in the user's folder for state over stdio, and none over HTTP or in the sandbox
     #[arg(long, env = AUDIT_LOG, value_name = "FILE")]
     #[arg(default_value = "auto", value_parser = audit_log)]
-    pub(super) audit_log: AuditChoice,
+    pub(super) audit_log: AuditLog,
 
     /// Where Qovery's API is
     #[arg(long, env = "QOVERY_API_URL", value_name = "URL", default_value = BaseUrl::QOVERY)]
@@ -161,15 +162,6 @@ pub(super) struct HttpOptions {
     #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL", value_name = "URL")]
     #[arg(value_parser = public_url)]
     pub(super) public_url: Option<String>,
-}
-
-/// The value of `--audit-log`.
-#[derive(Clone, Debug)]
-pub(super) enum AuditChoice {
-    /// By the transport.
-    Auto,
-    None,
-    File(PathBuf),
 }
 
 /// What to do.
@@ -348,10 +340,10 @@ fn changes_per_hour(text: &str) -> Result<Option<NonZeroU32>, &'static str> {
 }
 
 /// The file is not created yet: a host may start the program only to look at it.
-fn audit_log(text: &str) -> Result<AuditChoice, &'static str> {
+fn audit_log(text: &str) -> Result<AuditLog, &'static str> {
     match text {
-        "auto" => return Ok(AuditChoice::Auto),
-        NONE => return Ok(AuditChoice::None),
+        "auto" => return Ok(state_folder().map_or(AuditLog::Off, AuditLog::Monthly)),
+        NONE => return Ok(AuditLog::Off),
         _ => {}
     }
     let file = path(text);
@@ -361,10 +353,28 @@ fn audit_log(text: &str) -> Result<AuditChoice, &'static str> {
         .parent()
         .is_some_and(Path::is_dir);
     if has_folder && !file.is_dir() {
-        Ok(AuditChoice::File(file))
+        Ok(AuditLog::File(file))
     } else {
         Err("must be the path of a file in a folder that exists, or none")
     }
+}
+
+/// This program's folder in the user's for what programs keep of their runs (XDG Base Directory
+/// Specification).
+fn state_folder() -> Option<PathBuf> {
+    let variable = |name| {
+        let path = env::var_os(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    let home = variable("HOME");
+    let folder = match env::consts::OS {
+        "windows" => variable("LOCALAPPDATA"),
+        "macos" => home.map(|home| home.join("Library/Logs")),
+        _ => {
+            home.map(|home| variable("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state")))
+        }
+    };
+    Some(folder?.join(env!("CARGO_PKG_NAME")))
 }
 
 /// Levels, and levels by target. `Targets` would take a misspelt level for a target.

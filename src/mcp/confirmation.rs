@@ -26,7 +26,7 @@ use super::{
     tools::REMOVE,
 };
 use crate::{
-    backups::{self, AskedBy, Concern, Confirm, Confirmation, RemovalRequest},
+    backups::{self, AskedBy, Concern, Confirm, ConfirmedFacts, RemovalRequest},
     context::{Context, Deadline},
     dialog,
     qovery::{BackupId, DatabaseId},
@@ -101,11 +101,8 @@ impl Server {
         let state = state.as_deref();
         let associated = target.associated_data(context);
         let open = |state| self.seal.open(state, &associated);
-        let facts = state.map(open).transpose()?;
-        let confirmed = facts.map(|facts| Confirmation {
-            facts,
-            asked_by: AskedBy::Elicitation,
-        });
+        let confirmed = state.map(open).transpose()?;
+        let confirmed = confirmed.map(|facts| (facts, AskedBy::Elicitation));
         let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
         let answer = answer.map(|answer| Answer::parse(&answer)).transpose();
         let answer = answer.map_err(|reason| {
@@ -135,7 +132,7 @@ impl Server {
     async fn remove_or_ask(
         &self,
         target: &Target,
-        mut confirmed: Option<Confirmation>,
+        mut confirmed: Option<(ConfirmedFacts, AskedBy)>,
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
@@ -207,7 +204,7 @@ impl Server {
                 .filter(|_| asks_by == Some(AskedBy::Dialog))
             {
                 match self.ask_by_dialog(dialog, &text, &context, request).await? {
-                    Answer::Confirmed => confirmed = Some(plan.confirmed(AskedBy::Dialog)),
+                    Answer::Confirmed => confirmed = Some((plan.facts(), AskedBy::Dialog)),
                     Answer::NotConfirmed(reason) => return not_confirmed(&reason),
                 }
                 continue;
@@ -226,7 +223,7 @@ impl Server {
                 });
             }
             match self.elicit(question, &context, request).await? {
-                Answer::Confirmed => confirmed = Some(plan.confirmed(AskedBy::Elicitation)),
+                Answer::Confirmed => confirmed = Some((plan.facts(), AskedBy::Elicitation)),
                 Answer::NotConfirmed(reason) => return not_confirmed(&reason),
             }
         }
