@@ -145,7 +145,9 @@ impl Dialog {
             System::Zenity => command
                 .args(ZENITY.split(' '))
                 .args(["--title=Remove backups?", &format!("--text={text}")])
-                .env("ZENITY_ESC", ZENITY_ESC.to_string()),
+                .env("ZENITY_ESC", ZENITY_ESC.to_string())
+                // Hosts pass no locale, and without one zenity refuses a text that is not ASCII.
+                .env("LC_ALL", "C.UTF-8"),
             System::Osascript => {
                 // A pipe holds the script, so that no task has to write it.
                 let (input, mut script) = io::pipe()?;
@@ -194,19 +196,18 @@ mod tests {
         variables.iter().map(owned).collect()
     }
 
-    /// The program, its arguments and its own variables. A variable without a value is not inherited.
-    fn command(dialog: &Dialog) -> (String, Vec<String>, Vec<(String, Option<String>)>) {
+    /// The program, its arguments, and what it has of variables beside those that it inherits.
+    fn command(dialog: &Dialog) -> Vec<String> {
         let lossy = |text: &OsStr| text.to_string_lossy().into_owned();
         let command = dialog.command(TEXT).unwrap();
         let command = command.as_std();
-        let variables = command.get_envs();
-        (
-            lossy(command.get_program()),
-            command.get_args().map(lossy).collect(),
-            variables
-                .map(|(name, value)| (lossy(name), value.map(lossy)))
-                .collect(),
-        )
+        let variables = command.get_envs().map(|(name, value)| match value {
+            Some(value) => format!("{}={}", lossy(name), lossy(value)),
+            None => format!("without {}", lossy(name)),
+        });
+        let program = [lossy(command.get_program())].into_iter();
+        let arguments = command.get_args().map(lossy);
+        program.chain(arguments).chain(variables).collect()
     }
 
     /// A dialog that runs the script whose path is the text, instead of showing it.
@@ -228,28 +229,22 @@ mod tests {
         let variables = [("DISPLAY", ":0"), ("PATH", &path), ("QOVERY_API_KEY", "x")];
         let dialog = Dialog::find("linux", &environment(&variables)).unwrap();
         assert!(!format!("{dialog:?}").contains(":0"));
-        let text = format!("--text={TEXT}");
         assert_eq!(
             command(&dialog),
-            (
-                zenity.display().to_string(),
-                [
-                    "--question",
-                    "--no-markup",
-                    "--switch",
-                    "--extra-button=Keep",
-                    "--extra-button=Remove",
-                    "--width=640",
-                    "--title=Remove backups?",
-                    &text,
-                ]
-                .map(str::to_owned)
-                .to_vec(),
-                vec![
-                    ("QOVERY_API_KEY".to_owned(), None),
-                    ("ZENITY_ESC".to_owned(), Some("86".to_owned())),
-                ],
-            )
+            [
+                zenity.to_str().unwrap(),
+                "--question",
+                "--no-markup",
+                "--switch",
+                "--extra-button=Keep",
+                "--extra-button=Remove",
+                "--width=640",
+                "--title=Remove backups?",
+                &format!("--text={TEXT}"),
+                "LC_ALL=C.UTF-8",
+                "without QOVERY_API_KEY",
+                "ZENITY_ESC=86",
+            ]
         );
     }
 
@@ -258,11 +253,7 @@ mod tests {
         let dialog = Dialog::find("macos", &environment(&[("QOVERY_API_KEY", "x")])).unwrap();
         assert_eq!(
             command(&dialog),
-            (
-                "/usr/bin/osascript".to_owned(),
-                vec!["-".to_owned(), TEXT.to_owned()],
-                vec![("QOVERY_API_KEY".to_owned(), None)],
-            )
+            ["/usr/bin/osascript", "-", TEXT, "without QOVERY_API_KEY"]
         );
         assert_eq!(
             OSASCRIPT,
@@ -278,19 +269,17 @@ mod tests {
         let script = "$clicked = (New-Object -ComObject WScript.Shell).Popup($env:DIALOG_TEXT, 0, \
              'Remove backups?', 4+48+256+4096); if ($clicked -eq 6) {'Remove'} elseif ($clicked -eq 7) \
              {'Keep'}";
-        let text = format!("{TEXT}\nYes removes.");
         assert_eq!(
             command(&dialog),
-            (
-                "powershell.exe".to_owned(),
-                ["-NoProfile", "-NonInteractive", "-Command", script]
-                    .map(str::to_owned)
-                    .to_vec(),
-                vec![
-                    ("DIALOG_TEXT".to_owned(), Some(text)),
-                    ("QOVERY_API_KEY".to_owned(), None),
-                ],
-            )
+            [
+                "powershell.exe",
+                "-NoProfile",
+                "-NonInteractive",
+                "-Command",
+                script,
+                &format!("DIALOG_TEXT={TEXT}\nYes removes."),
+                "without QOVERY_API_KEY",
+            ]
         );
     }
 
@@ -408,8 +397,9 @@ mod tests {
 
     #[test]
     fn at_most_thirteen_lines_are_shown() {
-        let text = |lines: usize| (1..=lines).map(|line| format!("line {line}\n")).collect();
-        let texts: [String; 4] = [0, 13, 14, 53].map(text);
+        let line = |line: usize| format!("line {line}");
+        let texts =
+            [0, 13, 14, 53].map(|lines| (1..=lines).map(line).collect::<Vec<_>>().join("\n"));
         assert_eq!(shortened(&texts[0]), texts[0]);
         assert_eq!(shortened(&texts[1]), texts[1]);
         assert!(shortened(&texts[2]).ends_with("\nline 13\nand 1 more"));
