@@ -307,7 +307,7 @@ def shows_all(screen):
         expect(options[1:] == OPTIONS, options)
         lines = text.removeprefix("--text=").split("\n")
         expect(len(lines) == 14 and lines[-1] == "and 40 more", f"{len(lines)} lines: {lines[-1]}")
-        expect(lines[0].startswith("Remove 50 backups of 2026-03-01"), lines[0])
+        expect(lines[0].startswith("Remove 50 backups from 2026-03-01"), lines[0])
         expect(all(name in text for name in NAMES), text)
         inherited = dialog.joinpath("environ").read_text()
         expect("QOVERY_" not in inherited, "the child has the server's variables")
