@@ -64,10 +64,10 @@ async def session(name, mode, transport):
         # An empty directory has no .env file that the server would read.
         with tempfile.TemporaryDirectory() as directory:
             if transport == "stdio":
-                version = await client([server, "--sandbox", "--log=warn"], mode, directory, None)
+                version = await client([server, "--sandbox", "--confirm=never", "--log=warn"], mode, directory, None)
             else:
                 environment = {"QOVERY_BACKUPS_ACCESS_TOKEN": f"gate:{token}"} if token else {}
-                with Served(server, "--sandbox", **environment) as served:
+                with Served(server, "--sandbox", "--confirm=never", **environment) as served:
                     version = await client(served.mcp, mode, directory, token)
     expect(version in MODES[mode], f"{name}, {mode}, over {transport}: it speaks {version}")
     return f"{mode}: {version}"
@@ -75,7 +75,7 @@ async def session(name, mode, transport):
 
 async def unauthorized():
     """Requests without a token, or with a wrong one, are refused on both ports."""
-    with Served(server, "--sandbox", QOVERY_BACKUPS_ACCESS_TOKEN=f"gate:{TOKEN}") as served:
+    with Served(server, "--sandbox", "--confirm=never", QOVERY_BACKUPS_ACCESS_TOKEN=f"gate:{TOKEN}") as served:
         rest = f"{served.rest}/v1/database/{ORDERS}/backup"
         for headers, expected in [
             ({}, 401),
