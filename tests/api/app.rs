@@ -47,6 +47,13 @@ pub(crate) struct TestApp {
     short_limits: bool,
 }
 
+/// Whether `nohup` or the like started the tests, which their children would inherit.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() & 1 == 1)
+}
+
 impl TestApp {
     pub(crate) fn new(variables: &[(&'static str, &str)]) -> Self {
         let variables = variables
@@ -81,7 +88,12 @@ impl TestApp {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_qovery-backups-mcp"));
+        let program = env!("CARGO_BIN_EXE_qovery-backups-mcp");
+        let mut command = Command::new(program);
+        if is_hangup_ignored() {
+            command = Command::new("/usr/bin/env");
+            command.args(["--default-signal=HUP", program]);
+        }
         command
             .args(self.short_limits.then_some("--short-limits"))
             .args(arguments)
