@@ -12,12 +12,14 @@ mod guard;
 mod listing;
 mod locks;
 mod names;
+mod overview;
 mod removal;
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
 use hyper::body::Bytes;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -37,6 +39,7 @@ pub use listing::{Listed, Listing};
 use locks::Locks;
 use names::DatabaseNames;
 pub use names::Found;
+pub use overview::{Overview, Reading};
 pub use removal::{AskedBy, ConfirmedFacts, Consent, RemovalOutcome, RemovalPlan, RemovalRequest};
 
 /// The backups of databases, under one operator's policy. Clones share one client.
@@ -55,6 +58,8 @@ struct Inner {
     locks: Locks,
     recent_additions: RecentAdditions,
     names: Mutex<DatabaseNames>,
+    /// By database: when each expires, and what its list said.
+    readings: Mutex<HashMap<DatabaseId, (Instant, Reading)>>,
     audit: Audit,
     /// The changes in flight.
     changes: TaskTracker,
@@ -106,6 +111,7 @@ impl Backups {
                 locks: Locks::default(),
                 recent_additions: RecentAdditions::default(),
                 names: Mutex::default(),
+                readings: Mutex::default(),
                 audit,
                 limits,
                 policy,

@@ -4,11 +4,15 @@ use std::io::{self, Write};
 #[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
 
+use chrono::{TimeDelta, Utc};
+use tokio::sync::watch;
+
 use crate::{
+    backups::Backups,
     config::Config,
     context::{Context, Interface},
     limits::Limits,
-    qovery::{Client, Credentials, DatabaseId, Error, Failure, Scheme},
+    qovery::{Client, Credentials, DatabaseId, Error, Failure, Scheme, Service},
     secret::Reloadable,
 };
 
@@ -25,7 +29,7 @@ pub async fn check(
     key: Option<&Reloadable<Credentials>>,
     qovery: &Client,
     limits: &Limits,
-    database: Option<DatabaseId>,
+    databases: &[DatabaseId],
     mut output: impl Write,
 ) -> io::Result<bool> {
     for setting in &config.settings {
@@ -53,14 +57,20 @@ pub async fn check(
             writeln!(output, "Note: http cannot listen on {address}: {error}.")?;
         }
     }
-    let seen = if let Some(database) = database {
-        let number = count(qovery, database, limits).await;
-        number.map(|number| format!("list {number} backup(s) of {database}"))
-    } else {
-        let context = Context::new(Interface::Mcp, limits.call);
-        let organizations = qovery.organizations(&context).await;
-        organizations.map(|organizations| format!("see {} organization(s)", organizations.len()))
+    let seen = async {
+        let mut seen = Vec::new();
+        for database in databases {
+            let number = count(qovery, *database, limits).await?;
+            seen.push(format!("list {number} backup(s) of {database}"));
+        }
+        if databases.is_empty() {
+            let context = Context::new(Interface::Mcp, limits.call);
+            let number = qovery.organizations(&context).await?.len();
+            seen.push(format!("see {number} organization(s)"));
+        }
+        Ok::<_, Error>(seen.join(" and "))
     };
+    let seen = seen.await;
     match (&seen, current) {
         (Ok(seen), Some(_)) => {
             writeln!(output, "OK: Qovery accepts the key; it can {seen}.")?;
@@ -72,7 +82,7 @@ pub async fn check(
         (Err(error), key) => {
             let is_policy = key.is_some_and(|key| key.scheme == Scheme::Policy);
             let hint = match error.failure {
-                Failure::Unauthorized(_) if is_policy && database.is_none() => {
+                Failure::Unauthorized(_) if is_policy && databases.is_empty() => {
                     " A policy may allow no list of organizations. Try what it is for: check \
                      --database <id>."
                 }
@@ -82,6 +92,75 @@ pub async fn check(
         }
     }
     Ok(seen.is_ok())
+}
+
+/// Writes of each of `databases`, or of all that the key can see, whether its newest finished backup is at most
+/// `max_age` old. Returns the exit code: 3 if one is older or has none, else 1 if one could not be read.
+///
+/// # Errors
+///
+/// When `output` cannot be written to.
+pub async fn check_ages(
+    backups: &Backups,
+    limits: &Limits,
+    databases: &[DatabaseId],
+    max_age: TimeDelta,
+    mut output: impl Write,
+) -> io::Result<u8> {
+    let context = Context::new(Interface::Mcp, limits.check);
+    let (mut readings, mut problems) = (Vec::new(), Vec::new());
+    for database in databases {
+        match backups.reading(&context, *database).await {
+            Ok(reading) => readings.push((database.to_string(), reading)),
+            Err(error) => problems.push(format!("{database}: {error}")),
+        }
+    }
+    if databases.is_empty() {
+        let bounds = (usize::MAX, limits.check);
+        let unheard = watch::Sender::default();
+        match backups.overview(&context, bounds, &unheard).await {
+            Ok(overview) => {
+                let named =
+                    |(it, reading): (Service, _)| (format!("{} ({})", it.name, it.id), reading);
+                readings.extend(overview.databases.into_iter().map(named));
+                problems.extend(overview.problems);
+                if !overview.complete && problems.is_empty() {
+                    problems.push("Not each database was read in time.".to_owned());
+                }
+            }
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    let mut is_old = false;
+    for (database, reading) in readings {
+        let age = reading.newest_finished.map(|(_, date)| Utc::now() - date);
+        let words = age.map_or_else(
+            || "no finished backup".to_owned(),
+            |age| format!("the newest finished backup is {} h old", age.num_hours()),
+        );
+        let verdict = match age {
+            _ if !reading.is_known => {
+                problems.push(format!("{database}: its list is too long or out of order."));
+                continue;
+            }
+            Some(age) if age <= max_age => "OK",
+            _ => "TOO OLD",
+        };
+        is_old |= verdict != "OK";
+        writeln!(
+            output,
+            "{verdict}: {database}: {words}, {} failed since.",
+            reading.failed_since
+        )?;
+    }
+    for problem in &problems {
+        writeln!(output, "NOT KNOWN: {problem}")?;
+    }
+    Ok(if is_old {
+        3
+    } else {
+        u8::from(!problems.is_empty())
+    })
 }
 
 /// Counts the backups of a database, page by page, up to the longest list that is read elsewhere.

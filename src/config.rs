@@ -189,6 +189,10 @@ impl Config {
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         shown.extend(settings);
         Ok(Self {
+            dialog: match command {
+                Command::Http => Err("callers are not at this machine's screen"),
+                _ => Dialog::find(env::consts::OS, &env::vars_os().collect()),
+            },
             command,
             http,
             upstream,
@@ -200,10 +204,6 @@ impl Config {
                 audit_log,
             },
             seal,
-            dialog: match command {
-                Command::Http => Err("callers are not at this machine's screen"),
-                _ => Dialog::find(env::consts::OS, &env::vars_os().collect()),
-            },
             log_filter: cli.log,
             log_format: cli.log_format,
             settings: shown,

@@ -72,6 +72,13 @@ limits! {
     list_backups: usize = 2_000;
     /// Backups that one answer shows.
     listed: usize = 100;
+    /// How long the command `check` looks at all databases.
+    check: Duration = seconds(10 * 60);
+    /// Databases that one overview reads.
+    overview: usize = 100;
+    /// How long an answer is read for: for a client without a progress token, and for one with. Frameworks
+    /// give a call up after 5 s.
+    reading: [Duration; 2] = [seconds(4), seconds(20)], short [milliseconds(1_000), milliseconds(3_000)];
     /// The pauses between two looks at a backup in progress: Qovery allows 1,000 requests an hour.
     poll_intervals: [Duration; 2] = [seconds(5), seconds(15)], short [milliseconds(300), milliseconds(1_500)];
     /// How long a list waits for its database's name.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use qovery_backups_mcp::{
     backups::Backups,
-    check::check,
+    check::{check, check_ages},
     config::{Command, Config, Source, Upstream},
     http,
     limits::Limits,
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     match run(config) {
-        Ok(success) => ExitCode::from(u8::from(!success)),
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config) -> anyhow::Result<bool> {
+fn run(config: Config) -> anyhow::Result<u8> {
     let limits = Limits::default();
     #[cfg(debug_assertions)]
     let limits = if config.short_limits {
@@ -88,12 +88,8 @@ fn run(config: Config) -> anyhow::Result<bool> {
     result
 }
 
-/// Checks the configuration, or serves. Returns whether that succeeded.
-async fn start(
-    mut config: Config,
-    limits: Arc<Limits>,
-    shutdown: Shutdown,
-) -> anyhow::Result<bool> {
+/// Checks the configuration, or serves. Returns the exit code.
+async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> anyhow::Result<u8> {
     let confirmation = config.confirmation();
     let mut sandbox = None;
     let upstream = if let Some(upstream) = config.upstream.take() {
@@ -113,12 +109,25 @@ async fn start(
         limits.clone(),
         shutdown.clone(),
     );
-    if let Command::Check { database } = config.command {
+    if let Command::Check { database, max_age } = &config.command {
         let key = sandbox.is_none().then_some(&*credentials);
         let output = io::stdout();
+        let checked = async {
+            if let Some(max_age) = max_age {
+                let backups = Backups::new(
+                    qovery,
+                    config.policy.clone(),
+                    limits.clone(),
+                    shutdown.clone(),
+                );
+                return check_ages(&backups, &limits, database, *max_age, output).await;
+            }
+            let works = check(&config, key, &qovery, &limits, database, output).await?;
+            Ok(u8::from(!works))
+        };
         return tokio::select! {
-            works = check(&config, key, &qovery, &limits, database, output) => Ok(works?),
-            () = shutdown.draining.cancelled() => Ok(false),
+            code = checked => Ok(code?),
+            () = shutdown.draining.cancelled() => Ok(1),
         };
     }
     let seal = config.seal.map_or_else(Seal::random, Ok);
@@ -176,7 +185,7 @@ async fn start(
         Box::pin(stdio::serve(server, shutdown.clone())).await?;
     }
     let settled = backups.end().await;
-    Ok(settled && !shutdown.was_forced())
+    Ok(u8::from(!settled || shutdown.was_forced()))
 }
 
 /// Listens on an address, which `flag` chooses.

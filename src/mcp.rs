@@ -106,8 +106,9 @@ impl Server {
     ) -> Self {
         let (orders, sessions) = (Sandbox::ORDERS, Sandbox::SESSIONS);
         let samples = format!(
-            " {SANDBOX_NOTE} Its databases are \"orders\" ({orders}, 27 backups) and \"sessions\" \
-             ({sessions}, one backup)."
+            " {SANDBOX_NOTE} Its databases are \"orders\" ({orders}, 27 backups), \"sessions\" \
+             ({sessions}, one backup) and \"archive\" ({}).",
+            Sandbox::ARCHIVE
         );
         let refuses = backups.policy().confirm == Confirm::Always && dialog.is_none();
         let instructions = [

@@ -41,6 +41,8 @@ impl Sandbox {
     pub const ORDERS: &str = "0de50000-0000-4000-8000-000000000001";
     /// The id of a database with a single backup.
     pub const SESSIONS: &str = "0de50000-0000-4000-8000-000000000002";
+    /// The id of a database whose last two backups failed.
+    pub const ARCHIVE: &str = "0de50000-0000-4000-8000-000000000003";
 
     /// Starts a sandbox on a free loopback port.
     ///
@@ -71,7 +73,11 @@ impl Sandbox {
 const PAGE_SIZE: usize = 20;
 
 /// The ids and names of the databases.
-const NAMES: [(&str, &str); 2] = [(Sandbox::ORDERS, "orders"), (Sandbox::SESSIONS, "sessions")];
+const NAMES: [(&str, &str); 3] = [
+    (Sandbox::ORDERS, "orders"),
+    (Sandbox::SESSIONS, "sessions"),
+    (Sandbox::ARCHIVE, "archive"),
+];
 
 /// The backups of each database, newest first, by the database's id.
 type Databases = Arc<Mutex<HashMap<&'static str, Vec<Backup>>>>;
@@ -109,7 +115,7 @@ impl Backup {
     /// The state, and the age at which the backup reached it.
     fn state(&self) -> (&'static str, TimeDelta) {
         const STARTS: TimeDelta = TimeDelta::milliseconds(1_500);
-        const ENDS: TimeDelta = TimeDelta::seconds(4);
+        const ENDS: TimeDelta = TimeDelta::seconds(3);
         match (self.state, Utc::now() - self.created_at) {
             (Some(state), _) => (state, TimeDelta::zero()),
             (None, age) if age < STARTS => ("QUEUED", TimeDelta::zero()),
@@ -170,7 +176,21 @@ fn samples() -> HashMap<&'static str, Vec<Backup>> {
     // Between bidirectional control characters.
     orders[5].message = "\u{202b}نسخة احتياطية قبل الترقية\u{202c}".into();
     let sessions = vec![Backup::sample(101, 9, "first", "The only one.")];
-    HashMap::from([(Sandbox::ORDERS, orders), (Sandbox::SESSIONS, sessions)])
+    let mut archive: Vec<Backup> = (0_u32..4)
+        .map(|day| {
+            let hours_ago = 1 + i64::from(day + 1) * 24;
+            Backup::sample(204 - day, hours_ago, "weekly", "Scheduled.")
+        })
+        .collect();
+    for failed in &mut archive[..2] {
+        failed.state = Some("DEPLOYMENT_ERROR");
+        failed.message = "The disk was full.".into();
+    }
+    HashMap::from([
+        (Sandbox::ORDERS, orders),
+        (Sandbox::SESSIONS, sessions),
+        (Sandbox::ARCHIVE, archive),
+    ])
 }
 
 fn router() -> Router {

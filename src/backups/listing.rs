@@ -182,7 +182,7 @@ impl Backups {
         }
     }
 
-    /// Reads a list page by page: to its end, until it has `max` backups, or to the page that
+    /// Reads a list page by page: to its end, until it has `max` backups, or until what was read
     /// `is_enough`. A list whose pages repeat is never complete.
     pub(super) async fn read_pages(
         &self,
@@ -234,10 +234,9 @@ impl Backups {
             if repeats {
                 list.next = None;
             }
-            let is_last = list.next.is_none() || is_full || is_enough(&results);
             list.backups.append(&mut results);
             list.json.push(page.json);
-            if is_last {
+            if list.next.is_none() || is_full || is_enough(&list.backups) {
                 list.complete = list.next.is_none() && !repeats;
                 break;
             }

@@ -114,28 +114,34 @@ impl Backups {
         found
     }
 
-    async fn look_up(&self, context: &Context, wanted: &str) -> Result<Found, Error> {
+    /// The databases that the key can see, and how many organizations it may not look into.
+    pub(super) async fn databases(
+        &self,
+        context: &Context,
+    ) -> Result<(Vec<Service>, usize), Error> {
         let qovery = &self.inner.qovery;
         let organizations = match qovery.organizations(context).await {
             Err(error) if is_denied(&error) => return Err(Error::LookupDenied),
             organizations => organizations?,
         };
-        let mut all_denied = !organizations.is_empty();
+        let (number, mut denied) = (organizations.len(), 0);
         let mut databases = Vec::new();
         for organization in organizations {
             match qovery.services(organization.id, context).await {
-                Ok(services) => {
-                    all_denied = false;
-                    databases.extend(services.into_iter().filter_map(database));
-                }
+                Ok(services) => databases.extend(services.into_iter().filter_map(database)),
                 // A key may be limited to some of the organizations that it sees.
-                Err(error) if is_denied(&error) => {}
+                Err(error) if is_denied(&error) => denied += 1,
                 Err(error) => return Err(error.into()),
             }
         }
-        if all_denied {
+        if number > 0 && denied == number {
             return Err(Error::LookupDenied);
         }
+        Ok((databases, denied))
+    }
+
+    async fn look_up(&self, context: &Context, wanted: &str) -> Result<Found, Error> {
+        let (mut databases, _) = self.databases(context).await?;
         let likeness = |database: &Service| likeness(database, wanted);
         let best = databases.iter().map(likeness).max().unwrap_or_default();
         databases.retain(|database| best > 0 && likeness(database) == best);

@@ -10,6 +10,7 @@ use std::{
     str::FromStr,
 };
 
+use chrono::TimeDelta;
 use clap::{
     Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser,
     builder::ValueParser,
@@ -165,7 +166,7 @@ pub(super) struct HttpOptions {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
     /// Serve MCP on standard input and output: what a host launches (the default)
     Stdio,
@@ -173,10 +174,14 @@ pub enum Command {
     Http,
     /// Say whether this configuration would work; changes nothing
     Check {
-        /// Ask for this database's backups instead of the organizations: all that the policy of a
-        /// policy token may allow
+        /// Ask for this database's backups instead of the organizations, repeatable: all that the policy
+        /// of a policy token may allow
         #[arg(long, value_name = "ID")]
-        database: Option<DatabaseId>,
+        database: Vec<DatabaseId>,
+        /// For cron: say of each database whether its newest finished backup is at most this old, such as
+        /// 26h. The exit code is 3 if one is older or has none, and 1 if one could not be read
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        max_age: Option<TimeDelta>,
     },
 }
 
@@ -337,6 +342,20 @@ fn changes_per_hour(text: &str) -> Result<Option<NonZeroU32>, &'static str> {
         Ok(number) => Ok(NonZeroU32::new(number)),
         Err(_) => Err("must be a whole number, such as 100, or unlimited"),
     }
+}
+
+/// Minutes, hours or days.
+fn age(text: &str) -> Result<TimeDelta, &'static str> {
+    let unit = text.chars().next_back();
+    let number = text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse();
+    let age = number.ok().and_then(|number| match unit {
+        Some('m') => TimeDelta::try_minutes(number),
+        Some('h') => TimeDelta::try_hours(number),
+        Some('d') => TimeDelta::try_days(number),
+        _ => None,
+    });
+    age.filter(|age| *age > TimeDelta::zero())
+        .ok_or("must be a number of minutes, hours or days, such as 90m, 26h or 8d")
 }
 
 /// The file is not created yet: a host may start the program only to look at it.

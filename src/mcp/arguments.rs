@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rmcp::model::{JsonObject, Tool};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -26,13 +26,21 @@ use crate::{
 pub(super) struct ListArguments {
     /// The database's id (UUID), or the address of its page in the Qovery console. A name, with that of
     /// its environment or project if you know it, is answered with the ids of the databases called so.
-    pub(super) database_id: DatabaseArgument,
+    /// Left out: all databases at once.
+    #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "DatabaseArgument")]
+    pub(super) database_id: Option<DatabaseArgument>,
     /// One backup, to look at or to wait for.
     pub(super) backup_id: Option<BackupId>,
     /// Begin after this backup: the next_start_id of the answer before.
     pub(super) start_id: Option<BackupId>,
     /// Add all that Qovery says of each status.
     pub(super) verbose: Option<bool>,
+}
+
+/// A value that is left out or given, and not null.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// Back up a database now. The backup is made in the background: call list-database-backups with its id
@@ -247,10 +255,18 @@ impl TryFrom<String> for DatabaseArgument {
             None => {}
         }
         // A UUID in another form than the hyphenated one is no name either.
-        if text.is_empty() || text.len() > MAX_NAME_BYTES || Uuid::try_parse(text).is_ok() {
+        let is_absent = text.is_empty() || text == "null";
+        if is_absent || text.len() > MAX_NAME_BYTES || Uuid::try_parse(text).is_ok() {
             return Err(IdError.to_string());
         }
         Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl ListArguments {
+    /// Whether it names more than the database.
+    pub(super) fn narrows(&self) -> bool {
+        self.backup_id.is_some() || self.start_id.is_some()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use chrono::SecondsFormat;
+use chrono::{SecondsFormat, TimeDelta};
 use rmcp::{
     ErrorData,
     model::{CallToolResponse, CallToolResult, ContentBlock},
@@ -14,8 +14,11 @@ use serde_json::{Map, Value};
 
 use super::arguments::ArgumentError;
 use crate::{
-    backups::{self, Concern, Condition, Consent, Listed, Listing, Protection, RemovalOutcome},
-    qovery::{BackupId, DatabaseId, Outcome},
+    backups::{
+        self, Concern, Condition, Consent, Listed, Listing, Overview, Protection, Reading,
+        RemovalOutcome,
+    },
+    qovery::{BackupId, DatabaseId, Outcome, Service},
     telemetry::OK,
     text,
 };
@@ -41,6 +44,44 @@ pub(super) struct BackupList {
     /// What else there is to know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
+}
+
+/// The other result of list-database-backups, in the same schema.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct AllDatabases {
+    /// The time of this answer.
+    now: String,
+    /// Whether each database is in it.
+    complete: bool,
+    /// Those that have gone longest without a finished backup first.
+    databases: Vec<DatabaseView>,
+    /// What else there is to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) note: Option<String>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct DatabaseView {
+    id: String,
+    name: String,
+    project: String,
+    environment: String,
+    /// The newest backup that can be restored from, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest_finished: Option<NewestFinished>,
+    in_progress: usize,
+    /// How many failed after it.
+    failed_since: usize,
+    /// Whether too little of the list could be read to be sure.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    not_known: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct NewestFinished {
+    id: BackupId,
+    created_at: String,
+    age_hours: f64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -231,6 +272,53 @@ impl BackupList {
             ..list
         }
     }
+}
+
+impl AllDatabases {
+    pub(super) fn new(overview: Overview) -> Self {
+        /// Of the longest texts, some 40 kB.
+        const MAX_ROWS: usize = 100;
+
+        let now = overview.now;
+        let view = |(database, reading): (Service, Reading)| DatabaseView {
+            id: database.id.to_string(),
+            name: database.name,
+            project: database.project_name,
+            environment: database.environment_name,
+            newest_finished: reading.newest_finished.map(|(id, date)| NewestFinished {
+                id,
+                created_at: date.to_rfc3339_opts(SecondsFormat::Secs, true),
+                age_hours: hours(now - date),
+            }),
+            in_progress: reading.in_progress,
+            failed_since: reading.failed_since,
+            not_known: !reading.is_known,
+        };
+        let (number, mut notes) = (overview.databases.len(), overview.problems);
+        if number > MAX_ROWS {
+            notes.push(format!(
+                "{} more are not shown: each is better off.",
+                number - MAX_ROWS
+            ));
+        }
+        if !overview.complete {
+            notes.push("Not each database was read: call again in a moment to go on.".to_owned());
+        }
+        notes.push("This says nothing of databases that the key cannot see.".to_owned());
+        let shown = overview.databases.into_iter().take(MAX_ROWS);
+        Self {
+            now: now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            complete: overview.complete,
+            databases: shown.map(view).collect(),
+            note: Some(notes.join(" ")),
+        }
+    }
+}
+
+/// In tenths.
+fn hours(age: TimeDelta) -> f64 {
+    let minutes = i32::try_from(age.num_minutes()).unwrap_or(i32::MAX);
+    (f64::from(minutes) / 6.0).round() / 10.0
 }
 
 impl DatabaseRef {

@@ -4,8 +4,9 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use rmcp::model::{CallToolRequestParams, Tool, ToolAnnotations};
+use rmcp::model::{CallToolRequestParams, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
+use serde_json::json;
 
 use super::{
     Request, Server,
@@ -14,7 +15,10 @@ use super::{
         schema,
     },
     confirmation::Target,
-    results::{AddedBackup, BackupList, BackupView, DatabaseRef, Refusal, RemovalReport, Reply},
+    results::{
+        AddedBackup, AllDatabases, BackupList, BackupView, DatabaseRef, Refusal, RemovalReport,
+        Reply,
+    },
 };
 use crate::{
     backups::{Found, Listed},
@@ -52,20 +56,43 @@ pub(super) fn definitions(keep_latest: usize) -> [Tool; 3] {
     let add = hints.read_only(false).idempotent(false);
     let remove = add.clone().destructive(true).idempotent(true);
     [
-        define::<ListArguments, BackupList>(LIST, "List database backups", list, &kept),
-        define::<AddArguments, AddedBackup>(ADD, "Add a backup to the database", add, &kept),
-        define::<RemoveArguments, RemovalReport>(REMOVE, "Remove database backup", remove, &kept),
+        define::<ListArguments>(LIST, "List database backups", list, &kept, list_output()),
+        define::<AddArguments>(
+            ADD,
+            "Add a backup to the database",
+            add,
+            &kept,
+            schema::<AddedBackup>().1,
+        ),
+        define::<RemoveArguments>(
+            REMOVE,
+            "Remove database backup",
+            remove,
+            &kept,
+            schema::<RemovalReport>().1,
+        ),
     ]
 }
 
-fn define<Arguments: JsonSchema, Output: JsonSchema>(
+/// What holds for both answers, that about one database and that about all: hosts do not know `oneOf`.
+fn list_output() -> JsonObject {
+    let (mut output, other) = (schema::<BackupList>().1, schema::<AllDatabases>().1);
+    let properties = other["properties"].as_object().into_iter().flatten();
+    for (name, property) in properties {
+        output["properties"][name] = property.clone();
+    }
+    output.insert("required".to_owned(), json!(["now"]));
+    output
+}
+
+fn define<Arguments: JsonSchema>(
     name: &'static str,
     title: &str,
     hints: ToolAnnotations,
     kept: &str,
+    output: JsonObject,
 ) -> Tool {
     let (description, input) = schema::<Arguments>();
-    let (_, output) = schema::<Output>();
     Tool::new(name, description.replace("{kept}", kept), input)
         .with_title(title)
         .with_annotations(hints)
@@ -114,8 +141,9 @@ impl Server {
         request: &Request,
     ) -> Result<Reply, Refusal> {
         let database = match arguments.database_id {
-            DatabaseArgument::Id(id) | DatabaseArgument::Enclosed(id) => id,
-            name @ DatabaseArgument::Name(_) => self.resolve(name, context).await?,
+            None => return self.overview(arguments, context, request).await,
+            Some(DatabaseArgument::Id(id) | DatabaseArgument::Enclosed(id)) => id,
+            Some(name @ DatabaseArgument::Name(_)) => self.resolve(name, context).await?,
         };
         let verbose = arguments.verbose.unwrap_or(false);
         let mut list = match (arguments.backup_id, arguments.start_id) {
@@ -138,6 +166,31 @@ impl Server {
         };
         list.note = self.note(list.note);
         Reply::new(list)
+    }
+
+    async fn overview(
+        &self,
+        arguments: ListArguments,
+        context: &Context,
+        request: &Request,
+    ) -> Result<Reply, Refusal> {
+        if arguments.narrows() {
+            let problem = "missing field `databaseId`; without it, the list is of all databases";
+            return Err(ArgumentError(problem.to_owned()).into());
+        }
+        let [time, time_with_progress] = self.limits.reading;
+        let time = match request.meta.get_progress_token() {
+            Some(_) => time_with_progress,
+            None => time,
+        };
+        let bounds = (self.limits.overview, time);
+        let describe = |read| format!("{read} databases read");
+        let overview = self.with_progress(request, context, None, describe, async |count| {
+            self.backups.overview(context, bounds, &count).await
+        });
+        let mut databases = AllDatabases::new(overview.await?);
+        databases.note = self.note(databases.note);
+        Reply::new(databases)
     }
 
     async fn add(

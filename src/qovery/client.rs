@@ -1,6 +1,13 @@
 //! The client: the operations, and the attempts that each of them may take.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
@@ -35,6 +42,8 @@ pub struct Client {
     pub(super) limits: Arc<Limits>,
     shutdown: Shutdown,
     permits: Semaphore,
+    /// How many requests of this hour were left at the last answer, once one said so.
+    pub(super) requests_left: AtomicU32,
     /// Built on first use: reading the system's certificates takes milliseconds, which a host that
     /// only lists the tools need not wait for.
     pub(super) http: OnceCell<reqwest::Client>,
@@ -72,10 +81,18 @@ impl Client {
             base_url,
             credentials,
             permits: Semaphore::new(limits.upstream_requests),
+            requests_left: AtomicU32::new(u32::MAX),
             limits,
             shutdown,
             http: OnceCell::new(),
         }
+    }
+
+    /// How many requests of this hour Qovery's last answer left the key (`X-RateLimit-Remaining`). Any number,
+    /// if it did not say.
+    #[must_use]
+    pub fn requests_left(&self) -> u32 {
+        self.requests_left.load(Ordering::Relaxed)
     }
 
     /// Lists a page of a database's backups: the first, or the one after the backup `start_id`.

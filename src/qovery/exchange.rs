@@ -1,6 +1,6 @@
 //! One attempt: a request, and its response or failure.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
@@ -19,6 +19,8 @@ use super::{
     client::{Answered, Client, Request},
 };
 use crate::{context::Context, text};
+
+const REQUESTS_LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
 /// The largest error body that is read for its message.
 const MAX_ERROR_BYTES: usize = 64 << 10;
@@ -59,6 +61,11 @@ impl Client {
         let mut response = builder.send().await.map_err(failure_of)?;
         let received = Instant::now();
         let status = response.status().as_u16();
+        if let Some(left) =
+            text_of(response.headers(), REQUESTS_LEFT).and_then(|it| it.parse().ok())
+        {
+            self.requests_left.store(left, Ordering::Relaxed);
+        }
         if response.status().is_success() {
             let headers = std::mem::take(response.headers_mut());
             let body = match read_body(response, self.limits.answer_bytes).await {

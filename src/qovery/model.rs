@@ -180,7 +180,7 @@ pub struct Organization {
 }
 
 /// The fields of a service of an organization that a look-up needs.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Service {
     /// Its id: for a database, the database's id.
     pub id: DatabaseId,
