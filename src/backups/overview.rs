@@ -141,13 +141,14 @@ impl Backups {
     pub async fn reading(&self, context: &Context, database: DatabaseId) -> Result<Reading, Error> {
         let now = Utc::now();
         let date = |backup: &Backup| guard::date(backup, now).ok();
-        let is_enough = |read: &[Backup]| {
-            let has_finished = read
-                .iter()
-                .any(|it| Condition::of(it, Clock::new(now, None)).is_finished());
+        let settles = |read: &[Backup]| {
+            let clock = Clock::new(now, None);
+            let has_finished = read.iter().any(|it| Condition::of(it, clock).is_finished());
             has_finished && read.is_sorted_by(|newer, older| date(newer) >= date(older))
         };
-        let list = self.read_pages(context, database, None, MAX_BACKUPS, is_enough);
+        let is_enough = |read: &[Backup]| settles(read) || read.len() >= MAX_BACKUPS;
+        let max = self.inner.limits.list_backups;
+        let list = self.read_pages(context, database, None, max, is_enough);
         let list = list.await?;
         let clock = Clock::new(now, list.date);
         let of = |condition| {
@@ -161,7 +162,7 @@ impl Backups {
         Ok(Reading {
             in_progress: of(Condition::InProgress).count(),
             failed_since: failed.count(),
-            is_known: (list.complete || is_enough(&list.backups))
+            is_known: (list.complete || settles(&list.backups))
                 && newest.is_some() == newest_finished.is_some(),
             newest_finished,
         })

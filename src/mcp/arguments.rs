@@ -20,7 +20,9 @@ use crate::{
 /// (it can be restored from), in_progress, failed, being_removed or unknown. Where the whole list is in the
 /// answer, `summary` counts them, and `protected` gives the reason for each that this server refuses to
 /// remove. An answer has up to 100: if `complete` is false, go on with startId. With backupId: that one
-/// alone, and while it is in_progress this waits up to 20 seconds for it.
+/// alone, and while it is in_progress this waits up to 20 seconds for it. Without databaseId: of each database the
+/// newest finished backup, the worst first; to look at all at once, since it takes a request a database of the
+/// 1,000 that Qovery allows an hour.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ListArguments {
@@ -133,9 +135,11 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let known = properties.and_then(Value::as_object);
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
     let is_of_n8n = arguments.get("toolCallId").is_some_and(Value::is_string);
-    arguments.retain(|name, value| match &*tool.name {
-        LIST => known.iter().any(|known| is_similar(name, known)),
-        // A change is refused for an unknown argument: it may have been meant to narrow it.
+    let is_of_one = &*tool.name == LIST && arguments.contains_key("databaseId");
+    arguments.retain(|name, value| match () {
+        () if is_of_one => known.iter().any(|known| is_similar(name, known)),
+        // A change, or a list of all databases, is refused for an unknown argument: it may have been meant to
+        // narrow it.
         _ => known.contains(&name) || !is_added_by_host(name, value, is_of_n8n),
     });
     if arguments.get("body") == Some(&json!({})) && arguments.contains_key("name") {

@@ -73,8 +73,8 @@ struct DatabaseView {
     /// How many failed after it.
     failed_since: usize,
     /// Whether too little of the list could be read to be sure.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    not_known: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_known: Option<bool>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -292,7 +292,7 @@ impl AllDatabases {
             }),
             in_progress: reading.in_progress,
             failed_since: reading.failed_since,
-            not_known: !reading.is_known,
+            not_known: (!reading.is_known).then_some(true),
         };
         let (number, mut notes) = (overview.databases.len(), overview.problems);
         if number > MAX_ROWS {

@@ -79,7 +79,10 @@ fn list_output() -> JsonObject {
     let (mut output, other) = (schema::<BackupList>().1, schema::<AllDatabases>().1);
     let properties = other["properties"].as_object().into_iter().flatten();
     for (name, property) in properties {
-        output["properties"][name] = property.clone();
+        let known = &mut output["properties"][name];
+        if known.is_null() {
+            *known = property.clone();
+        }
     }
     output.insert("required".to_owned(), json!(["now"]));
     output

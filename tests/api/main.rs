@@ -36,6 +36,7 @@ mod lists;
 mod network;
 mod openapi;
 mod outcome;
+mod overview;
 mod protocol;
 mod rest;
 mod secrets;

@@ -535,7 +535,7 @@ async fn calls_are_counted_by_interface_operation_and_outcome() {
     let mut client = Client::over_http(&server, Era::Stateless, token);
     let orders = orders();
     client.ok(LIST, orders).await;
-    client.refused(LIST, json!({})).await;
+    client.refused(LIST, json!({ "databaseId": "" })).await;
     client.refused(ADD, json!({})).await;
 
     for (interface, operation, outcome, count) in [
