@@ -136,11 +136,13 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
     let known: Vec<&String> = known.into_iter().flat_map(JsonObject::keys).collect();
     let is_of_n8n = arguments.get("toolCallId").is_some_and(Value::is_string);
     let is_of_one = &*tool.name == LIST && arguments.contains_key("databaseId");
-    arguments.retain(|name, value| match () {
-        () if is_of_one => known.iter().any(|known| is_similar(name, known)),
+    arguments.retain(|name, value| {
+        if is_of_one {
+            return known.iter().any(|known| is_similar(name, known));
+        }
         // A change, or a list of all databases, is refused for an unknown argument: it may have been meant to
         // narrow it.
-        _ => known.contains(&name) || !is_added_by_host(name, value, is_of_n8n),
+        known.contains(&name) || !is_added_by_host(name, value, is_of_n8n)
     });
     if arguments.get("body") == Some(&json!({})) && arguments.contains_key("name") {
         arguments.remove("body");
