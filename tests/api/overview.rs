@@ -46,12 +46,12 @@ fn directory(number: usize, line: &str) -> Option<Value> {
 
 /// Serves so many databases, each of which answers its list as `list` says of its number.
 async fn serve(number: usize, list: impl Fn(usize) -> Reply + Send + Sync + 'static) -> Upstream {
-    Upstream::start(move |_, line| match directory(number, line) {
-        Some(directory) => json_reply("200 OK", &directory),
-        None => {
-            let asked = (0..number).find(|number| line.contains(&database(*number)));
-            list(asked.unwrap())
+    Upstream::start(move |_, line| {
+        if let Some(directory) = directory(number, line) {
+            return json_reply("200 OK", &directory);
         }
+        let asked = (0..number).find(|number| line.contains(&database(*number)));
+        list(asked.unwrap())
     })
     .await
 }
@@ -227,15 +227,15 @@ async fn too_little_of_a_list_is_not_known() {
             };
             (0..20).map(row).collect::<Vec<_>>()
         };
-        Upstream::start(move |_, line| match directory(1, line) {
-            Some(directory) => json_reply("200 OK", &directory),
-            None => {
-                let start = line.split("startId=").nth(1).map_or(0, |id| {
-                    let number: u32 = id.split(' ').next().unwrap()[24..].parse().unwrap();
-                    number / 20 + 1
-                });
-                page(&rows(start))
+        Upstream::start(move |_, line| {
+            if let Some(directory) = directory(1, line) {
+                return json_reply("200 OK", &directory);
             }
+            let start = line.split("startId=").nth(1).map_or(0, |id| {
+                let number: u32 = id.split(' ').next().unwrap()[24..].parse().unwrap();
+                number / 20 + 1
+            });
+            page(&rows(start))
         })
     };
     for (state, order, pages, known) in [
