@@ -94,12 +94,10 @@ pub async fn serve(
 
     tracing::info!("draining: no new connections, calls in flight are answered");
     connections.tasks.close();
-    tokio::select! {
-        biased;
-        () = connections.tasks.wait() => {}
-        () = connections.shutdown.deadline.cancelled() => {
-            tracing::warn!("connections were still open when the time to end was over");
-        }
+    let deadline = &connections.shutdown.deadline;
+    let closed = deadline.run_until_cancelled(connections.tasks.wait());
+    if closed.await.is_none() {
+        tracing::warn!("connections were still open when the time to end was over");
     }
 }
 

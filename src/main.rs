@@ -116,10 +116,9 @@ async fn start(
     if let Command::Check { database } = config.command {
         let key = sandbox.is_none().then_some(&*credentials);
         let output = io::stdout();
-        return tokio::select! {
-            works = check(&config, key, &qovery, &limits, database, output) => Ok(works?),
-            () = shutdown.draining.cancelled() => Ok(false),
-        };
+        let works = check(&config, key, &qovery, &limits, database, output);
+        let works = shutdown.draining.run_until_cancelled(works).await;
+        return Ok(works.transpose()?.unwrap_or(false));
     }
     let seal = config.seal.map_or_else(Seal::random, Ok);
     let backups = Backups::new(qovery, config.policy, limits.clone(), shutdown.clone());
@@ -173,7 +172,7 @@ async fn start(
         if io::stdin().is_terminal() {
             tracing::info!("waiting for a host on standard input; try `http --sandbox` or `check`");
         }
-        Box::pin(stdio::serve(server, shutdown.clone())).await?;
+        stdio::serve(server, shutdown.clone()).await?;
     }
     let settled = backups.end().await;
     Ok(settled && !shutdown.was_forced())

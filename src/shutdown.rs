@@ -1,6 +1,6 @@
 //! How the process ends: one token per stage, and the time that the end may take.
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
@@ -41,10 +41,7 @@ impl Shutdown {
             self.forced.cancelled().await;
             sleep(limits.forced_drain).await;
         };
-        tokio::select! {
-            () = sleep(limits.drain) => {}
-            () = forced => {}
-        }
+        timeout(limits.drain, forced).await.ok();
         self.deadline.cancel();
     }
 }
