@@ -92,25 +92,17 @@ pub fn connections() -> &'static IntGauge {
     &METRICS.connections
 }
 
-/// How one attempt of a request to Qovery ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
-    /// With this HTTP status.
-    Answered(u16),
-    /// Without an answer, for this reason.
-    Failed(&'static str),
-}
-
-/// Counts an attempt.
-pub fn count_attempt(attempt: Attempt) {
-    let label = match attempt {
-        Attempt::Answered(status) => {
+/// Counts an attempt of a request to Qovery, by the HTTP status of its answer or the reason for having
+/// none.
+pub fn count_attempt(status: Result<u16, &'static str>) {
+    let label = match status {
+        Ok(status) => {
             if (200..300).contains(&status) {
                 METRICS.last_success.set(Utc::now().timestamp());
             }
             &status.to_string()
         }
-        Attempt::Failed(reason) => reason,
+        Err(reason) => reason,
     };
     METRICS.attempts.with_label_values(&[label]).inc();
 }

@@ -18,13 +18,7 @@ use super::{
     NewBackup, Organization, Outcome, Service, error::root_cause, exchange::Response,
     model::Results,
 };
-use crate::{
-    context::Context,
-    limits::Limits,
-    secret::Reloadable,
-    shutdown::Shutdown,
-    telemetry::{self, Attempt},
-};
+use crate::{context::Context, limits::Limits, secret::Reloadable, shutdown::Shutdown, telemetry};
 
 /// A client of Qovery's API. It holds the key, which is read again after a 401, and sends it to its base
 /// URL only.
@@ -313,15 +307,15 @@ impl Client {
             Ok(response) => {
                 let status = response.status;
                 tracing::debug!(%method, path, status, milliseconds, "Qovery answered");
-                Attempt::Answered(status)
+                Ok(status)
             }
             Err(failure) => {
                 let cause = root_cause(failure);
                 tracing::debug!(%method, path, milliseconds, cause, "{failure}");
                 match failure {
-                    Failure::Unauthorized(_) => Attempt::Answered(401),
-                    Failure::Answered { status, .. } => Attempt::Answered(*status),
-                    _ => Attempt::Failed(failure.facts().kind),
+                    Failure::Unauthorized(_) => Ok(401),
+                    Failure::Answered { status, .. } => Ok(*status),
+                    _ => Err(failure.facts().kind),
                 }
             }
         });
