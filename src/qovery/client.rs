@@ -158,7 +158,8 @@ impl Client {
     ///
     /// Any [`Failure`].
     pub async fn organizations(&self, context: &Context) -> Result<Vec<Organization>, Error> {
-        self.get_results("/organization".to_owned(), context).await
+        let list: Answered<Results<_>> = self.get("/organization".to_owned(), context).await?;
+        Ok(list.value.results)
     }
 
     /// Lists the services of an organization, including its databases.
@@ -172,7 +173,8 @@ impl Client {
         context: &Context,
     ) -> Result<Vec<Service>, Error> {
         let path = format!("/organization/{organization}/services");
-        self.get_results(path, context).await
+        let list: Answered<Results<_>> = self.get(path, context).await?;
+        Ok(list.value.results)
     }
 
     /// Returns a database's description.
@@ -183,15 +185,6 @@ impl Client {
     pub async fn database(&self, id: DatabaseId, context: &Context) -> Result<Database, Error> {
         let answered = self.get(format!("/database/{id}"), context).await?;
         Ok(answered.value)
-    }
-
-    async fn get_results<T: DeserializeOwned>(
-        &self,
-        path: String,
-        context: &Context,
-    ) -> Result<Vec<T>, Error> {
-        let list: Answered<Results<T>> = self.get(path, context).await?;
-        Ok(list.value.results)
     }
 
     async fn get<T: DeserializeOwned>(
