@@ -13,13 +13,13 @@ mod middleware;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::ConnectInfo,
-    http::{HeaderValue, Request, header},
+    http::{HeaderValue, header},
     response::Response,
     routing::get,
 };
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::ServiceBuilder;
 use tower_http::normalize_path::NormalizePath;
 
 use crate::{
@@ -161,20 +161,16 @@ impl Connections {
         stream.set_timeout(Some(self.limits.write_stall));
         let draining = self.shutdown.draining.clone();
         let is_draining = draining.clone();
-        let service = service.map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            request
-        });
-        let service = ServiceExt::<Request<Incoming>>::map_response(
-            service,
-            move |mut response: Response| {
+        let service = ServiceBuilder::new()
+            .layer(Extension(ConnectInfo(peer)))
+            .map_response(move |mut response: Response| {
                 if is_draining.is_cancelled() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
                 response
-            },
-        );
+            })
+            .service(service);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read)
