@@ -206,10 +206,8 @@ impl Settings {
     /// The URL by which clients reach a port.
     #[must_use]
     pub fn reachable(&self, address: SocketAddr) -> String {
-        match &self.public_url {
-            Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://{address}"),
-        }
+        let own = || format!("http://{address}");
+        self.public_url.clone().unwrap_or_else(own)
     }
 }
 
