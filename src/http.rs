@@ -35,12 +35,7 @@ use tower::ServiceBuilder;
 use tower_http::normalize_path::NormalizePath;
 
 use crate::{
-    context::Interface,
-    limits::Limits,
-    mcp,
-    rest::{self, Rest},
-    secret::Reloadable,
-    shutdown::Shutdown,
+    context::Interface, limits::Limits, mcp, rest, secret::Reloadable, shutdown::Shutdown,
     telemetry,
 };
 pub use auth::{AllowedHost, AllowedOrigin, Tokens, TokensError};
@@ -63,12 +58,13 @@ pub struct Settings {
     pub tokens: Arc<Reloadable<Tokens>>,
 }
 
-/// Serves on both listeners until the shutdown drains. Answers the calls in flight until its deadline.
+/// Serves MCP and the routes of `rest` until the shutdown drains. Answers the calls in flight until its
+/// deadline.
 pub async fn serve(
     (mcp_listener, rest_listener): (TcpListener, Option<TcpListener>),
     settings: Settings,
     mcp: mcp::Server,
-    rest: Rest,
+    rest: Router,
     limits: Arc<Limits>,
     shutdown: Shutdown,
 ) {
@@ -78,7 +74,7 @@ pub async fn serve(
     }
     let middleware = Middleware::new(settings, Arc::clone(&limits), shutdown.clone());
     let mcp = middleware.layer(Interface::Mcp, mcp);
-    let rest = middleware.layer(Interface::Rest, rest.into_router());
+    let rest = middleware.layer(Interface::Rest, rest);
     let connections = Connections {
         open: Arc::new(Semaphore::new(limits.connections)),
         tasks: TaskTracker::new(),

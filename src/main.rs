@@ -17,7 +17,7 @@ use qovery_backups_mcp::{
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
-    rest::Rest,
+    rest,
     sandbox::Sandbox,
     secret::Reloadable,
     shutdown::Shutdown,
@@ -164,7 +164,7 @@ async fn start(
             tracing::info!("next: open {url}/ in a browser");
         }
         tracing::info!("next: paste into another terminal: {command}");
-        let rest = Rest::new(backups.clone(), sandbox.is_some(), &command, &url, header);
+        let rest = rest::router(backups.clone(), sandbox.is_some(), &command, &url, header);
         let listeners = (mcp_listener, rest_listener);
         http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {

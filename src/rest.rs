@@ -38,50 +38,32 @@ const JSON: &str = "application/json";
 const BACKUPS: &str = "/v1/database/{databaseid}/backup";
 const BACKUP: &str = "/v1/database/{databaseid}/backup/{backupid}";
 
-/// The REST API.
-#[derive(Debug)]
-pub struct Rest {
-    backups: Backups,
-    page: Bytes,
-}
-
-impl Rest {
-    /// The API over `backups`, which are a `sandbox`'s or not, at `url`. Its page for people shows the `command`
-    /// that adds the server to an MCP host, and one that calls the API, with the option `header` if callers
-    /// need a token.
-    #[must_use]
-    pub fn new(backups: Backups, sandbox: bool, command: &str, url: &str, header: &str) -> Self {
-        let mut page = include_str!("rest/page.html").replace("{header}", header);
-        for (condition, holds) in [
-            ("sandbox", sandbox),
-            ("read-only", backups.policy().read_only),
-            ("token", !header.is_empty()),
-        ] {
-            // Every second piece is between two marks.
-            let mark = format!("<!--{}{condition}-->", if holds { "not " } else { "" });
-            page = page.split(&mark).step_by(2).collect();
-        }
-        let page = page.replace("{version}", env!("CARGO_PKG_VERSION"));
-        let page = page.replace("{command}", command).replace("{url}", url);
-        Self {
-            backups,
-            page: page.into(),
-        }
+/// The API over `backups`, which are a `sandbox`'s or not, at `url`. Its page for people shows the `command`
+/// that adds the server to an MCP host, and one that calls the API, with the option `token` if callers need
+/// an access token.
+pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, token: &str) -> Router {
+    let mut page = include_str!("rest/page.html").replace("{header}", token);
+    for (condition, holds) in [
+        ("sandbox", sandbox),
+        ("read-only", backups.policy().read_only),
+        ("token", !token.is_empty()),
+    ] {
+        // Every second piece is between two marks.
+        let mark = format!("<!--{}{condition}-->", if holds { "not " } else { "" });
+        page = page.split(&mark).step_by(2).collect();
     }
-
-    /// The routes.
-    pub fn into_router(self) -> Router {
-        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-        let page = ([(header::CONTENT_SECURITY_POLICY, policy)], Html(self.page));
-        let document = ([(header::CONTENT_TYPE, JSON)], DOCUMENT);
-        Router::new()
-            .route("/", get(page))
-            .route("/openapi.json", get(document))
-            .route("/metrics", get(metrics))
-            .route(BACKUPS, get(list).post(add))
-            .route(BACKUP, delete(remove))
-            .with_state(self.backups)
-    }
+    let page = page.replace("{version}", env!("CARGO_PKG_VERSION"));
+    let page = page.replace("{command}", command).replace("{url}", url);
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    let page = ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page));
+    let document = ([(header::CONTENT_TYPE, JSON)], DOCUMENT);
+    Router::new()
+        .route("/", get(page))
+        .route("/openapi.json", get(document))
+        .route("/metrics", get(metrics))
+        .route(BACKUPS, get(list).post(add))
+        .route(BACKUP, delete(remove))
+        .with_state(backups)
 }
 
 /// The operation of a request in logs and metrics.
