@@ -78,17 +78,6 @@ pub fn operation(method: &Method, path: &str) -> &'static str {
 }
 
 #[derive(Deserialize)]
-struct DatabasePath {
-    databaseid: DatabaseId,
-}
-
-#[derive(Deserialize)]
-struct BackupPath {
-    databaseid: DatabaseId,
-    backupid: BackupId,
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ListQuery {
     /// The id of the last backup of the page before; none, or an empty one, for the first page.
@@ -106,10 +95,10 @@ fn empty_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BackupId>,
 async fn list(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
-    path: Result<Path<DatabasePath>, PathRejection>,
+    database: Result<Path<DatabaseId>, PathRejection>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (database, start_id) = (path?.databaseid, query?.0.start_id);
+    let (Path(database), Query(ListQuery { start_id })) = (database?, query?);
     let page = backups.page(&context, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
@@ -118,11 +107,11 @@ async fn list(
 async fn add(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
-    path: Result<Path<DatabasePath>, PathRejection>,
+    database: Result<Path<DatabaseId>, PathRejection>,
     backup: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let database = path?.databaseid;
-    let added = backups.add(&context, database, backup?.0).await?;
+    let (Path(database), Json(backup)) = (database?, backup?);
+    let added = backups.add(&context, database, backup).await?;
     let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
     let response = json(StatusCode::CREATED, added.answered.json);
     Ok(([(header::LOCATION, location)], response).into_response())
@@ -132,12 +121,9 @@ async fn add(
 async fn remove(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
-    path: Result<Path<BackupPath>, PathRejection>,
+    path: Result<Path<(DatabaseId, BackupId)>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    let BackupPath {
-        databaseid: database,
-        backupid: backup,
-    } = path?.0;
+    let Path((database, backup)) = path?;
     let removal = RemovalRequest {
         database,
         backups: vec![backup],
