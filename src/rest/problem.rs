@@ -281,40 +281,35 @@ fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
 /// That Qovery refuses our key is not the caller's 401, and an answer that makes no sense is not the
 /// caller's fault. What Qovery cannot do just now (409, 423, 425) is a conflict, whatever it calls it.
 fn status(error: &Error) -> StatusCode {
-    let failure = match error {
-        Error::Qovery(error) => &error.failure,
-        Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => {
-            return StatusCode::FORBIDDEN;
-        }
-        Error::Obstructed { obstacles, .. } => {
-            return match obstacles.first() {
-                Some((_, Obstacle::NotListed)) => StatusCode::NOT_FOUND,
-                _ => StatusCode::CONFLICT,
-            };
-        }
-        Error::Changed { .. } => return StatusCode::CONFLICT,
-        Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
-        Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
-        Error::LimitReached { .. } | Error::TooMany { .. } => return StatusCode::TOO_MANY_REQUESTS,
-        Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    match failure {
-        Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
-        Failure::Answered { status, .. } => match status {
-            403 => StatusCode::FORBIDDEN,
-            404 => StatusCode::NOT_FOUND,
-            409 | 423 | 425 => StatusCode::CONFLICT,
-            429 => StatusCode::TOO_MANY_REQUESTS,
-            // It is a gateway's.
-            408 => StatusCode::BAD_GATEWAY,
-            400..500 => StatusCode::BAD_REQUEST,
+    match error {
+        Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => StatusCode::FORBIDDEN,
+        Error::Obstructed { obstacles, .. } => match obstacles.first() {
+            Some((_, Obstacle::NotListed)) => StatusCode::NOT_FOUND,
+            _ => StatusCode::CONFLICT,
+        },
+        Error::Changed { .. } => StatusCode::CONFLICT,
+        Error::ListIncomplete { .. } => StatusCode::BAD_GATEWAY,
+        Error::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::LimitReached { .. } | Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::Unaudited => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Qovery(error) => match &error.failure {
+            Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
+            Failure::Answered { status, .. } => match status {
+                403 => StatusCode::FORBIDDEN,
+                404 => StatusCode::NOT_FOUND,
+                409 | 423 | 425 => StatusCode::CONFLICT,
+                429 => StatusCode::TOO_MANY_REQUESTS,
+                // It is a gateway's.
+                408 => StatusCode::BAD_GATEWAY,
+                400..500 => StatusCode::BAD_REQUEST,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+            Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_GATEWAY,
         },
-        Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-        Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
-        Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        _ => StatusCode::BAD_GATEWAY,
     }
 }
 
