@@ -196,17 +196,15 @@ async fn log_request(
     let mut response = next.run(request).await;
     disconnected.disarm();
     let problem = Problem::of(&mut response);
-    let call = call.or_else(|| problem.is_some().then(begin));
-    let outcome = problem.as_ref().map_or(OK, Problem::label);
-    let alert = problem.as_ref().and_then(Problem::alert).map(str::to_owned);
+    if let Some(mut call) = call.or_else(|| problem.is_some().then(begin)) {
+        if let Some(alert) = problem.as_ref().and_then(Problem::alert) {
+            call.alert(alert);
+        }
+        let outcome = problem.as_ref().map_or(OK, Problem::label);
+        call.end(outcome, Some(response.status().as_u16()));
+    }
     if let Some(problem) = problem {
         problem.write(&context.request_id, &mut response);
-    }
-    if let Some(mut call) = call {
-        if let Some(alert) = alert {
-            call.alert(&alert);
-        }
-        call.end(outcome, Some(response.status().as_u16()));
     }
     if let Ok(id) = HeaderValue::from_str(context.request_id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);
