@@ -150,16 +150,14 @@ impl Middleware {
 
     /// Takes the permits for a call.
     fn try_acquire(&self, caller: &Caller) -> Result<CallPermits, TryAcquireError> {
-        let own = match caller {
-            Caller::Token(name) => {
-                let calls = || Arc::new(Semaphore::new(self.limits.calls_per_caller));
-                let mut callers = self.calls_by_caller.lock();
-                let own = callers.entry(Arc::clone(name)).or_insert_with(calls);
-                Some(Arc::clone(own))
-            }
-            Caller::Client(_) | Caller::Anonymous => None,
+        let own = if let Caller::Token(name) = caller {
+            let calls = || Arc::new(Semaphore::new(self.limits.calls_per_caller));
+            let mut callers = self.calls_by_caller.lock();
+            let calls = callers.entry(Arc::clone(name)).or_insert_with(calls);
+            Some(Arc::clone(calls).try_acquire_owned()?)
+        } else {
+            None
         };
-        let own = own.map(Semaphore::try_acquire_owned).transpose()?;
         Ok((Arc::clone(&self.calls).try_acquire_owned()?, own))
     }
 }
