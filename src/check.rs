@@ -1,8 +1,11 @@
 //! The `check` command: what would be used, and whether Qovery accepts it.
 
-use std::io::{self, Write};
 #[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
+use std::{
+    io::{self, Write},
+    iter,
+};
 
 use crate::{
     config::Config,
@@ -45,10 +48,7 @@ pub async fn check(
             writeln!(output, "Note: {path} is open to others: chmod 600 it.")?;
         }
     }
-    for address in [Some(config.http.mcp), config.http.rest]
-        .into_iter()
-        .flatten()
-    {
+    for address in iter::once(config.http.mcp).chain(config.http.rest) {
         if let Err(error) = std::net::TcpListener::bind(address) {
             writeln!(output, "Note: http cannot listen on {address}: {error}.")?;
         }
@@ -89,12 +89,9 @@ async fn count(qovery: &Client, database: DatabaseId, limits: &Limits) -> Result
     let (mut number, mut start_id) = (0, None);
     while number < limits.list_backups {
         let context = Context::new(Interface::Mcp, limits.call);
-        let page = qovery
-            .list_backups(database, start_id, &context)
-            .await?
-            .value;
-        number += page.results.len();
-        start_id = page.next_start_id();
+        let page = qovery.list_backups(database, start_id, &context).await?;
+        number += page.value.results.len();
+        start_id = page.value.next_start_id();
         if start_id.is_none() {
             return Ok(number.to_string());
         }
