@@ -34,10 +34,9 @@ impl FromStr for AllowedHost {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const PROBLEM: &str = "must be host names, such as backups.example.com or localhost:9090";
         match text.parse() {
             Ok(authority) if is_host(&authority) => Ok(Self(authority)),
-            _ => Err(PROBLEM),
+            _ => Err("must be host names, such as backups.example.com or localhost:9090"),
         }
     }
 }
