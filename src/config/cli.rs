@@ -236,13 +236,13 @@ pub(super) fn settings(
         let given = trim(&given.join(",")).to_owned();
         let default = argument.get_default_values().first();
         let default = default.map_or(NONE.into(), |value| value.to_string_lossy());
-        let in_file = file.and_then(|file| Some((file.get(variable)?, &file.source)));
+        let in_file = file.and_then(|file| Some((file.variables.get(variable)?, &file.source)));
         let (value, source) = match (matches.value_source(id), in_file) {
             (Some(ValueSource::CommandLine), _) => (given, Source::Flag),
             (Some(ValueSource::EnvVariable), _) if !given.is_empty() => {
                 (given, Source::Environment)
             }
-            (_, Some((value, source))) => (value.to_owned(), source.clone()),
+            (_, Some((value, source))) if !value.is_empty() => (value.clone(), source.clone()),
             _ => (default.to_string(), Source::Default),
         };
         let is_unset = value == NONE && default == NONE;
