@@ -9,7 +9,7 @@ mod secrets;
 use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
-use clap::error::ErrorKind;
+use clap::{FromArgMatches, error::ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
 
@@ -184,7 +184,10 @@ impl Config {
         let secrets = [key, tokens, state_key].into_iter().flatten();
         shown.extend(secrets.map(|secret| secret.setting));
         let http = http_settings(cli.http, access_tokens, &settings)?;
-        let command = cli::subcommand(&matches)?;
+        let command = match matches.subcommand() {
+            Some(_) => Command::from_arg_matches(&matches)?,
+            None => Command::Stdio,
+        };
         let is_local = command != Command::Http && !cli.sandbox;
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         shown.extend(settings);

@@ -213,14 +213,6 @@ pub(super) fn matches(command: clap::Command) -> Result<ArgMatches, Error> {
     matches.map_err(|error| reworded(error, &[]))
 }
 
-/// The command, `stdio` if there is none.
-pub(super) fn subcommand(matches: &ArgMatches) -> Result<Command, Error> {
-    match matches.subcommand() {
-        Some(_) => Command::from_arg_matches(matches),
-        None => Ok(Command::Stdio),
-    }
-}
-
 /// Each setting with its source: a flag wins over a variable, and that over `file`. Hosts and templates
 /// leave a variable empty where it is not set.
 pub(super) fn settings(
