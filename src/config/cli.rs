@@ -77,12 +77,8 @@ pub(super) struct Cli {
 
     /// Whether a person confirms each removal: auto (where the client can ask one), always (and
     /// nothing is removed where it cannot) or never
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_CONFIRM",
-        value_name = "WHEN",
-        default_value = "auto"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_CONFIRM", value_name = "WHEN")]
+    #[arg(default_value = "auto")]
     pub(super) confirm: Confirm,
 
     // clap takes the path for one value, and a bare `Option` for a setting that may be left out.
@@ -112,12 +108,8 @@ pub(super) struct Cli {
     pub(super) log: Targets,
 
     /// How a line of the log looks: text or json
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(default_value = "text")]
     pub(super) log_format: LogFormat,
 
     /// Shorten the limits, for tests
