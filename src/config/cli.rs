@@ -332,11 +332,8 @@ fn audit_log(text: &str) -> Result<AuditLog, &'static str> {
     }
     let file = path(text);
     // The parent of a bare name is empty.
-    let has_folder = Path::new(".")
-        .join(&file)
-        .parent()
-        .is_some_and(Path::is_dir);
-    if has_folder && !file.is_dir() {
+    let in_folder = Path::new(".").join(&file);
+    if in_folder.parent().is_some_and(Path::is_dir) && !file.is_dir() {
         Ok(AuditLog::File(file))
     } else {
         Err("must be the path of a file in a folder that exists, or none")
