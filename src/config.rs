@@ -6,7 +6,7 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
+use std::{env, ffi::OsString, fmt, io, iter, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
 use clap::{FromArgMatches, error::ErrorKind};
@@ -134,8 +134,7 @@ impl Config {
         if let Some(key) = &key
             && uses_key
         {
-            let secrets = [Some(key), tokens.as_ref(), state_key.as_ref()];
-            let secrets = secrets.into_iter().flatten();
+            let secrets = iter::once(key).chain(&tokens).chain(&state_key);
             let in_use = secrets.map(|secret| &secret.setting).chain(&settings);
             check_trust(&key.setting, in_use)?;
         }
