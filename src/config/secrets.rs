@@ -40,12 +40,8 @@ impl Secret {
     pub(super) fn find(variable: &str, file: Option<&EnvFile>) -> Result<Option<Self>, Error> {
         let names = [variable.to_owned(), format!("{variable}_FILE")];
         let in_environment = names.iter().filter_map(|name| {
-            let value = env::var_os(name)?;
-            Some(Self::new(
-                name,
-                &value.to_string_lossy(),
-                Source::Environment,
-            ))
+            let value = env::var_os(name)?.to_string_lossy().into_owned();
+            Some(Self::new(name, &value, Source::Environment))
         });
         let in_file = names.iter().filter_map(|name| {
             let EnvFile { source, variables } = file?;
