@@ -214,9 +214,7 @@ impl Config {
             short_limits: matches.get_flag("short_limits"),
         })
     }
-}
 
-impl Config {
     /// How a person is asked before a removal.
     #[must_use]
     pub fn confirmation(&self) -> String {
