@@ -27,7 +27,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 /// A secret that is set, and not read yet.
 #[derive(Clone)]
 pub(super) struct Secret {
-    /// Without a value: what may be shown of the secret is known when it is parsed.
+    /// Its value is what may be shown of the secret: more than these words once it is parsed.
     pub(super) setting: SettingValue,
     /// The file that holds it, if any.
     pub(super) path: Option<PathBuf>,
@@ -65,7 +65,7 @@ impl Secret {
             setting: SettingValue {
                 variable: variable.to_owned(),
                 flag: None,
-                value: String::new(),
+                value: "a secret".to_owned(),
                 source,
             },
             path: variable.ends_with("_FILE").then(|| path(text)),
