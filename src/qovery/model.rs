@@ -85,7 +85,7 @@ fn parse_hyphenated(text: &str) -> Result<Uuid, IdError> {
 #[schemars(extend("additionalProperties" = true))]
 pub struct BackupPage {
     /// The backups of this page.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub results: Vec<Backup>,
     /// The number of this page, as Qovery counts.
     pub page: Number,
@@ -277,11 +277,7 @@ impl<const MIN: usize, const MAX: usize> TryFrom<String> for Text<MIN, MAX> {
 }
 
 /// Qovery may send `null` where its document says "absent".
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Backup>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
