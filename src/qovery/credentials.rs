@@ -52,13 +52,11 @@ impl Credentials {
     ///
     /// When the key is not a valid header value.
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let (scheme, key) = match text.split_once(' ') {
-            Some(("Token", key)) => (Scheme::Token, key),
-            Some(("Bearer", key)) => (Scheme::Bearer(expiry(key)), key),
-            _ if text.starts_with("eyJ") && text.split('.').count() == 3 => {
-                (Scheme::Bearer(expiry(text)), text)
-            }
-            _ => (Scheme::Token, text),
+        let is_jwt = text.starts_with("eyJ") && text.split('.').count() == 3;
+        let (is_bearer, key) = match text.split_once(' ') {
+            Some(("Token", key)) => (false, key),
+            Some(("Bearer", key)) => (true, key),
+            _ => (is_jwt, text),
         };
         let key = key.trim_start_matches(' ');
         if key.is_empty() {
@@ -71,12 +69,11 @@ impl Credentials {
         if !key.trim_end_matches('=').bytes().all(is_part) {
             return Err(CredentialsError::Character);
         }
-        let scheme = match scheme {
-            Scheme::Token if key.starts_with(POLICY_PREFIX) => Scheme::Policy,
-            Scheme::Bearer(_) if key.starts_with("qov_") || key.starts_with(POLICY_PREFIX) => {
-                Scheme::Mismatch
-            }
-            scheme => scheme,
+        let scheme = match (is_bearer, key.starts_with(POLICY_PREFIX)) {
+            (true, is_policy) if is_policy || key.starts_with("qov_") => Scheme::Mismatch,
+            (true, _) => Scheme::Bearer(expiry(key)),
+            (false, true) => Scheme::Policy,
+            (false, false) => Scheme::Token,
         };
         Ok(Self {
             scheme,
@@ -167,7 +164,7 @@ fn expiry(jwt: &str) -> Option<DateTime<Utc>> {
     struct Claims {
         exp: i64,
     }
-    let payload = jwt.trim_start().split('.').nth(1)?;
+    let payload = jwt.split('.').nth(1)?;
     let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
     let claims: Claims = serde_json::from_slice(&claims).ok()?;
     DateTime::from_timestamp(claims.exp, 0)
