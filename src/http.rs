@@ -198,15 +198,6 @@ impl Connections {
     }
 }
 
-impl Settings {
-    /// The URL by which clients reach a port.
-    #[must_use]
-    pub fn reachable(&self, address: SocketAddr) -> String {
-        let own = || format!("http://{address}");
-        self.public_url.clone().unwrap_or_else(own)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

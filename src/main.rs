@@ -151,7 +151,11 @@ async fn start(
         let authenticated = !http.tokens.current().is_empty();
         let callers = http.tokens.current().names();
         tracing::info!(settings, authenticated, callers, confirmation, "serving");
-        let (mcp_url, url) = (http.reachable(mcp), http.reachable(rest));
+        let reachable = |address| {
+            let own = || format!("http://{address}");
+            http.public_url.clone().unwrap_or_else(own)
+        };
+        let (mcp_url, url) = (reachable(mcp), reachable(rest));
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
         } else {
