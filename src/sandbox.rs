@@ -229,14 +229,11 @@ async fn list(
         None => 0,
         Some(id) => 1 + position(backups, id)?,
     };
-    let results: Vec<Value> = backups[start..]
-        .iter()
-        .take(PAGE_SIZE)
-        .map(Backup::to_json)
-        .collect();
-    Ok(Json(
-        json!({ "results": results, "page": start / PAGE_SIZE + 1, "page_size": PAGE_SIZE }),
-    ))
+    let results = backups[start..].iter().take(PAGE_SIZE);
+    let results: Vec<Value> = results.map(Backup::to_json).collect();
+    let page = start / PAGE_SIZE + 1;
+    let body = json!({ "results": results, "page": page, "page_size": PAGE_SIZE });
+    Ok(Json(body))
 }
 
 async fn add(
