@@ -19,6 +19,7 @@ use axum::{
     response::Response,
     routing::get,
 };
+use futures_util::future::OptionFuture;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -81,12 +82,9 @@ pub async fn serve(
         limits,
         shutdown,
     };
-    let accept_rest = async {
-        if let Some(listener) = rest_listener {
-            connections.accept(listener, rest).await;
-        }
-    };
-    tokio::join!(connections.accept(mcp_listener, mcp), accept_rest);
+    let accept_mcp = connections.accept(mcp_listener, mcp);
+    let accept_rest = rest_listener.map(|listener| connections.accept(listener, rest));
+    tokio::join!(accept_mcp, OptionFuture::from(accept_rest));
 
     tracing::info!("draining: no new connections, calls in flight are answered");
     connections.tasks.close();
