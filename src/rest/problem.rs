@@ -130,15 +130,11 @@ impl Problem {
         let encoding = text::excerpt(encoding);
         let detail =
             format!("The body is encoded ({encoding}): send it as it is. Nothing was changed.");
-        let problem = Self {
-            detail: detail.into(),
-            ..Self::unsupported_media_type()
-        };
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let problem = Self::new("unsupported_media_type", status, detail);
         // RFC 9110, section 15.5.16.
-        problem.with_header(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_static("identity"),
-        )
+        let identity = HeaderValue::from_static("identity");
+        problem.with_header(header::ACCEPT_ENCODING, identity)
     }
 
     /// A fault of this server.
@@ -209,11 +205,9 @@ impl Problem {
     /// Writes the body of its response.
     pub(crate) fn write(mut self, id: &RequestId, response: &mut Response) {
         id.as_str().clone_into(&mut self.instance);
+        let media_type = HeaderValue::from_static("application/problem+json");
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, media_type);
         headers.remove(header::CONTENT_LENGTH);
         // It consists of texts and numbers, which always serialize.
         let body = serde_json::to_vec(&self).unwrap_or_default();
