@@ -176,15 +176,12 @@ async fn log_request(
     request.extensions_mut().insert(context.clone());
     let path = path.as_ref().map_or("", MatchedPath::as_str);
     let operation = rest::operation(request.method(), path);
-    let mut ids = request.uri().path().split('/').skip(3).step_by(2);
-    let ids = ids
-        .next()
-        .zip(Some(ids.next()))
-        .map(|(database, backup)| (text::excerpt(database), backup.map(text::excerpt)));
+    let uri = request.uri().clone();
     let begin = || {
         let call = Call::begin(&context, operation);
-        if let ("add" | "remove", Some((database, backup))) = (operation, &ids) {
-            call.about(database, backup.clone());
+        let mut ids = uri.path().split('/').skip(3).step_by(2);
+        if let ("add" | "remove", Some(database)) = (operation, ids.next()) {
+            call.about(text::excerpt(database), ids.next().map(text::excerpt));
         }
         call
     };
