@@ -219,11 +219,9 @@ async fn admit(
     settings.check_host(&request)?;
     settings.check_origin(&request)?;
     settings.check_token(&context, &request)?;
-    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
-    if let Some(encoding) = encodings
-        .iter()
-        .find(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
+    let is_encoded = |it: &&HeaderValue| !it.as_bytes().eq_ignore_ascii_case(b"identity");
+    let mut encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    if let Some(encoding) = encodings.find(is_encoded) {
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
         return Err(Problem::compressed(&encoding));
     }
