@@ -95,6 +95,9 @@ pub async fn serve(
     }
 }
 
+/// A connection, its peer, and what counts it until it is dropped.
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
 /// The open connections of both ports.
 struct Connections {
     open: Arc<Semaphore>,
@@ -116,7 +119,7 @@ impl Connections {
                 () = self.shutdown.draining.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer, permit)) => self.serve(stream, peer, permit, service.clone()),
+                Ok(accepted) => self.serve(accepted, service.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(RETRY_PAUSE).await;
@@ -126,10 +129,7 @@ impl Connections {
     }
 
     /// The next connection, once there are fewer than the limit.
-    async fn next(
-        &self,
-        listener: &TcpListener,
-    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    async fn next(&self, listener: &TcpListener) -> io::Result<Accepted> {
         let (stream, peer) = listener.accept().await?;
         // Answers are written whole; waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
@@ -139,13 +139,7 @@ impl Connections {
 
     /// Serves one connection in a task of its own. During a drain, each response closes it, as does a pause
     /// without a request.
-    fn serve(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
-        service: NormalizePath<Router>,
-    ) {
+    fn serve(&self, (stream, peer, permit): Accepted, service: NormalizePath<Router>) {
         /// Of a header and of an answer.
         const MAX_BUFFERED_BYTES: usize = 64 << 10;
         /// For requests that a proxy sends before it learns of the drain.
