@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde_json::Value;
 
 /// A key and its scheme. The `Debug` form hides the key.
 #[derive(Clone, Debug)]
@@ -160,14 +160,10 @@ pub fn mask_keys(text: &str) -> String {
 
 /// The claim `exp` of a JWT.
 fn expiry(jwt: &str) -> Option<DateTime<Utc>> {
-    #[derive(Deserialize)]
-    struct Claims {
-        exp: i64,
-    }
     let payload = jwt.split('.').nth(1)?;
     let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
-    let claims: Claims = serde_json::from_slice(&claims).ok()?;
-    DateTime::from_timestamp(claims.exp, 0)
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    DateTime::from_timestamp(claims["exp"].as_i64()?, 0)
 }
 
 #[cfg(test)]
