@@ -30,10 +30,7 @@ const BUCKETS: [f64; 12] = [
 
 /// The metrics of this process.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    #[expect(
-        clippy::expect_used,
-        reason = "fails only for a name that is wrong in this file"
-    )]
+    #[expect(clippy::expect_used, reason = "fails only for a wrong name")]
     Metrics::register().expect("names are valid and registered once")
 });
 
