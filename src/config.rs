@@ -217,7 +217,6 @@ impl Config {
     }
 
     /// How a person is asked before a removal.
-    #[must_use]
     pub fn confirmation(&self) -> String {
         let otherwise = match (self.policy.confirm, &self.dialog) {
             (Confirm::Never, _) => return "no person is asked before a removal".to_owned(),

@@ -67,7 +67,6 @@ pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, token: 
 }
 
 /// The operation of a request in logs and metrics.
-#[must_use]
 pub fn operation(method: &Method, path: &str) -> &'static str {
     match (method.as_str(), path) {
         ("GET" | "HEAD", BACKUPS) => "list",

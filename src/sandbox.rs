@@ -61,7 +61,6 @@ impl Sandbox {
     }
 
     /// The base URL of the server.
-    #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }

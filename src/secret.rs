@@ -36,7 +36,6 @@ pub struct SecretFile<T> {
 
 impl<T: Send + Sync + 'static> Reloadable<T> {
     /// A value that is read again from `file`, if there is one.
-    #[must_use]
     pub fn new(value: T, file: Option<SecretFile<T>>) -> Arc<Self> {
         Arc::new(Self {
             current: RwLock::new(Arc::new(value)),
@@ -47,7 +46,6 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
     }
 
     /// The value in use.
-    #[must_use]
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.current.read())
     }

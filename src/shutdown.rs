@@ -29,7 +29,6 @@ impl Shutdown {
     }
 
     /// Whether a second signal cut the shutdown short.
-    #[must_use]
     pub fn was_forced(&self) -> bool {
         self.forced.is_cancelled() && self.deadline.is_cancelled()
     }

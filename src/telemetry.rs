@@ -81,7 +81,6 @@ pub fn encode_metrics() -> Result<String, prometheus::Error> {
 }
 
 /// The gauge of open HTTP connections.
-#[must_use]
 pub fn connections() -> &'static IntGauge {
     &METRICS.connections
 }

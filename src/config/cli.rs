@@ -185,7 +185,6 @@ const UNKNOWN: &str = "is neither a command nor an option here: see --help";
 const NONE: &str = "none";
 
 /// The definition of the command line.
-#[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
         .mut_args(|argument| argument.global(true).hide_env_values(true))

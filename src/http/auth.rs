@@ -151,13 +151,11 @@ impl Tokens {
     }
 
     /// Whether every caller is authorized.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The callers' names, each with its role if it has one, for people.
-    #[must_use]
     pub fn names(&self) -> String {
         let names = self.0.iter().map(|(name, role, _)| match role {
             Role::All => name.to_string(),

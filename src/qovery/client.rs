@@ -55,7 +55,6 @@ pub(super) struct Request {
 
 impl Client {
     /// Creates a client that has not connected yet.
-    #[must_use]
     pub fn new(
         base_url: BaseUrl,
         credentials: Arc<Reloadable<Credentials>>,

@@ -83,7 +83,6 @@ impl Credentials {
 
     /// The key for display: its prefix and its last four characters, or neither if it is shorter than
     /// 16 characters without its prefix.
-    #[must_use]
     pub fn masked(&self) -> String {
         let key = self.key.expose_secret();
         let start = ["qov_", POLICY_PREFIX, "eyJ"]
@@ -122,7 +121,6 @@ impl PartialEq for Credentials {
 
 impl Scheme {
     /// When a JWT expires, in words: "it expired at 11:17 UTC on 2026-11-28".
-    #[must_use]
     pub fn expiry(self) -> Option<String> {
         let Self::Bearer(Some(date)) = self else {
             return None;
@@ -139,14 +137,12 @@ impl Scheme {
     }
 
     /// Whether a JWT expires within this time, or has expired.
-    #[must_use]
     pub fn expires_within(self, time: TimeDelta) -> bool {
         matches!(self, Self::Bearer(Some(date)) if date - Utc::now() <= time)
     }
 }
 
 /// Masks what looks like a key in a refusal: a key may stand in the place of another value.
-#[must_use]
 pub fn mask_keys(text: &str) -> String {
     let mask = |word: &str| {
         let mut starts = ["qov_", "sk-qov-", "eyJ"].into_iter();

@@ -102,7 +102,6 @@ pub struct Facts {
 
 impl Error {
     /// A failure that left nothing changed and nothing pending.
-    #[must_use]
     pub fn harmless(failure: Failure) -> Self {
         Self {
             failure,
@@ -113,7 +112,6 @@ impl Error {
     }
 
     /// Whether the same call may succeed later, and is safe to repeat.
-    #[must_use]
     pub fn retryable(&self) -> bool {
         self.outcome == Outcome::NotApplied && self.failure.facts().transient
     }
@@ -134,7 +132,6 @@ impl Error {
 
 impl Failure {
     /// The meaning of the failure: one row per cause.
-    #[must_use]
     pub fn facts(&self) -> Facts {
         // The outcome of a change, and whether it is pending.
         const UNCHANGED: (Outcome, bool) = (Outcome::NotApplied, false);
@@ -190,7 +187,6 @@ impl Failure {
     }
 
     /// The `Retry-After` of Qovery's answer.
-    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match *self {
             Self::Answered { retry_after, .. } => retry_after,
@@ -232,7 +228,6 @@ mod advice {
 
 impl Outcome {
     /// The name in logs, as in JSON.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Applied => "applied",

@@ -96,7 +96,6 @@ pub struct BackupPage {
 impl BackupPage {
     /// The start of the next page: the last backup of a full page. A page that is not full is the
     /// last one; Qovery gives neither a total nor a link.
-    #[must_use]
     pub fn next_start_id(&self) -> Option<BackupId> {
         // `20.0` counts as unknown, and costs a request for an empty page.
         let page_size = self.page_size.as_u64().unwrap_or(0);
@@ -139,13 +138,11 @@ pub struct Backup {
 
 impl Backup {
     /// The backup's state, if Qovery gives one.
-    #[must_use]
     pub fn state(&self) -> Option<&str> {
         self.status.as_ref()?.state.as_deref()
     }
 
     /// When the backup was made, if `created_at` can be parsed.
-    #[must_use]
     pub fn made_at(&self) -> Option<DateTime<Utc>> {
         date::parse(&self.created_at)
     }
@@ -253,7 +250,6 @@ pub struct TextError {
 
 impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
     /// The text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

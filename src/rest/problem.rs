@@ -49,7 +49,7 @@ pub struct Problem {
 macro_rules! problems {
     ($($(#[$doc:meta])* $kind:ident, $status:ident, $detail:literal;)+) => {
         impl Problem {
-            $($(#[$doc])* #[must_use] pub fn $kind() -> Self {
+            $($(#[$doc])* pub fn $kind() -> Self {
                 Self::new(stringify!($kind), StatusCode::$status, $detail)
             })+
         }
@@ -97,13 +97,11 @@ impl Problem {
     }
 
     /// The text for the log, if the operator has to act on it.
-    #[must_use]
     pub fn alert(&self) -> Option<&str> {
         self.is_for_operator.then_some(&*self.detail)
     }
 
     /// Invalid input.
-    #[must_use]
     pub fn invalid(reason: &str) -> Self {
         // Some reasons repeat the input.
         let short = text::excerpt(reason);
@@ -125,7 +123,6 @@ impl Problem {
     }
 
     /// A body with a `Content-Encoding`.
-    #[must_use]
     pub fn compressed(encoding: &str) -> Self {
         let encoding = text::excerpt(encoding);
         let detail =
@@ -138,7 +135,6 @@ impl Problem {
     }
 
     /// A fault of this server.
-    #[must_use]
     pub fn internal() -> Self {
         let detail = "This server failed on the request. Whether anything was changed is not known: \
                       list the backups before you do anything else.";
@@ -150,7 +146,6 @@ impl Problem {
     }
 
     /// As many calls are in flight as the limits allow.
-    #[must_use]
     pub fn overloaded() -> Self {
         let detail = "This server is overloaded: try again in a second. Nothing was changed.";
         let problem = Self {
@@ -187,7 +182,6 @@ impl Problem {
     }
 
     /// The label in metrics and logs: the kind, but for an outcome that stayed unknown.
-    #[must_use]
     pub fn label(&self) -> &'static str {
         match self.outcome {
             Outcome::Unknown => Outcome::Unknown.name(),
