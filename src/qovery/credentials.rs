@@ -125,15 +125,10 @@ impl Scheme {
         let Self::Bearer(Some(date)) = self else {
             return None;
         };
-        let verb = if self.expires_within(TimeDelta::zero()) {
-            "expired"
-        } else {
-            "expires"
-        };
-        Some(format!(
-            "it {verb} at {}",
-            date.format("%H:%M UTC on %Y-%m-%d")
-        ))
+        let is_over = self.expires_within(TimeDelta::zero());
+        let verb = if is_over { "expired" } else { "expires" };
+        let date = date.format("%H:%M UTC on %Y-%m-%d");
+        Some(format!("it {verb} at {date}"))
     }
 
     /// Whether a JWT expires within this time, or has expired.
