@@ -61,14 +61,11 @@ pub async fn check(
         let organizations = qovery.organizations(&context).await;
         organizations.map(|organizations| format!("see {} organization(s)", organizations.len()))
     };
-    match (&seen, current) {
-        (Ok(seen), Some(_)) => {
-            writeln!(output, "OK: Qovery accepts the key; it can {seen}.")?;
-        }
-        (Ok(seen), None) => writeln!(
-            output,
+    let verdict = match (&seen, current) {
+        (Ok(seen), Some(_)) => format!("OK: Qovery accepts the key; it can {seen}."),
+        (Ok(seen), None) => format!(
             "OK: the sandbox answers, and can {seen}. Qovery was not asked; no key was used."
-        )?,
+        ),
         (Err(error), key) => {
             let is_policy = key.is_some_and(|key| key.scheme == Scheme::Policy);
             let hint = match error.failure {
@@ -78,9 +75,10 @@ pub async fn check(
                 }
                 _ => "",
             };
-            writeln!(output, "FAILED: {error}{hint}")?;
+            format!("FAILED: {error}{hint}")
         }
-    }
+    };
+    writeln!(output, "{verdict}")?;
     Ok(seen.is_ok())
 }
 
