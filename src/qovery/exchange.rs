@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{context::Context, text};
 
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 /// The largest error body that is read for its message.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 
@@ -89,11 +90,7 @@ impl Client {
         // Fails if another provider is installed, which then is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION")
-            ))
+            .user_agent(USER_AGENT)
             .connect_timeout(self.limits.connect)
             .redirect(redirect::Policy::none())
             .retry(retry::never())
