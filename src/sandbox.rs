@@ -154,14 +154,12 @@ fn rfc3339(date: DateTime<Utc>) -> String {
 }
 
 fn samples() -> HashMap<&'static str, Vec<Backup>> {
-    let mut orders: Vec<Backup> = (1_u32..=27)
-        .rev()
-        .map(|number| {
-            let hours_ago = 2 + i64::from(27 - number) * 24;
-            let name = format!("nightly-{number:02}");
-            Backup::sample(number, hours_ago, &name, "Scheduled.")
-        })
-        .collect();
+    let nightly = |number: u32| {
+        let hours_ago = 2 + i64::from(27 - number) * 24;
+        let name = format!("nightly-{number:02}");
+        Backup::sample(number, hours_ago, &name, "Scheduled.")
+    };
+    let mut orders: Vec<Backup> = (1..=27).rev().map(nightly).collect();
     orders[1].name = "before-migration 🚀".into();
     orders[1].message = "Taken by hand before the schema migration.".into();
     orders[3].state = Some("DEPLOYMENT_ERROR");
@@ -267,10 +265,8 @@ async fn remove(
 
 fn position(backups: &[Backup], id: &str) -> Result<usize, Refusal> {
     Uuid::try_parse(id).map_err(|_| Refusal(StatusCode::BAD_REQUEST, "Not a UUID"))?;
-    backups
-        .iter()
-        .position(|backup| backup.id == id)
-        .ok_or(NOT_FOUND)
+    let position = backups.iter().position(|backup| backup.id == id);
+    position.ok_or(NOT_FOUND)
 }
 
 const UNAUTHORIZED: Refusal = Refusal(
