@@ -101,9 +101,7 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
                 *self.current.write() = Arc::new(value);
                 tracing::info!("{variable} was read again: what it holds now is in use");
             }
-            Err(problem) => {
-                tracing::warn!("{problem} What it held before stays in use.");
-            }
+            Err(problem) => tracing::warn!("{problem} What it held before stays in use."),
         }
     }
 }

@@ -70,11 +70,9 @@ impl Middleware {
         interface: Interface,
         router: Router,
     ) -> NormalizePath<Router> {
+        let state = (interface, Arc::clone(self));
         let layers = ServiceBuilder::new()
-            .layer(from_fn_with_state(
-                (interface, Arc::clone(self)),
-                log_request,
-            ))
+            .layer(from_fn_with_state(state, log_request))
             .option_layer(self.cors())
             .layer(from_fn_with_state(Arc::clone(self), admit))
             .layer(CatchPanicLayer::custom(|_| {

@@ -273,9 +273,8 @@ fn refused(key: Scheme) -> String {
             "this (401): the key's policy does not allow it, or the key is not accepted".to_owned()
         }
         Scheme::Bearer(_) => {
-            let expiry = key
-                .expiry()
-                .unwrap_or_else(|| "may have expired".to_owned());
+            let expiry = key.expiry();
+            let expiry = expiry.as_deref().unwrap_or("may have expired");
             format!("the API key (401): it is a JWT, and {expiry}")
         }
     }
