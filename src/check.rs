@@ -1,8 +1,11 @@
 //! The `check` command: what would be used, and whether Qovery accepts it.
 
-use std::io::{self, Write};
 #[cfg(unix)]
 use std::os::unix::fs::PermissionsExt;
+use std::{
+    io::{self, Write},
+    iter,
+};
 
 use chrono::{TimeDelta, Utc};
 use tokio::sync::watch;
@@ -49,10 +52,7 @@ pub async fn check(
             writeln!(output, "Note: {path} is open to others: chmod 600 it.")?;
         }
     }
-    for address in [Some(config.http.mcp), config.http.rest]
-        .into_iter()
-        .flatten()
-    {
+    for address in iter::once(config.http.mcp).chain(config.http.rest) {
         if let Err(error) = std::net::TcpListener::bind(address) {
             writeln!(output, "Note: http cannot listen on {address}: {error}.")?;
         }
@@ -71,14 +71,11 @@ pub async fn check(
         Ok::<_, Error>(seen.join(" and "))
     };
     let seen = seen.await;
-    match (&seen, current) {
-        (Ok(seen), Some(_)) => {
-            writeln!(output, "OK: Qovery accepts the key; it can {seen}.")?;
-        }
-        (Ok(seen), None) => writeln!(
-            output,
+    let verdict = match (&seen, current) {
+        (Ok(seen), Some(_)) => format!("OK: Qovery accepts the key; it can {seen}."),
+        (Ok(seen), None) => format!(
             "OK: the sandbox answers, and can {seen}. Qovery was not asked; no key was used."
-        )?,
+        ),
         (Err(error), key) => {
             let is_policy = key.is_some_and(|key| key.scheme == Scheme::Policy);
             let hint = match error.failure {
@@ -88,9 +85,10 @@ pub async fn check(
                 }
                 _ => "",
             };
-            writeln!(output, "FAILED: {error}{hint}")?;
+            format!("FAILED: {error}{hint}")
         }
-    }
+    };
+    writeln!(output, "{verdict}")?;
     Ok(seen.is_ok())
 }
 
@@ -168,12 +166,9 @@ async fn count(qovery: &Client, database: DatabaseId, limits: &Limits) -> Result
     let (mut number, mut start_id) = (0, None);
     while number < limits.list_backups {
         let context = Context::new(Interface::Mcp, limits.call);
-        let page = qovery
-            .list_backups(database, start_id, &context)
-            .await?
-            .value;
-        number += page.results.len();
-        start_id = page.next_start_id();
+        let page = qovery.list_backups(database, start_id, &context).await?;
+        number += page.value.results.len();
+        start_id = page.value.next_start_id();
         if start_id.is_none() {
             return Ok(number.to_string());
         }

@@ -6,10 +6,10 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
+use std::{env, ffi::OsString, fmt, io, iter, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
-use clap::error::ErrorKind;
+use clap::{FromArgMatches, error::ErrorKind};
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::filter::Targets;
 
@@ -126,7 +126,7 @@ impl Config {
 
         let mut key = Secret::find(API_KEY, file)?;
         let mut tokens = Secret::find(ACCESS_TOKEN, file)?;
-        let mut state_key = Secret::find(STATE_KEY, file)?;
+        let state_key = Secret::find(STATE_KEY, file)?;
         let source = |variable| find(&settings, variable).map(|setting| &setting.source);
         let sandbox = source("QOVERY_BACKUPS_SANDBOX");
         // Where the operator asks for the sandbox, the key is not used.
@@ -134,8 +134,7 @@ impl Config {
         if let Some(key) = &key
             && uses_key
         {
-            let secrets = [Some(key), tokens.as_ref(), state_key.as_ref()];
-            let secrets = secrets.into_iter().flatten();
+            let secrets = iter::once(key).chain(&tokens).chain(&state_key);
             let in_use = secrets.map(|secret| &secret.setting).chain(&settings);
             check_trust(&key.setting, in_use)?;
         }
@@ -151,23 +150,23 @@ impl Config {
         }
 
         let upstream = if !cli.sandbox {
-            let credentials = parse_secret(&mut key, parse_key, Credentials::masked)?;
-            let credentials = credentials.ok_or_else(|| {
-                invalid(
+            let Some(key) = &mut key else {
+                return Err(invalid(
                     "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
                      (Settings > API tokens), or try the program without a key: --sandbox.",
-                )
-            })?;
+                ));
+            };
+            let credentials = key.parse(parse_key)?;
+            key.setting.value = credentials.masked();
             let scheme = credentials.scheme;
-            if let Some((key, expiry)) = key.as_ref().zip(scheme.expiry())
+            if let Some(expiry) = scheme.expiry()
                 && scheme.expires_within(TimeDelta::hours(1))
             {
                 warnings.push(format!("{} is a JWT: {expiry}", key.setting));
             }
-            let file = key.as_ref().and_then(|key| key.file(parse_key));
             Some(Upstream {
                 base_url: cli.api_url,
-                credentials: Reloadable::new(credentials, file),
+                credentials: Reloadable::new(credentials, key.file(parse_key)),
             })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(invalid("--api-url does not go with --sandbox: choose one."));
@@ -175,19 +174,23 @@ impl Config {
             key = None;
             None
         };
-        let access_tokens = parse_secret(&mut tokens, Tokens::parse, Tokens::names)?;
-        let access_tokens = access_tokens.unwrap_or_default();
-        let file = tokens.as_ref().and_then(|it| it.file(Tokens::parse));
-        let access_tokens = Reloadable::new(access_tokens, file);
-        let seal = parse_secret(&mut state_key, Seal::parse, |_| "a secret".to_owned())?;
-        let mut shown = Vec::new();
+        let mut access_tokens = Reloadable::new(Tokens::default(), None);
+        if let Some(tokens) = &mut tokens {
+            let parsed = tokens.parse(Tokens::parse)?;
+            tokens.setting.value = parsed.names();
+            access_tokens = Reloadable::new(parsed, tokens.file(Tokens::parse));
+        }
+        let seal = state_key.as_ref().map(|key| key.parse(Seal::parse));
+        let seal = seal.transpose()?;
         let secrets = [key, tokens, state_key].into_iter().flatten();
-        shown.extend(secrets.map(|secret| secret.setting));
+        let secrets = secrets.map(|secret| secret.setting);
         let http = http_settings(cli.http, access_tokens, &settings)?;
-        let command = cli::subcommand(&matches)?;
+        let command = match matches.subcommand() {
+            Some(_) => Command::from_arg_matches(&matches)?,
+            None => Command::Stdio,
+        };
         let is_local = command != Command::Http && !cli.sandbox;
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
-        shown.extend(settings);
         Ok(Self {
             dialog: match command {
                 Command::Http => Err("callers are not at this machine's screen"),
@@ -206,17 +209,14 @@ impl Config {
             seal,
             log_filter: cli.log,
             log_format: cli.log_format,
-            settings: shown,
+            settings: secrets.chain(settings).collect(),
             warnings,
             #[cfg(debug_assertions)]
             short_limits: matches.get_flag("short_limits"),
         })
     }
-}
 
-impl Config {
     /// How a person is asked before a removal.
-    #[must_use]
     pub fn confirmation(&self) -> String {
         let otherwise = match (self.policy.confirm, &self.dialog) {
             (Confirm::Never, _) => return "no person is asked before a removal".to_owned(),
@@ -337,20 +337,6 @@ fn check_trust<'a>(
         "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
          how a key from elsewhere may be used. If that is what you want, name the file: --env-file {path}."
     )))
-}
-
-/// Reads and parses a secret, if there is one. `shown` is what `check` may show of it.
-fn parse_secret<T, E: fmt::Display>(
-    secret: &mut Option<Secret>,
-    parse: fn(&SecretString) -> Result<T, E>,
-    shown: impl FnOnce(&T) -> String,
-) -> Result<Option<T>, Error> {
-    let Some(secret) = secret else {
-        return Ok(None);
-    };
-    let value = secret.parse(parse)?;
-    secret.setting.value = shown(&value);
-    Ok(Some(value))
 }
 
 fn parse_key(text: &SecretString) -> Result<Credentials, CredentialsError> {

@@ -72,7 +72,6 @@ pub struct Deadline(Instant);
 
 impl Context {
     /// A context with a new request id, an anonymous caller and a deadline `time` from now.
-    #[must_use]
     pub fn new(interface: Interface, time: Duration) -> Self {
         Self {
             request_id: RequestId::default(),
@@ -109,7 +108,6 @@ impl Context {
 
 impl Interface {
     /// The value of the `interface` label in logs and metrics.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Mcp => "mcp",
@@ -120,7 +118,6 @@ impl Interface {
 
 impl Caller {
     /// The caller's name in logs and in the audit trail.
-    #[must_use]
     pub fn name(&self) -> &str {
         match self {
             Self::Token(name) | Self::Client(name) => name,
@@ -130,7 +127,6 @@ impl Caller {
 
     /// The name of the caller's access token, if there is one. Client names are not identities: a
     /// client can claim any.
-    #[must_use]
     pub fn token_name(&self) -> Option<&str> {
         match self {
             Self::Token(name) => Some(name),
@@ -141,7 +137,6 @@ impl Caller {
 
 impl Deadline {
     /// `time` from now.
-    #[must_use]
     pub fn after(time: Duration) -> Self {
         Self(Instant::now() + time)
     }
@@ -153,13 +148,11 @@ impl Deadline {
     }
 
     /// The time that is left, zero after the deadline.
-    #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
     /// The instant itself.
-    #[must_use]
     pub fn at(self) -> Instant {
         self.0
     }
@@ -171,7 +164,6 @@ pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// Accepts a caller's id of 1 to 128 unreserved characters (RFC 3986, section 2.3).
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         let valid = (1..=128).contains(&text.len()) && text.bytes().all(unreserved);
@@ -179,7 +171,6 @@ impl RequestId {
     }
 
     /// The id as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -204,7 +195,6 @@ pub struct TraceParent(Arc<str>);
 
 impl TraceParent {
     /// Accepts a valid value of version 00.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let [version, trace, parent, flags] = text.split('-').collect::<Vec<_>>()[..] else {
             return None;
@@ -224,13 +214,11 @@ impl TraceParent {
     }
 
     /// The header's value.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The trace id, common to all calls of the trace.
-    #[must_use]
     pub fn trace_id(&self) -> &str {
         &self.0[3..35]
     }

@@ -13,13 +13,14 @@ mod middleware;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::ConnectInfo,
-    http::{HeaderValue, Request, header},
+    http::{HeaderValue, header},
     response::Response,
     routing::get,
 };
-use hyper::{body::Incoming, server::conn::http1};
+use futures_util::future::OptionFuture;
+use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -31,16 +32,11 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::ServiceBuilder;
 use tower_http::normalize_path::NormalizePath;
 
 use crate::{
-    context::Interface,
-    limits::Limits,
-    mcp,
-    rest::{self, Rest},
-    secret::Reloadable,
-    shutdown::Shutdown,
+    context::Interface, limits::Limits, mcp, rest, secret::Reloadable, shutdown::Shutdown,
     telemetry,
 };
 pub use auth::{AllowedHost, AllowedOrigin, Tokens, TokensError};
@@ -63,12 +59,13 @@ pub struct Settings {
     pub tokens: Arc<Reloadable<Tokens>>,
 }
 
-/// Serves on both listeners until the shutdown drains. Answers the calls in flight until its deadline.
+/// Serves MCP and the routes of `rest` until the shutdown drains. Answers the calls in flight until its
+/// deadline.
 pub async fn serve(
     (mcp_listener, rest_listener): (TcpListener, Option<TcpListener>),
     settings: Settings,
     mcp: mcp::Server,
-    rest: Rest,
+    rest: Router,
     limits: Arc<Limits>,
     shutdown: Shutdown,
 ) {
@@ -78,30 +75,28 @@ pub async fn serve(
     }
     let middleware = Middleware::new(settings, Arc::clone(&limits), shutdown.clone());
     let mcp = middleware.layer(Interface::Mcp, mcp);
-    let rest = middleware.layer(Interface::Rest, rest.into_router());
+    let rest = middleware.layer(Interface::Rest, rest);
     let connections = Connections {
         open: Arc::new(Semaphore::new(limits.connections)),
         tasks: TaskTracker::new(),
         limits,
         shutdown,
     };
-    let accept_rest = async {
-        if let Some(listener) = rest_listener {
-            connections.accept(listener, rest).await;
-        }
-    };
-    tokio::join!(connections.accept(mcp_listener, mcp), accept_rest);
+    let accept_mcp = connections.accept(mcp_listener, mcp);
+    let accept_rest = rest_listener.map(|listener| connections.accept(listener, rest));
+    tokio::join!(accept_mcp, OptionFuture::from(accept_rest));
 
     tracing::info!("draining: no new connections, calls in flight are answered");
     connections.tasks.close();
-    tokio::select! {
-        biased;
-        () = connections.tasks.wait() => {}
-        () = connections.shutdown.deadline.cancelled() => {
-            tracing::warn!("connections were still open when the time to end was over");
-        }
+    let deadline = &connections.shutdown.deadline;
+    let closed = deadline.run_until_cancelled(connections.tasks.wait());
+    if closed.await.is_none() {
+        tracing::warn!("connections were still open when the time to end was over");
     }
 }
+
+/// A connection, its peer, and what counts it until it is dropped.
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
 /// The open connections of both ports.
 struct Connections {
@@ -124,7 +119,7 @@ impl Connections {
                 () = self.shutdown.draining.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer, permit)) => self.serve(stream, peer, permit, service.clone()),
+                Ok(accepted) => self.serve(accepted, service.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(RETRY_PAUSE).await;
@@ -134,10 +129,7 @@ impl Connections {
     }
 
     /// The next connection, once there are fewer than the limit.
-    async fn next(
-        &self,
-        listener: &TcpListener,
-    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    async fn next(&self, listener: &TcpListener) -> io::Result<Accepted> {
         let (stream, peer) = listener.accept().await?;
         // Answers are written whole; waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
@@ -147,13 +139,7 @@ impl Connections {
 
     /// Serves one connection in a task of its own. During a drain, each response closes it, as does a pause
     /// without a request.
-    fn serve(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
-        service: NormalizePath<Router>,
-    ) {
+    fn serve(&self, (stream, peer, permit): Accepted, service: NormalizePath<Router>) {
         /// Of a header and of an answer.
         const MAX_BUFFERED_BYTES: usize = 64 << 10;
         /// For requests that a proxy sends before it learns of the drain.
@@ -163,20 +149,16 @@ impl Connections {
         stream.set_timeout(Some(self.limits.write_stall));
         let draining = self.shutdown.draining.clone();
         let is_draining = draining.clone();
-        let service = service.map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(peer));
-            request
-        });
-        let service = ServiceExt::<Request<Incoming>>::map_response(
-            service,
-            move |mut response: Response| {
+        let service = ServiceBuilder::new()
+            .layer(Extension(ConnectInfo(peer)))
+            .map_response(move |mut response: Response| {
                 if is_draining.is_cancelled() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
                 }
                 response
-            },
-        );
+            })
+            .service(service);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read)
@@ -205,17 +187,6 @@ impl Connections {
             telemetry::connections().dec();
             drop(permit);
         });
-    }
-}
-
-impl Settings {
-    /// The URL by which clients reach a port.
-    #[must_use]
-    pub fn reachable(&self, address: SocketAddr) -> String {
-        match &self.public_url {
-            Some(url) => url.trim_end_matches('/').to_owned(),
-            None => format!("http://{address}"),
-        }
     }
 }
 

@@ -22,7 +22,6 @@ macro_rules! limits {
         impl Limits {
             /// Limits for tests that would otherwise wait for the real ones.
             #[cfg(debug_assertions)]
-            #[must_use]
             pub fn short() -> Self {
                 let mut limits = Self::default();
                 $($(limits.$name = $short;)?)+

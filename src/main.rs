@@ -17,7 +17,7 @@ use qovery_backups_mcp::{
     limits::Limits,
     mcp::{self, Seal},
     qovery::{Client, Credentials},
-    rest::Rest,
+    rest,
     sandbox::Sandbox,
     secret::Reloadable,
     shutdown::Shutdown,
@@ -125,10 +125,8 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             let works = check(&config, key, &qovery, &limits, database, output).await?;
             Ok(u8::from(!works))
         };
-        return tokio::select! {
-            code = checked => Ok(code?),
-            () = shutdown.draining.cancelled() => Ok(1),
-        };
+        let code = shutdown.draining.run_until_cancelled(checked).await;
+        return Ok(code.transpose()?.unwrap_or(1));
     }
     let seal = config.seal.map_or_else(Seal::random, Ok);
     let backups = Backups::new(qovery, config.policy, limits.clone(), shutdown.clone());
@@ -161,7 +159,11 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
         let authenticated = !http.tokens.current().is_empty();
         let callers = http.tokens.current().names();
         tracing::info!(settings, authenticated, callers, confirmation, "serving");
-        let (mcp_url, url) = (http.reachable(mcp), http.reachable(rest));
+        let reachable = |address| {
+            let own = || format!("http://{address}");
+            http.public_url.clone().unwrap_or_else(own)
+        };
+        let (mcp_url, url) = (reachable(mcp), reachable(rest));
         let header = if authenticated {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
         } else {
@@ -174,7 +176,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             tracing::info!("next: open {url}/ in a browser");
         }
         tracing::info!("next: paste into another terminal: {command}");
-        let rest = Rest::new(backups.clone(), sandbox.is_some(), &command, &url, header);
+        let rest = rest::router(backups.clone(), sandbox.is_some(), &command, &url, header);
         let listeners = (mcp_listener, rest_listener);
         http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {
@@ -182,7 +184,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
         if io::stdin().is_terminal() {
             tracing::info!("waiting for a host on standard input; try `http --sandbox` or `check`");
         }
-        Box::pin(stdio::serve(server, shutdown.clone())).await?;
+        stdio::serve(server, shutdown.clone()).await?;
     }
     let settled = backups.end().await;
     Ok(u8::from(!settled || shutdown.was_forced()))

@@ -38,54 +38,35 @@ const JSON: &str = "application/json";
 const BACKUPS: &str = "/v1/database/{databaseid}/backup";
 const BACKUP: &str = "/v1/database/{databaseid}/backup/{backupid}";
 
-/// The REST API.
-#[derive(Debug)]
-pub struct Rest {
-    backups: Backups,
-    page: Bytes,
-}
-
-impl Rest {
-    /// The API over `backups`, which are a `sandbox`'s or not, at `url`. Its page for people shows the `command`
-    /// that adds the server to an MCP host, and one that calls the API, with the option `header` if callers
-    /// need a token.
-    #[must_use]
-    pub fn new(backups: Backups, sandbox: bool, command: &str, url: &str, header: &str) -> Self {
-        let mut page = include_str!("rest/page.html").replace("{header}", header);
-        for (condition, holds) in [
-            ("sandbox", sandbox),
-            ("read-only", backups.policy().read_only),
-            ("token", !header.is_empty()),
-        ] {
-            // Every second piece is between two marks.
-            let mark = format!("<!--{}{condition}-->", if holds { "not " } else { "" });
-            page = page.split(&mark).step_by(2).collect();
-        }
-        let page = page.replace("{version}", env!("CARGO_PKG_VERSION"));
-        let page = page.replace("{command}", command).replace("{url}", url);
-        Self {
-            backups,
-            page: page.into(),
-        }
+/// The API over `backups`, which are a `sandbox`'s or not, at `url`. Its page for people shows the `command`
+/// that adds the server to an MCP host, and one that calls the API, with the option `token` if callers need
+/// an access token.
+pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, token: &str) -> Router {
+    let mut page = include_str!("rest/page.html").replace("{header}", token);
+    for (condition, holds) in [
+        ("sandbox", sandbox),
+        ("read-only", backups.policy().read_only),
+        ("token", !token.is_empty()),
+    ] {
+        // Every second piece is between two marks.
+        let mark = format!("<!--{}{condition}-->", if holds { "not " } else { "" });
+        page = page.split(&mark).step_by(2).collect();
     }
-
-    /// The routes.
-    pub fn into_router(self) -> Router {
-        let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
-        let page = ([(header::CONTENT_SECURITY_POLICY, policy)], Html(self.page));
-        let document = ([(header::CONTENT_TYPE, JSON)], DOCUMENT);
-        Router::new()
-            .route("/", get(page))
-            .route("/openapi.json", get(document))
-            .route("/metrics", get(metrics))
-            .route(BACKUPS, get(list).post(add))
-            .route(BACKUP, delete(remove))
-            .with_state(self.backups)
-    }
+    let page = page.replace("{version}", env!("CARGO_PKG_VERSION"));
+    let page = page.replace("{command}", command).replace("{url}", url);
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    let page = ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page));
+    let document = ([(header::CONTENT_TYPE, JSON)], DOCUMENT);
+    Router::new()
+        .route("/", get(page))
+        .route("/openapi.json", get(document))
+        .route("/metrics", get(metrics))
+        .route(BACKUPS, get(list).post(add))
+        .route(BACKUP, delete(remove))
+        .with_state(backups)
 }
 
 /// The operation of a request in logs and metrics.
-#[must_use]
 pub fn operation(method: &Method, path: &str) -> &'static str {
     match (method.as_str(), path) {
         ("GET" | "HEAD", BACKUPS) => "list",
@@ -93,17 +74,6 @@ pub fn operation(method: &Method, path: &str) -> &'static str {
         ("DELETE", BACKUP) => "remove",
         _ => "other",
     }
-}
-
-#[derive(Deserialize)]
-struct DatabasePath {
-    databaseid: DatabaseId,
-}
-
-#[derive(Deserialize)]
-struct BackupPath {
-    databaseid: DatabaseId,
-    backupid: BackupId,
 }
 
 #[derive(Deserialize)]
@@ -124,10 +94,10 @@ fn empty_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<BackupId>,
 async fn list(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
-    path: Result<Path<DatabasePath>, PathRejection>,
+    database: Result<Path<DatabaseId>, PathRejection>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (database, start_id) = (path?.databaseid, query?.0.start_id);
+    let (Path(database), Query(ListQuery { start_id })) = (database?, query?);
     let page = backups.page(&context, database, start_id).await?;
     Ok(json(StatusCode::OK, page))
 }
@@ -136,11 +106,11 @@ async fn list(
 async fn add(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
-    path: Result<Path<DatabasePath>, PathRejection>,
+    database: Result<Path<DatabaseId>, PathRejection>,
     backup: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<Response, Problem> {
-    let database = path?.databaseid;
-    let added = backups.add(&context, database, backup?.0).await?;
+    let (Path(database), Json(backup)) = (database?, backup?);
+    let added = backups.add(&context, database, backup).await?;
     let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
     let response = json(StatusCode::CREATED, added.answered.json);
     Ok(([(header::LOCATION, location)], response).into_response())
@@ -150,12 +120,9 @@ async fn add(
 async fn remove(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
-    path: Result<Path<BackupPath>, PathRejection>,
+    path: Result<Path<(DatabaseId, BackupId)>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    let BackupPath {
-        databaseid: database,
-        backupid: backup,
-    } = path?.0;
+    let Path((database, backup)) = path?;
     let removal = RemovalRequest {
         database,
         backups: vec![backup],

@@ -63,7 +63,6 @@ impl Sandbox {
     }
 
     /// The base URL of the server.
-    #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -161,14 +160,12 @@ fn rfc3339(date: DateTime<Utc>) -> String {
 }
 
 fn samples() -> HashMap<&'static str, Vec<Backup>> {
-    let mut orders: Vec<Backup> = (1_u32..=27)
-        .rev()
-        .map(|number| {
-            let hours_ago = 2 + i64::from(27 - number) * 24;
-            let name = format!("nightly-{number:02}");
-            Backup::sample(number, hours_ago, &name, "Scheduled.")
-        })
-        .collect();
+    let nightly = |number: u32| {
+        let hours_ago = 2 + i64::from(27 - number) * 24;
+        let name = format!("nightly-{number:02}");
+        Backup::sample(number, hours_ago, &name, "Scheduled.")
+    };
+    let mut orders: Vec<Backup> = (1..=27).rev().map(nightly).collect();
     orders[1].name = "before-migration 🚀".into();
     orders[1].message = "Taken by hand before the schema migration.".into();
     orders[3].state = Some("DEPLOYMENT_ERROR");
@@ -249,14 +246,11 @@ async fn list(
         None => 0,
         Some(id) => 1 + position(backups, id)?,
     };
-    let results: Vec<Value> = backups[start..]
-        .iter()
-        .take(PAGE_SIZE)
-        .map(Backup::to_json)
-        .collect();
-    Ok(Json(
-        json!({ "results": results, "page": start / PAGE_SIZE + 1, "page_size": PAGE_SIZE }),
-    ))
+    let results = backups[start..].iter().take(PAGE_SIZE);
+    let results: Vec<Value> = results.map(Backup::to_json).collect();
+    let page = start / PAGE_SIZE + 1;
+    let body = json!({ "results": results, "page": page, "page_size": PAGE_SIZE });
+    Ok(Json(body))
 }
 
 async fn add(
@@ -291,10 +285,8 @@ async fn remove(
 
 fn position(backups: &[Backup], id: &str) -> Result<usize, Refusal> {
     Uuid::try_parse(id).map_err(|_| Refusal(StatusCode::BAD_REQUEST, "Not a UUID"))?;
-    backups
-        .iter()
-        .position(|backup| backup.id == id)
-        .ok_or(NOT_FOUND)
+    let position = backups.iter().position(|backup| backup.id == id);
+    position.ok_or(NOT_FOUND)
 }
 
 const UNAUTHORIZED: Refusal = Refusal(

@@ -36,7 +36,6 @@ pub struct SecretFile<T> {
 
 impl<T: Send + Sync + 'static> Reloadable<T> {
     /// A value that is read again from `file`, if there is one.
-    #[must_use]
     pub fn new(value: T, file: Option<SecretFile<T>>) -> Arc<Self> {
         Arc::new(Self {
             current: RwLock::new(Arc::new(value)),
@@ -47,7 +46,6 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
     }
 
     /// The value in use.
-    #[must_use]
     pub fn current(&self) -> Arc<T> {
         Arc::clone(&self.current.read())
     }
@@ -103,9 +101,7 @@ impl<T: Send + Sync + 'static> Reloadable<T> {
                 *self.current.write() = Arc::new(value);
                 tracing::info!("{variable} was read again: what it holds now is in use");
             }
-            Err(problem) => {
-                tracing::warn!("{problem} What it held before stays in use.");
-            }
+            Err(problem) => tracing::warn!("{problem} What it held before stays in use."),
         }
     }
 }

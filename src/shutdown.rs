@@ -1,6 +1,6 @@
 //! How the process ends: one token per stage, and the time that the end may take.
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::Limits;
@@ -29,7 +29,6 @@ impl Shutdown {
     }
 
     /// Whether a second signal cut the shutdown short.
-    #[must_use]
     pub fn was_forced(&self) -> bool {
         self.forced.is_cancelled() && self.deadline.is_cancelled()
     }
@@ -41,10 +40,7 @@ impl Shutdown {
             self.forced.cancelled().await;
             sleep(limits.forced_drain).await;
         };
-        tokio::select! {
-            () = sleep(limits.drain) => {}
-            () = forced => {}
-        }
+        timeout(limits.drain, forced).await.ok();
         self.deadline.cancel();
     }
 }

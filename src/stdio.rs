@@ -40,7 +40,7 @@ pub async fn serve(
         is_open: false,
         shutdown,
     };
-    let session = async {
+    let session = Box::pin(async {
         match server.serve(transport).await {
             Ok(session) => match session.waiting().await {
                 Ok(reason) => tracing::debug!(?reason, "the session ended"),
@@ -50,12 +50,9 @@ pub async fn serve(
             Err(error) => return Err(Box::new(error)),
         }
         Ok(())
-    };
-    tokio::select! {
-        biased;
-        ended = session => ended,
-        () = deadline.cancelled() => Ok(()),
-    }
+    });
+    let ended = deadline.run_until_cancelled(session).await;
+    ended.unwrap_or(Ok(()))
 }
 
 /// A transport over lines. Unlike rmcp's, it normalizes messages, reads a last line without an end, and
@@ -83,12 +80,8 @@ impl Transport<RoleServer> for Lines {
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         let draining = self.shutdown.draining.clone();
         loop {
-            let line = tokio::select! {
-                biased;
-                () = draining.cancelled() => None,
-                line = self.next_line() => line,
-            };
-            let Some(line) = line else {
+            let line = draining.run_until_cancelled(self.next_line()).await;
+            let Some(line) = line.flatten() else {
                 self.shutdown.no_retries.cancel();
                 return None;
             };

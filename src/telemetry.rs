@@ -12,7 +12,9 @@ use std::{
 
 use chrono::Utc;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    register_histogram_vec_with_registry, register_int_counter_vec_with_registry,
+    register_int_gauge_vec_with_registry, register_int_gauge_with_registry,
 };
 
 use crate::context::{Context, TraceParent};
@@ -28,10 +30,7 @@ const BUCKETS: [f64; 12] = [
 
 /// The metrics of this process.
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
-    #[expect(
-        clippy::expect_used,
-        reason = "fails only for a name that is wrong in this file"
-    )]
+    #[expect(clippy::expect_used, reason = "fails only for a wrong name")]
     Metrics::register().expect("names are valid and registered once")
 });
 
@@ -47,22 +46,17 @@ struct Metrics {
 impl Metrics {
     fn register() -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some("qovery_backups".to_owned()), None)?;
-        let gauge = |name, help| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
+        let gauge = |name, help| register_int_gauge_with_registry!(name, help, registry);
         let options = HistogramOpts::new("request_seconds", "How long calls took.");
+        let options = options.buckets(BUCKETS.to_vec());
         let by_call = ["interface", "operation", "outcome"];
-        let seconds = HistogramVec::new(options.buckets(BUCKETS.to_vec()), &by_call)?;
-        registry.register(Box::new(seconds.clone()))?;
+        let seconds = register_histogram_vec_with_registry!(options, &by_call, registry)?;
         let help = "Requests sent to Qovery, by HTTP status or by the reason for having none.";
         let options = Opts::new("upstream_attempts_total", help);
-        let attempts = IntCounterVec::new(options, &["status"])?;
-        registry.register(Box::new(attempts.clone()))?;
-        let build = IntGaugeVec::new(Opts::new("build_info", "Always 1."), &["version"])?;
+        let attempts = register_int_counter_vec_with_registry!(options, &["status"], registry)?;
+        let options = Opts::new("build_info", "Always 1.");
+        let build = register_int_gauge_vec_with_registry!(options, &["version"], registry)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(build))?;
         Ok(Self {
             calls: gauge("calls_in_flight", "Calls being answered.")?,
             connections: gauge("connections", "Open connections, on both ports.")?,
@@ -87,30 +81,21 @@ pub fn encode_metrics() -> Result<String, prometheus::Error> {
 }
 
 /// The gauge of open HTTP connections.
-#[must_use]
 pub fn connections() -> &'static IntGauge {
     &METRICS.connections
 }
 
-/// How one attempt of a request to Qovery ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
-    /// With this HTTP status.
-    Answered(u16),
-    /// Without an answer, for this reason.
-    Failed(&'static str),
-}
-
-/// Counts an attempt.
-pub fn count_attempt(attempt: Attempt) {
-    let label = match attempt {
-        Attempt::Answered(status) => {
+/// Counts an attempt of a request to Qovery, by the HTTP status of its answer or the reason for having
+/// none.
+pub fn count_attempt(status: Result<u16, &'static str>) {
+    let label = match status {
+        Ok(status) => {
             if (200..300).contains(&status) {
                 METRICS.last_success.set(Utc::now().timestamp());
             }
             &status.to_string()
         }
-        Attempt::Failed(reason) => reason,
+        Err(reason) => reason,
     };
     METRICS.attempts.with_label_values(&[label]).inc();
 }

@@ -21,13 +21,10 @@ pub(crate) fn sanitize_json(value: &mut Value) {
         Value::Object(fields) => {
             fields.values_mut().for_each(sanitize_json);
             if fields.keys().any(|key| has_hidden(key)) {
-                *fields = std::mem::take(fields)
-                    .into_iter()
-                    .map(|(mut key, value)| {
-                        sanitize(&mut key);
-                        (key, value)
-                    })
-                    .collect();
+                for (mut key, value) in std::mem::take(fields) {
+                    sanitize(&mut key);
+                    fields.insert(key, value);
+                }
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}

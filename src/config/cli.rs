@@ -78,12 +78,8 @@ pub(super) struct Cli {
 
     /// Whether a person confirms each removal: auto (where the client can ask one), always (and
     /// nothing is removed where it cannot) or never
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_CONFIRM",
-        value_name = "WHEN",
-        default_value = "auto"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_CONFIRM", value_name = "WHEN")]
+    #[arg(default_value = "auto")]
     pub(super) confirm: Confirm,
 
     // clap takes the path for one value, and a bare `Option` for a setting that may be left out.
@@ -113,12 +109,8 @@ pub(super) struct Cli {
     pub(super) log: Targets,
 
     /// How a line of the log looks: text or json
-    #[arg(
-        long,
-        env = "QOVERY_BACKUPS_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long, env = "QOVERY_BACKUPS_LOG_FORMAT", value_name = "FORMAT")]
+    #[arg(default_value = "text")]
     pub(super) log_format: LogFormat,
 
     /// Shorten the limits, for tests
@@ -198,7 +190,6 @@ const UNKNOWN: &str = "is neither a command nor an option here: see --help";
 const NONE: &str = "none";
 
 /// The definition of the command line.
-#[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
         .mut_args(|argument| argument.global(true).hide_env_values(true))
@@ -218,14 +209,6 @@ pub(super) fn matches(command: clap::Command) -> Result<ArgMatches, Error> {
     matches.map_err(|error| reworded(error, &[]))
 }
 
-/// The command, `stdio` if there is none.
-pub(super) fn subcommand(matches: &ArgMatches) -> Result<Command, Error> {
-    match matches.subcommand() {
-        Some(_) => Command::from_arg_matches(matches),
-        None => Ok(Command::Stdio),
-    }
-}
-
 /// Each setting with its source: a flag wins over a variable, and that over `file`. Hosts and templates
 /// leave a variable empty where it is not set.
 pub(super) fn settings(
@@ -241,13 +224,13 @@ pub(super) fn settings(
         let given = trim(&given.join(",")).to_owned();
         let default = argument.get_default_values().first();
         let default = default.map_or(NONE.into(), |value| value.to_string_lossy());
-        let in_file = file.and_then(|file| Some((file.get(variable)?, &file.source)));
+        let in_file = file.and_then(|file| Some((file.variables.get(variable)?, &file.source)));
         let (value, source) = match (matches.value_source(id), in_file) {
             (Some(ValueSource::CommandLine), _) => (given, Source::Flag),
             (Some(ValueSource::EnvVariable), _) if !given.is_empty() => {
                 (given, Source::Environment)
             }
-            (_, Some((value, source))) => (value.to_owned(), source.clone()),
+            (_, Some((value, source))) if !value.is_empty() => (value.clone(), source.clone()),
             _ => (default.to_string(), Source::Default),
         };
         let is_unset = value == NONE && default == NONE;
@@ -367,11 +350,8 @@ fn audit_log(text: &str) -> Result<AuditLog, &'static str> {
     }
     let file = path(text);
     // The parent of a bare name is empty.
-    let has_folder = Path::new(".")
-        .join(&file)
-        .parent()
-        .is_some_and(Path::is_dir);
-    if has_folder && !file.is_dir() {
+    let in_folder = Path::new(".").join(&file);
+    if in_folder.parent().is_some_and(Path::is_dir) && !file.is_dir() {
         Ok(AuditLog::File(file))
     } else {
         Err("must be the path of a file in a folder that exists, or none")

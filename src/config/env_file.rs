@@ -54,12 +54,6 @@ impl EnvFile {
         }
         Ok(Some(Self { source, variables }))
     }
-
-    /// The value of a variable. An empty one is unset.
-    pub(super) fn get(&self, variable: &str) -> Option<&str> {
-        let value = self.variables.get(variable)?;
-        Some(value.as_str()).filter(|value| !value.is_empty())
-    }
 }
 
 /// The variables of this program, or the number of the first line of these that cannot be read. What

@@ -27,7 +27,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 /// A secret that is set, and not read yet.
 #[derive(Clone)]
 pub(super) struct Secret {
-    /// Without a value: what may be shown of the secret is known when it is parsed.
+    /// Its value is what may be shown of the secret: more than these words once it is parsed.
     pub(super) setting: SettingValue,
     /// The file that holds it, if any.
     pub(super) path: Option<PathBuf>,
@@ -40,12 +40,8 @@ impl Secret {
     pub(super) fn find(variable: &str, file: Option<&EnvFile>) -> Result<Option<Self>, Error> {
         let names = [variable.to_owned(), format!("{variable}_FILE")];
         let in_environment = names.iter().filter_map(|name| {
-            let value = env::var_os(name)?;
-            Some(Self::new(
-                name,
-                &value.to_string_lossy(),
-                Source::Environment,
-            ))
+            let value = env::var_os(name)?.to_string_lossy().into_owned();
+            Some(Self::new(name, &value, Source::Environment))
         });
         let in_file = names.iter().filter_map(|name| {
             let EnvFile { source, variables } = file?;
@@ -69,7 +65,7 @@ impl Secret {
             setting: SettingValue {
                 variable: variable.to_owned(),
                 flag: None,
-                value: String::new(),
+                value: "a secret".to_owned(),
                 source,
             },
             path: variable.ends_with("_FILE").then(|| path(text)),

@@ -34,10 +34,9 @@ impl FromStr for AllowedHost {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const PROBLEM: &str = "must be host names, such as backups.example.com or localhost:9090";
         match text.parse() {
             Ok(authority) if is_host(&authority) => Ok(Self(authority)),
-            _ => Err(PROBLEM),
+            _ => Err("must be host names, such as backups.example.com or localhost:9090"),
         }
     }
 }
@@ -152,13 +151,11 @@ impl Tokens {
     }
 
     /// Whether every caller is authorized.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The callers' names, each with its role if it has one, for people.
-    #[must_use]
     pub fn names(&self) -> String {
         let names = self.0.iter().map(|(name, role, _)| match role {
             Role::All => name.to_string(),

@@ -70,11 +70,9 @@ impl Middleware {
         interface: Interface,
         router: Router,
     ) -> NormalizePath<Router> {
+        let state = (interface, Arc::clone(self));
         let layers = ServiceBuilder::new()
-            .layer(from_fn_with_state(
-                (interface, Arc::clone(self)),
-                log_request,
-            ))
+            .layer(from_fn_with_state(state, log_request))
             .option_layer(self.cors())
             .layer(from_fn_with_state(Arc::clone(self), admit))
             .layer(CatchPanicLayer::custom(|_| {
@@ -150,16 +148,14 @@ impl Middleware {
 
     /// Takes the permits for a call.
     fn try_acquire(&self, caller: &Caller) -> Result<CallPermits, TryAcquireError> {
-        let own = match caller {
-            Caller::Token(name) => {
-                let calls = || Arc::new(Semaphore::new(self.limits.calls_per_caller));
-                let mut callers = self.calls_by_caller.lock();
-                let own = callers.entry(Arc::clone(name)).or_insert_with(calls);
-                Some(Arc::clone(own))
-            }
-            Caller::Client(_) | Caller::Anonymous => None,
+        let own = if let Caller::Token(name) = caller {
+            let calls = || Arc::new(Semaphore::new(self.limits.calls_per_caller));
+            let mut callers = self.calls_by_caller.lock();
+            let calls = callers.entry(Arc::clone(name)).or_insert_with(calls);
+            Some(Arc::clone(calls).try_acquire_owned()?)
+        } else {
+            None
         };
-        let own = own.map(Semaphore::try_acquire_owned).transpose()?;
         Ok((Arc::clone(&self.calls).try_acquire_owned()?, own))
     }
 }
@@ -178,15 +174,12 @@ async fn log_request(
     request.extensions_mut().insert(context.clone());
     let path = path.as_ref().map_or("", MatchedPath::as_str);
     let operation = rest::operation(request.method(), path);
-    let mut ids = request.uri().path().split('/').skip(3).step_by(2);
-    let ids = ids
-        .next()
-        .zip(Some(ids.next()))
-        .map(|(database, backup)| (text::excerpt(database), backup.map(text::excerpt)));
+    let uri = request.uri().clone();
     let begin = || {
         let call = Call::begin(&context, operation);
-        if let ("add" | "remove", Some((database, backup))) = (operation, &ids) {
-            call.about(database, backup.clone());
+        let mut ids = uri.path().split('/').skip(3).step_by(2);
+        if let ("add" | "remove", Some(database)) = (operation, ids.next()) {
+            call.about(text::excerpt(database), ids.next().map(text::excerpt));
         }
         call
     };
@@ -196,17 +189,15 @@ async fn log_request(
     let mut response = next.run(request).await;
     disconnected.disarm();
     let problem = Problem::of(&mut response);
-    let call = call.or_else(|| problem.is_some().then(begin));
-    let outcome = problem.as_ref().map_or(OK, Problem::label);
-    let alert = problem.as_ref().and_then(Problem::alert).map(str::to_owned);
+    if let Some(mut call) = call.or_else(|| problem.is_some().then(begin)) {
+        if let Some(alert) = problem.as_ref().and_then(Problem::alert) {
+            call.alert(alert);
+        }
+        let outcome = problem.as_ref().map_or(OK, Problem::label);
+        call.end(outcome, Some(response.status().as_u16()));
+    }
     if let Some(problem) = problem {
         problem.write(&context.request_id, &mut response);
-    }
-    if let Some(mut call) = call {
-        if let Some(alert) = alert {
-            call.alert(&alert);
-        }
-        call.end(outcome, Some(response.status().as_u16()));
     }
     if let Ok(id) = HeaderValue::from_str(context.request_id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -226,11 +217,9 @@ async fn admit(
     settings.check_host(&request)?;
     settings.check_origin(&request)?;
     settings.check_token(&context, &request)?;
-    let encodings = request.headers().get_all(header::CONTENT_ENCODING);
-    if let Some(encoding) = encodings
-        .iter()
-        .find(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
+    let is_encoded = |it: &&HeaderValue| !it.as_bytes().eq_ignore_ascii_case(b"identity");
+    let mut encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    if let Some(encoding) = encodings.find(is_encoded) {
         let encoding = String::from_utf8_lossy(encoding.as_bytes());
         return Err(Problem::compressed(&encoding));
     }

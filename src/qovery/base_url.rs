@@ -30,7 +30,6 @@ impl BaseUrl {
     pub const QOVERY: &str = "https://api.qovery.com";
 
     /// Whether requests go to this machine itself, and so through no proxy.
-    #[must_use]
     pub fn is_loopback(&self) -> bool {
         self.0.host_str().is_some_and(is_loopback)
     }

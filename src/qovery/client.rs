@@ -25,13 +25,7 @@ use super::{
     NewBackup, Organization, Outcome, Service, error::root_cause, exchange::Response,
     model::Results,
 };
-use crate::{
-    context::Context,
-    limits::Limits,
-    secret::Reloadable,
-    shutdown::Shutdown,
-    telemetry::{self, Attempt},
-};
+use crate::{context::Context, limits::Limits, secret::Reloadable, shutdown::Shutdown, telemetry};
 
 /// A client of Qovery's API. It holds the key, which is read again after a 401, and sends it to its base
 /// URL only.
@@ -70,7 +64,6 @@ pub(super) struct Request {
 
 impl Client {
     /// Creates a client that has not connected yet.
-    #[must_use]
     pub fn new(
         base_url: BaseUrl,
         credentials: Arc<Reloadable<Credentials>>,
@@ -181,7 +174,8 @@ impl Client {
     ///
     /// Any [`Failure`].
     pub async fn organizations(&self, context: &Context) -> Result<Vec<Organization>, Error> {
-        self.get_results("/organization".to_owned(), context).await
+        let list: Answered<Results<_>> = self.get("/organization".to_owned(), context).await?;
+        Ok(list.value.results)
     }
 
     /// Lists the services of an organization, including its databases.
@@ -195,7 +189,8 @@ impl Client {
         context: &Context,
     ) -> Result<Vec<Service>, Error> {
         let path = format!("/organization/{organization}/services");
-        self.get_results(path, context).await
+        let list: Answered<Results<_>> = self.get(path, context).await?;
+        Ok(list.value.results)
     }
 
     /// Returns a database's description.
@@ -206,15 +201,6 @@ impl Client {
     pub async fn database(&self, id: DatabaseId, context: &Context) -> Result<Database, Error> {
         let answered = self.get(format!("/database/{id}"), context).await?;
         Ok(answered.value)
-    }
-
-    async fn get_results<T: DeserializeOwned>(
-        &self,
-        path: String,
-        context: &Context,
-    ) -> Result<Vec<T>, Error> {
-        let list: Answered<Results<T>> = self.get(path, context).await?;
-        Ok(list.value.results)
     }
 
     async fn get<T: DeserializeOwned>(
@@ -330,15 +316,15 @@ impl Client {
             Ok(response) => {
                 let status = response.status;
                 tracing::debug!(%method, path, status, milliseconds, "Qovery answered");
-                Attempt::Answered(status)
+                Ok(status)
             }
             Err(failure) => {
                 let cause = root_cause(failure);
                 tracing::debug!(%method, path, milliseconds, cause, "{failure}");
                 match failure {
-                    Failure::Unauthorized(_) => Attempt::Answered(401),
-                    Failure::Answered { status, .. } => Attempt::Answered(*status),
-                    _ => Attempt::Failed(failure.facts().kind),
+                    Failure::Unauthorized(_) => Ok(401),
+                    Failure::Answered { status, .. } => Ok(*status),
+                    _ => Err(failure.facts().kind),
                 }
             }
         });

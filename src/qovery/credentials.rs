@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde_json::Value;
 
 /// A key and its scheme. The `Debug` form hides the key.
 #[derive(Clone, Debug)]
@@ -52,13 +52,11 @@ impl Credentials {
     ///
     /// When the key is not a valid header value.
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let (scheme, key) = match text.split_once(' ') {
-            Some(("Token", key)) => (Scheme::Token, key),
-            Some(("Bearer", key)) => (Scheme::Bearer(expiry(key)), key),
-            _ if text.starts_with("eyJ") && text.split('.').count() == 3 => {
-                (Scheme::Bearer(expiry(text)), text)
-            }
-            _ => (Scheme::Token, text),
+        let is_jwt = text.starts_with("eyJ") && text.split('.').count() == 3;
+        let (is_bearer, key) = match text.split_once(' ') {
+            Some(("Token", key)) => (false, key),
+            Some(("Bearer", key)) => (true, key),
+            _ => (is_jwt, text),
         };
         let key = key.trim_start_matches(' ');
         if key.is_empty() {
@@ -71,12 +69,11 @@ impl Credentials {
         if !key.trim_end_matches('=').bytes().all(is_part) {
             return Err(CredentialsError::Character);
         }
-        let scheme = match scheme {
-            Scheme::Token if key.starts_with(POLICY_PREFIX) => Scheme::Policy,
-            Scheme::Bearer(_) if key.starts_with("qov_") || key.starts_with(POLICY_PREFIX) => {
-                Scheme::Mismatch
-            }
-            scheme => scheme,
+        let scheme = match (is_bearer, key.starts_with(POLICY_PREFIX)) {
+            (true, is_policy) if is_policy || key.starts_with("qov_") => Scheme::Mismatch,
+            (true, _) => Scheme::Bearer(expiry(key)),
+            (false, true) => Scheme::Policy,
+            (false, false) => Scheme::Token,
         };
         Ok(Self {
             scheme,
@@ -86,7 +83,6 @@ impl Credentials {
 
     /// The key for display: its prefix and its last four characters, or neither if it is shorter than
     /// 16 characters without its prefix.
-    #[must_use]
     pub fn masked(&self) -> String {
         let key = self.key.expose_secret();
         let start = ["qov_", POLICY_PREFIX, "eyJ"]
@@ -125,31 +121,23 @@ impl PartialEq for Credentials {
 
 impl Scheme {
     /// When a JWT expires, in words: "it expired at 11:17 UTC on 2026-11-28".
-    #[must_use]
     pub fn expiry(self) -> Option<String> {
         let Self::Bearer(Some(date)) = self else {
             return None;
         };
-        let verb = if self.expires_within(TimeDelta::zero()) {
-            "expired"
-        } else {
-            "expires"
-        };
-        Some(format!(
-            "it {verb} at {}",
-            date.format("%H:%M UTC on %Y-%m-%d")
-        ))
+        let is_over = self.expires_within(TimeDelta::zero());
+        let verb = if is_over { "expired" } else { "expires" };
+        let date = date.format("%H:%M UTC on %Y-%m-%d");
+        Some(format!("it {verb} at {date}"))
     }
 
     /// Whether a JWT expires within this time, or has expired.
-    #[must_use]
     pub fn expires_within(self, time: TimeDelta) -> bool {
         matches!(self, Self::Bearer(Some(date)) if date - Utc::now() <= time)
     }
 }
 
 /// Masks what looks like a key in a refusal: a key may stand in the place of another value.
-#[must_use]
 pub fn mask_keys(text: &str) -> String {
     let mask = |word: &str| {
         let mut starts = ["qov_", "sk-qov-", "eyJ"].into_iter();
@@ -163,14 +151,10 @@ pub fn mask_keys(text: &str) -> String {
 
 /// The claim `exp` of a JWT.
 fn expiry(jwt: &str) -> Option<DateTime<Utc>> {
-    #[derive(Deserialize)]
-    struct Claims {
-        exp: i64,
-    }
-    let payload = jwt.trim_start().split('.').nth(1)?;
+    let payload = jwt.split('.').nth(1)?;
     let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
-    let claims: Claims = serde_json::from_slice(&claims).ok()?;
-    DateTime::from_timestamp(claims.exp, 0)
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    DateTime::from_timestamp(claims["exp"].as_i64()?, 0)
 }
 
 #[cfg(test)]

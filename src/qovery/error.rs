@@ -1,6 +1,6 @@
 //! Failures of calls to Qovery: what happened, whether anything was changed, what to do next.
 
-use std::{error::Error as StdError, fmt, io, iter, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, iter, time::Duration};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +11,8 @@ use crate::text;
 /// A call that failed, and the outcome of the change that it asked for.
 ///
 /// Its `Display` form is the whole message for a person or a model: three short sentences.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}. {outcome} {}", self.advice())]
 pub struct Error {
     /// The failure of the last attempt.
     pub failure: Failure,
@@ -101,7 +102,6 @@ pub struct Facts {
 
 impl Error {
     /// A failure that left nothing changed and nothing pending.
-    #[must_use]
     pub fn harmless(failure: Failure) -> Self {
         Self {
             failure,
@@ -112,39 +112,26 @@ impl Error {
     }
 
     /// Whether the same call may succeed later, and is safe to repeat.
-    #[must_use]
     pub fn retryable(&self) -> bool {
         self.outcome == Outcome::NotApplied && self.failure.facts().transient
     }
-}
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn advice(&self) -> Cow<'static, str> {
         let facts = self.failure.facts();
-        write!(f, "{}. {} ", self.failure, self.outcome)?;
         match (self.outcome, self.failure.retry_after()) {
-            (Outcome::Unknown, _) if self.pending => f.write_str(
-                "Do not repeat the call: list the backups in a minute, to see what holds.",
-            ),
-            (Outcome::Unknown, _) => {
-                f.write_str("Do not repeat the call: list the backups first, to see what holds.")
-            }
-            (Outcome::Applied, _) => {
-                f.write_str("Do not repeat the call: list the backups to see it.")
-            }
             (Outcome::NotApplied, Some(pause)) if facts.transient => {
-                write!(f, "Try again in {} seconds.", pause.as_secs().max(1))
+                format!("Try again in {} seconds.", pause.as_secs().max(1)).into()
             }
-            (Outcome::NotApplied, _) => f.write_str(facts.advice),
+            (Outcome::NotApplied, _) => facts.advice.into(),
+            (Outcome::Applied, _) => "Do not repeat the call: list the backups to see it.".into(),
+            (Outcome::Unknown, _) if self.pending => advice::LIST_LATER.into(),
+            (Outcome::Unknown, _) => advice::LIST.into(),
         }
     }
 }
 
-impl StdError for Error {}
-
 impl Failure {
     /// The meaning of the failure: one row per cause.
-    #[must_use]
     pub fn facts(&self) -> Facts {
         // The outcome of a change, and whether it is pending.
         const UNCHANGED: (Outcome, bool) = (Outcome::NotApplied, false);
@@ -200,7 +187,6 @@ impl Failure {
     }
 
     /// The `Retry-After` of Qovery's answer.
-    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match *self {
             Self::Answered { retry_after, .. } => retry_after,
@@ -212,6 +198,10 @@ impl Failure {
 /// What to do next.
 mod advice {
     pub(super) const LATER: &str = "Try again in a minute.";
+    pub(super) const LIST: &str =
+        "Do not repeat the call: list the backups first, to see what holds.";
+    pub(super) const LIST_LATER: &str =
+        "Do not repeat the call: list the backups in a minute, to see what holds.";
     pub(super) const IF_WANTED: &str = "Call again if it is still wanted.";
     pub(super) const IDS: &str = "Check the ids with the person who gave them.";
     pub(super) const ARGUMENTS: &str = "Correct the arguments before you call again.";
@@ -238,7 +228,6 @@ mod advice {
 
 impl Outcome {
     /// The name in logs, as in JSON.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Applied => "applied",
@@ -284,9 +273,8 @@ fn refused(key: Scheme) -> String {
             "this (401): the key's policy does not allow it, or the key is not accepted".to_owned()
         }
         Scheme::Bearer(_) => {
-            let expiry = key
-                .expiry()
-                .unwrap_or_else(|| "may have expired".to_owned());
+            let expiry = key.expiry();
+            let expiry = expiry.as_deref().unwrap_or("may have expired");
             format!("the API key (401): it is a JWT, and {expiry}")
         }
     }

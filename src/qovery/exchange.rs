@@ -5,9 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
 use reqwest::{
-    header::{
-        ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    },
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER},
     redirect, retry,
 };
 use serde::de::DeserializeOwned;
@@ -20,6 +18,7 @@ use super::{
 };
 use crate::{context::Context, text};
 
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 const REQUESTS_LEFT: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 
 /// The largest error body that is read for its message.
@@ -49,6 +48,7 @@ impl Client {
         let mut builder = http
             .request(request.method.clone(), url)
             .timeout(timeout)
+            .header(ACCEPT, "application/json")
             .header(AUTHORIZATION, authorization);
         if let Some(trace) = &context.trace {
             builder = builder.header("traceparent", trace.as_str());
@@ -96,23 +96,15 @@ impl Client {
     fn build_http(&self) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
         // Fails if another provider is installed, which then is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let mut builder = reqwest::Client::builder()
-            .user_agent(concat!(
-                env!("CARGO_PKG_NAME"),
-                "/",
-                env!("CARGO_PKG_VERSION")
-            ))
-            .default_headers(headers)
+            .user_agent(USER_AGENT)
             .connect_timeout(self.limits.connect)
             .redirect(redirect::Policy::none())
             .retry(retry::never())
-            .referer(false);
+            .referer(false)
+            .https_only(true);
         if self.base_url.is_loopback() {
-            builder = builder.no_proxy();
-        } else {
-            builder = builder.https_only(true);
+            builder = builder.no_proxy().https_only(false);
         }
         Ok(builder.build()?)
     }

@@ -85,7 +85,7 @@ fn parse_hyphenated(text: &str) -> Result<Uuid, IdError> {
 #[schemars(extend("additionalProperties" = true))]
 pub struct BackupPage {
     /// The backups of this page.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub results: Vec<Backup>,
     /// The number of this page, as Qovery counts.
     pub page: Number,
@@ -96,7 +96,6 @@ pub struct BackupPage {
 impl BackupPage {
     /// The start of the next page: the last backup of a full page. A page that is not full is the
     /// last one; Qovery gives neither a total nor a link.
-    #[must_use]
     pub fn next_start_id(&self) -> Option<BackupId> {
         // `20.0` counts as unknown, and costs a request for an empty page.
         let page_size = self.page_size.as_u64().unwrap_or(0);
@@ -139,13 +138,11 @@ pub struct Backup {
 
 impl Backup {
     /// The backup's state, if Qovery gives one.
-    #[must_use]
     pub fn state(&self) -> Option<&str> {
         self.status.as_ref()?.state.as_deref()
     }
 
     /// When the backup was made, if `created_at` can be parsed.
-    #[must_use]
     pub fn made_at(&self) -> Option<DateTime<Utc>> {
         date::parse(&self.created_at)
     }
@@ -253,7 +250,6 @@ pub struct TextError {
 
 impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
     /// The text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -277,11 +273,7 @@ impl<const MIN: usize, const MAX: usize> TryFrom<String> for Text<MIN, MAX> {
 }
 
 /// Qovery may send `null` where its document says "absent".
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Backup>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 

@@ -49,7 +49,7 @@ pub struct Problem {
 macro_rules! problems {
     ($($(#[$doc:meta])* $kind:ident, $status:ident, $detail:literal;)+) => {
         impl Problem {
-            $($(#[$doc])* #[must_use] pub fn $kind() -> Self {
+            $($(#[$doc])* pub fn $kind() -> Self {
                 Self::new(stringify!($kind), StatusCode::$status, $detail)
             })+
         }
@@ -97,13 +97,11 @@ impl Problem {
     }
 
     /// The text for the log, if the operator has to act on it.
-    #[must_use]
     pub fn alert(&self) -> Option<&str> {
         self.is_for_operator.then_some(&*self.detail)
     }
 
     /// Invalid input.
-    #[must_use]
     pub fn invalid(reason: &str) -> Self {
         // Some reasons repeat the input.
         let short = text::excerpt(reason);
@@ -125,24 +123,18 @@ impl Problem {
     }
 
     /// A body with a `Content-Encoding`.
-    #[must_use]
     pub fn compressed(encoding: &str) -> Self {
         let encoding = text::excerpt(encoding);
         let detail =
             format!("The body is encoded ({encoding}): send it as it is. Nothing was changed.");
-        let problem = Self {
-            detail: detail.into(),
-            ..Self::unsupported_media_type()
-        };
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let problem = Self::new("unsupported_media_type", status, detail);
         // RFC 9110, section 15.5.16.
-        problem.with_header(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_static("identity"),
-        )
+        let identity = HeaderValue::from_static("identity");
+        problem.with_header(header::ACCEPT_ENCODING, identity)
     }
 
     /// A fault of this server.
-    #[must_use]
     pub fn internal() -> Self {
         let detail = "This server failed on the request. Whether anything was changed is not known: \
                       list the backups before you do anything else.";
@@ -154,7 +146,6 @@ impl Problem {
     }
 
     /// As many calls are in flight as the limits allow.
-    #[must_use]
     pub fn overloaded() -> Self {
         let detail = "This server is overloaded: try again in a second. Nothing was changed.";
         let problem = Self {
@@ -191,7 +182,6 @@ impl Problem {
     }
 
     /// The label in metrics and logs: the kind, but for an outcome that stayed unknown.
-    #[must_use]
     pub fn label(&self) -> &'static str {
         match self.outcome {
             Outcome::Unknown => Outcome::Unknown.name(),
@@ -209,11 +199,9 @@ impl Problem {
     /// Writes the body of its response.
     pub(crate) fn write(mut self, id: &RequestId, response: &mut Response) {
         id.as_str().clone_into(&mut self.instance);
+        let media_type = HeaderValue::from_static("application/problem+json");
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, media_type);
         headers.remove(header::CONTENT_LENGTH);
         // It consists of texts and numbers, which always serialize.
         let body = serde_json::to_vec(&self).unwrap_or_default();
@@ -281,40 +269,35 @@ fn serialize_type<S: Serializer>(kind: &str, to: S) -> Result<S::Ok, S::Error> {
 /// That Qovery refuses our key is not the caller's 401, and an answer that makes no sense is not the
 /// caller's fault. What Qovery cannot do just now (409, 423, 425) is a conflict, whatever it calls it.
 fn status(error: &Error) -> StatusCode {
-    let failure = match error {
-        Error::Qovery(error) => &error.failure,
-        Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => {
-            return StatusCode::FORBIDDEN;
-        }
-        Error::Obstructed { obstacles, .. } => {
-            return match obstacles.first() {
-                Some((_, Obstacle::NotListed)) => StatusCode::NOT_FOUND,
-                _ => StatusCode::CONFLICT,
-            };
-        }
-        Error::Changed { .. } => return StatusCode::CONFLICT,
-        Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
-        Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
-        Error::LimitReached { .. } | Error::TooMany { .. } => return StatusCode::TOO_MANY_REQUESTS,
-        Error::Unaudited => return StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    match failure {
-        Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
-        Failure::Answered { status, .. } => match status {
-            403 => StatusCode::FORBIDDEN,
-            404 => StatusCode::NOT_FOUND,
-            409 | 423 | 425 => StatusCode::CONFLICT,
-            429 => StatusCode::TOO_MANY_REQUESTS,
-            // It is a gateway's.
-            408 => StatusCode::BAD_GATEWAY,
-            400..500 => StatusCode::BAD_REQUEST,
+    match error {
+        Error::ReadOnly | Error::Unconfirmed(_) | Error::LookupDenied => StatusCode::FORBIDDEN,
+        Error::Obstructed { obstacles, .. } => match obstacles.first() {
+            Some((_, Obstacle::NotListed)) => StatusCode::NOT_FOUND,
+            _ => StatusCode::CONFLICT,
+        },
+        Error::Changed { .. } => StatusCode::CONFLICT,
+        Error::ListIncomplete { .. } => StatusCode::BAD_GATEWAY,
+        Error::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Error::LimitReached { .. } | Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+        Error::Unaudited => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Qovery(error) => match &error.failure {
+            Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
+            Failure::Answered { status, .. } => match status {
+                403 => StatusCode::FORBIDDEN,
+                404 => StatusCode::NOT_FOUND,
+                409 | 423 | 425 => StatusCode::CONFLICT,
+                429 => StatusCode::TOO_MANY_REQUESTS,
+                // It is a gateway's.
+                408 => StatusCode::BAD_GATEWAY,
+                400..500 => StatusCode::BAD_REQUEST,
+                _ => StatusCode::BAD_GATEWAY,
+            },
+            Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
+            Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_GATEWAY,
         },
-        Failure::Overloaded | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-        Failure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Failure::Unreachable { source } if source.is_timeout() => StatusCode::GATEWAY_TIMEOUT,
-        Failure::Setup(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        _ => StatusCode::BAD_GATEWAY,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     mem,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -135,10 +135,8 @@ pub struct Flush(Arc<Queue>);
 impl Drop for Flush {
     fn drop(&mut self) {
         let Queue { lines, changed } = &*self.0;
-        let until = Instant::now() + FLUSH_TIMEOUT;
-        let mut lines = lines.lock();
-        let open = |lines: &Lines| !lines.queued.is_empty() || lines.writing;
-        while open(&lines) && !changed.wait_until(&mut lines, until).timed_out() {}
+        let is_open = |lines: &mut Lines| !lines.queued.is_empty() || lines.writing;
+        changed.wait_while_for(&mut lines.lock(), is_open, FLUSH_TIMEOUT);
     }
 }
 
