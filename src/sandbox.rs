@@ -109,7 +109,7 @@ impl Backup {
     /// The state, and the age at which the backup reached it.
     fn state(&self) -> (&'static str, TimeDelta) {
         const STARTS: TimeDelta = TimeDelta::milliseconds(1_500);
-        const ENDS: TimeDelta = TimeDelta::seconds(4);
+        const ENDS: TimeDelta = TimeDelta::seconds(3);
         match (self.state, Utc::now() - self.created_at) {
             (Some(state), _) => (state, TimeDelta::zero()),
             (None, age) if age < STARTS => ("QUEUED", TimeDelta::zero()),
@@ -160,7 +160,7 @@ fn samples() -> HashMap<&'static str, Vec<Backup>> {
         .map(|number| {
             let hours_ago = 2 + i64::from(27 - number) * 24;
             let name = format!("nightly-{number:02}");
-            Backup::sample(number, hours_ago, &name, "Scheduled.")
+            Backup::sample(number, hours_ago, &name, "")
         })
         .collect();
     orders[1].name = "before-migration 🚀".into();

@@ -292,6 +292,7 @@ fn status(error: &Error) -> StatusCode {
                 _ => StatusCode::CONFLICT,
             };
         }
+        Error::NotListed { .. } => return StatusCode::NOT_FOUND,
         Error::Changed { .. } => return StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => return StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => return StatusCode::SERVICE_UNAVAILABLE,
