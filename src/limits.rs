@@ -67,19 +67,22 @@ limits! {
     answer_bytes: usize = 2 << 20;
     /// Bytes of all pages of one list.
     list_bytes: usize = 4 << 20;
-    /// Backups of one list.
+    /// Backups of one list by which a removal is decided.
     list_backups: usize = 2_000;
+    /// Backups that are read for an answer.
+    read_backups: usize = 1_000;
     /// Backups that one answer shows.
     listed: usize = 100;
     /// How long the command `check` looks at all databases.
     check: Duration = seconds(10 * 60);
     /// Databases that one overview reads.
     overview: usize = 100;
-    /// How long an answer is read for: for a client without a progress token, and for one with. Frameworks
-    /// give a call up after 5 s.
-    reading: [Duration; 2] = [seconds(4), seconds(20)], short [milliseconds(1_000), milliseconds(3_000)];
-    /// The pauses between two looks at a backup in progress: Qovery allows 1,000 requests an hour.
-    poll_intervals: [Duration; 2] = [seconds(5), seconds(15)], short [milliseconds(300), milliseconds(1_500)];
+    /// Bytes of the backups that one answer shows: with the rest of it, about 40 kB.
+    listed_bytes: usize = 39_000;
+    /// How long a list reads, or waits for a backup in progress: SDKs give up a call after 5 s by default.
+    list_time: Duration = seconds(4), short milliseconds(1_000);
+    /// How long it does where the client asked for progress.
+    list_time_with_progress: Duration = seconds(20), short milliseconds(2_000);
     /// How long a list waits for its database's name.
     name_lookup: Duration = seconds(3), short milliseconds(500);
     /// How long a look-up of a name is remembered.

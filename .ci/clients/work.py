@@ -52,13 +52,13 @@ async def ids(client):
 
 
 async def becomes_finished(client, backup):
-    """Waits for the backup as the tools say, and gives the states in which it was seen."""
-    states = [backup["state"]]
+    """Waits for the backup as the tools say, and gives the conditions in which it was seen."""
+    states = [backup["condition"]]
     deadline = time.monotonic() + 25
     while backup["condition"] == "in_progress":
         expect(time.monotonic() < deadline, f"the backup did not become finished: {states}")
         (backup,) = (await call(client, LIST, databaseId=ORDERS, backupId=backup["id"]))["backups"]
-        states.append(backup["state"])
+        states.append(backup["condition"])
     expect(backup["condition"] == "finished", f"it became {backup}")
     return states
 
@@ -69,7 +69,7 @@ def hints(tool):
 
 
 async def work(client):
-    """Lists, adds, removes and is refused. Gives the states that the new backup went through."""
+    """Lists, adds, removes and is refused. Gives the conditions that the new backup went through."""
     tools = [hints(tool) for tool in (await client.list_tools()).tools]
     expect(tools == TOOLS, f"the tools are {tools}")
 

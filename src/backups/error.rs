@@ -27,6 +27,17 @@ pub enum Error {
         /// Those that cannot be removed, and why.
         obstacles: Vec<(BackupId, Obstacle)>,
     },
+    /// A backup that a caller wants to look at is not listed.
+    #[error(
+        "Backup {backup} was not found in the list of database {database}. Nothing was changed. It may \
+         be gone: list the database's backups, and check both ids."
+    )]
+    NotListed {
+        /// The database.
+        database: DatabaseId,
+        /// The backup.
+        backup: BackupId,
+    },
     /// The key may not look up databases by their names.
     #[error(
         "Databases cannot be looked up by their names with this API key. Nothing was changed. Ask the \
@@ -189,6 +200,7 @@ impl Error {
                 Some((_, Obstacle::NamedTwice)) => "named_twice",
                 _ => "not_listed",
             },
+            Self::NotListed { .. } => "not_listed",
             Self::LookupDenied => "lookup_denied",
             Self::ListIncomplete { .. } => "list_incomplete",
             Self::Unconfirmed(_) => "confirmation_required",

@@ -1,4 +1,4 @@
-//! Listing: the whole list where one answer holds it, with what the rules say of each backup.
+//! Listing: a database's backups with what the rules say of each, and waiting for one of them.
 
 use std::{
     cmp::Reverse,
@@ -9,18 +9,21 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use hyper::body::Bytes;
 use serde_json::Value;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout_at},
+};
 
 use super::{
-    Backups, Condition, Error, Obstacle, Protection,
+    Backups, Condition, Error, Protection,
     guard::{self, Assessment, Clock},
 };
 use crate::{
-    context::Context,
+    context::{Context, Deadline},
     qovery::{self, Backup, BackupId, DatabaseId, Failure},
 };
 
-/// The backups of a database, or as many as one answer holds.
+/// The backups of a database, or as many as were read.
 #[derive(Debug)]
 pub struct Listing {
     /// The database.
@@ -29,16 +32,33 @@ pub struct Listing {
     pub name: Option<Arc<str>>,
     /// The moment at which ages and rules were evaluated.
     pub now: DateTime<Utc>,
-    /// The backups, the newest first.
+    /// The backups, the newest first, and those without a [date](Self::date) last.
     pub backups: Vec<Listed>,
     /// Whether these are all backups of the database.
-    pub whole: bool,
-    /// Whether none comes after these.
     pub complete: bool,
-    /// The last backup in Qovery's own order, if more come after it.
-    pub next: Option<BackupId>,
     /// How far Qovery's clock and ours are apart, if that is more than five minutes.
     pub clock_skew: Option<TimeDelta>,
+    /// The pages as Qovery sent them.
+    json: Vec<Bytes>,
+}
+
+impl Listing {
+    /// When a backup was made, if its date can be read and is not in the future.
+    #[must_use]
+    pub fn date(&self, listed: &Listed) -> Option<DateTime<Utc>> {
+        guard::date(&listed.backup, self.now).ok()
+    }
+
+    /// Gives some of these backups their status as Qovery sent it.
+    pub fn add_statuses(&self, backups: &mut [Listed]) {
+        let rows = backups.iter_mut();
+        let mut rows: HashMap<_, _> = rows.map(|row| (row.backup.id, &mut row.status)).collect();
+        for (id, status) in self.json.iter().flat_map(|page| statuses(page)) {
+            if let Some(row) = rows.get_mut(&id) {
+                **row = Some(status);
+            }
+        }
+    }
 }
 
 /// A backup, and what the rules say of it.
@@ -68,15 +88,12 @@ impl Listed {
 impl From<Backup> for Listed {
     /// A backup without the rest of its list.
     fn from(backup: Backup) -> Self {
-        let condition = Condition::of(&backup, Clock::new(Utc::now(), None));
-        let protection = None;
-        Self::new(
+        Self {
+            condition: Condition::of(&backup, Clock::new(Utc::now(), None)),
+            protection: None,
+            status: None,
             backup,
-            Assessment {
-                condition,
-                protection,
-            },
-        )
+        }
     }
 }
 
@@ -85,9 +102,7 @@ pub(super) struct Pages {
     pub(super) backups: Vec<Backup>,
     /// The pages as Qovery sent them.
     json: Vec<Bytes>,
-    /// The last backup that was read, if more come after it.
-    pub(super) next: Option<BackupId>,
-    /// Whether none comes after these.
+    /// Whether these are all.
     pub(super) complete: bool,
     /// Qovery's time when it answered the last page.
     pub(super) date: Option<DateTime<Utc>>,
@@ -97,8 +112,8 @@ pub(super) struct Pages {
 const MAX_PAGES: usize = 101;
 
 impl Backups {
-    /// A database's backups and what the rules say of them: from the beginning or after `start_id`, up to
-    /// the number that one answer shows. With the whole status of each, if `verbose`.
+    /// A database's backups and what the rules say of them: as many as can be read until then, up to the
+    /// number that is read for an answer. The first page is waited for as long as the call has time.
     ///
     /// # Errors
     ///
@@ -107,39 +122,39 @@ impl Backups {
         &self,
         context: &Context,
         database: DatabaseId,
-        start_id: Option<BackupId>,
-        verbose: bool,
+        until: Deadline,
     ) -> Result<Listing, Error> {
-        let max = self.inner.limits.listed;
-        let pages = self
-            .read_pages(context, database, start_id, max, |_| false)
-            .await?;
-        let name = self.name(context, database).await;
-        let listing = self.list_entries(database, pages, start_id.is_none(), verbose);
-        Ok(Listing { name, ..listing })
+        let max = self.inner.limits.read_backups;
+        let pages = self.read_pages(context, database, Some(until), max, |_| false);
+        let mut listing = self.list_entries(database, pages.await?);
+        listing.name = self.name(&context.with_deadline(until), database).await;
+        Ok(listing)
     }
 
-    /// One backup. While it is in progress, waits up to 20 seconds for that to change, and sends to
-    /// `polls` how often it was read.
+    /// One backup, without what the rules say of it. While it is in progress, waits until then for that to
+    /// change, and sends to `polls` how often it was read.
     ///
     /// # Errors
     ///
-    /// [`Error::Obstructed`] if it is not listed, [`Error::ListIncomplete`] if it may be; [`Error::Qovery`].
+    /// [`Error::NotListed`], [`Error::Qovery`].
     pub async fn watch(
         &self,
         context: &Context,
         (database, backup): (DatabaseId, BackupId),
-        verbose: bool,
+        until: Deadline,
         polls: &watch::Sender<usize>,
     ) -> Result<Listing, Error> {
         let inner = &self.inner;
         let has_it = |page: &[Backup]| page.iter().any(|listed| listed.id == backup);
-        let mut pauses = inner.limits.poll_intervals.into_iter();
+        // Qovery allows 1,000 requests an hour, and the last look has to be answered in time.
+        let time = until.remaining();
+        let mut pauses = [time / 4, time * 5 / 8].into_iter();
+        let mut context = context.clone();
         let mut last: Option<Listing> = None;
         loop {
             let max = inner.limits.list_backups;
-            let pages = self.read_pages(context, database, None, max, has_it).await;
-            let pages = match (pages, last.take()) {
+            let pages = self.read_pages(&context, database, None, max, has_it);
+            let mut pages = match (pages.await, last.take()) {
                 (Ok(pages), _) => pages,
                 // The backup as it was a moment ago is worth more than an error.
                 (Err(Error::Qovery(error)), Some(last)) if !context.cancellation.is_cancelled() => {
@@ -148,21 +163,16 @@ impl Backups {
                 }
                 (Err(error), _) => return Err(error),
             };
-            let mut listing = self.list_entries(database, pages, true, verbose);
+            // What is protected follows from the whole list.
+            pages.complete = false;
+            let mut listing = self.list_entries(database, pages);
             listing.backups.retain(|listed| listed.backup.id == backup);
             let Some(listed) = listing.backups.first() else {
-                return Err(if listing.complete {
-                    Error::Obstructed {
-                        database,
-                        wanted: 1,
-                        obstacles: vec![(backup, Obstacle::NotListed)],
-                    }
-                } else {
-                    Error::ListIncomplete { database }
-                });
+                return Err(Error::NotListed { database, backup });
             };
-            listing.name = self.name(context, database).await;
             let in_progress = listed.condition == Condition::InProgress;
+            context = context.with_deadline(until);
+            listing.name = self.name(&context, database).await;
             let pause = pauses
                 .next()
                 .filter(|pause| in_progress && *pause < context.deadline.remaining());
@@ -182,62 +192,56 @@ impl Backups {
         }
     }
 
-    /// Reads a list page by page: to its end, until it has `max` backups, or until what was read
-    /// `is_enough`. A list whose pages repeat is never complete.
+    /// Reads a list page by page: to its end, until it has `max` backups, or until what was read `is_enough`.
+    /// A list whose pages repeat is never complete. With `until`, it ends with what was read until then, or
+    /// what a list may hold.
     pub(super) async fn read_pages(
         &self,
         context: &Context,
         database: DatabaseId,
-        start_id: Option<BackupId>,
+        until: Option<Deadline>,
         max: usize,
         is_enough: impl Fn(&[Backup]) -> bool,
     ) -> Result<Pages, Error> {
         let mut list = Pages {
             backups: Vec::new(),
             json: Vec::new(),
-            next: start_id,
             complete: false,
             date: None,
         };
-        let (mut seen, mut bytes) = (HashSet::new(), 0);
-        for _ in 0..MAX_PAGES {
-            let start_id = list.next;
-            let page = self.inner.qovery.list_backups(database, start_id, context);
-            let page = match page.await {
-                Ok(page) => page,
-                // The backup after which this page begins was removed meanwhile.
-                Err(error)
-                    if !list.json.is_empty()
-                        && matches!(error.failure, Failure::Answered { status: 404, .. }) =>
-                {
-                    list.next = None;
-                    break;
-                }
-                Err(error) => return Err(error.into()),
+        let (mut seen, mut bytes, mut next) = (HashSet::new(), 0, None);
+        for number in 0..MAX_PAGES {
+            let page = self.inner.qovery.list_backups(database, next, context);
+            let page = match until.filter(|_| number > 0) {
+                Some(until) => timeout_at(until.at(), page).await.ok(),
+                None => Some(page.await),
+            };
+            let page = match page {
+                Some(Ok(page)) => page,
+                Some(Err(error)) => match error.failure {
+                    // The backup after which this page begins was removed meanwhile.
+                    Failure::Answered { status: 404, .. } if number > 0 => break,
+                    _ => return Err(error.into()),
+                },
+                None => break,
             };
             bytes += page.json.len();
             if bytes > self.inner.limits.list_bytes {
+                if until.is_some() {
+                    break;
+                }
                 return Err(qovery::Error::harmless(Failure::TooLarge).into());
             }
             list.date = page.date.map(|(date, _)| date);
-            list.next = page.value.next_start_id();
+            next = page.value.next_start_id();
             let mut results = page.value.results;
-            let left = max - seen.len();
-            let is_full = results.len() > left;
-            if is_full {
-                results.truncate(left);
-                list.next = results.last().map(|backup| backup.id).or(start_id);
-            }
-            let before = results.len();
-            results.retain(|backup| seen.insert(backup.id));
-            let repeats = results.len() < before;
-            if repeats {
-                list.next = None;
-            }
+            let received = results.len();
+            results.retain(|backup| seen.len() < max && seen.insert(backup.id));
+            let is_cut = results.len() < received;
             list.backups.append(&mut results);
             list.json.push(page.json);
-            if list.next.is_none() || is_full || is_enough(&list.backups) {
-                list.complete = list.next.is_none() && !repeats;
+            if next.is_none() || is_cut || is_enough(&list.backups) {
+                list.complete = next.is_none() && !is_cut;
                 break;
             }
         }
@@ -245,25 +249,13 @@ impl Backups {
     }
 
     /// The backups of pages, the newest first, with what the rules say of them.
-    fn list_entries(
-        &self,
-        database: DatabaseId,
-        list: Pages,
-        from_the_beginning: bool,
-        verbose: bool,
-    ) -> Listing {
+    fn list_entries(&self, database: DatabaseId, list: Pages) -> Listing {
         let now = Utc::now();
-        let whole = from_the_beginning && list.complete;
         let skew = list.date.map(|date| (date - now).abs());
         let clock_skew = skew.filter(|skew| *skew > TimeDelta::minutes(5));
         if let (Some(_), Some(qovery)) = (clock_skew, list.date) {
             tracing::warn!(%qovery, here = %now, "the clocks of Qovery and of this machine differ");
         }
-        let mut statuses: HashMap<_, _> = if verbose {
-            list.json.iter().flat_map(|page| statuses(page)).collect()
-        } else {
-            HashMap::new()
-        };
         let clock = Clock::new(now, list.date);
         let assessments = guard::assess(&list.backups, self.inner.policy.keep_latest, clock);
         let mut backups: Vec<_> = list
@@ -271,8 +263,7 @@ impl Backups {
             .into_iter()
             .zip(assessments)
             .map(|(backup, assessment)| Listed {
-                protection: assessment.protection.filter(|_| whole),
-                status: statuses.remove(&backup.id),
+                protection: assessment.protection.filter(|_| list.complete),
                 ..Listed::new(backup, assessment)
             })
             .collect();
@@ -282,10 +273,9 @@ impl Backups {
             name: None,
             now,
             backups,
-            whole,
             complete: list.complete,
-            next: list.next,
             clock_skew,
+            json: list.json,
         }
     }
 }

@@ -3,26 +3,34 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use rmcp::model::{JsonObject, Tool};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned},
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::tools::LIST;
 use crate::{
+    backups::{Condition, Listed},
     limits::Limits,
-    qovery::{BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, mask_keys},
+    qovery::{
+        BackupId, BackupMessage, BackupName, DatabaseId, IdError, NewBackup, mask_keys, parse_date,
+    },
     text,
 };
 
 /// List a database's backups, newest first, with the time it is `now`. Each has a `condition`: finished
-/// (it can be restored from), in_progress, failed, being_removed or unknown. Where the whole list is in the
-/// answer, `summary` counts them, and `protected` gives the reason for each that this server refuses to
-/// remove. An answer has up to 100: if `complete` is false, go on with startId. With backupId: that one
-/// alone, and while it is in_progress this waits up to 20 seconds for it. Without databaseId: of each database the
-/// newest finished backup, the worst first; to look at all at once, since it takes a request a database of the
-/// 1,000 that Qovery allows an hour.
+/// (it can be restored from), in_progress, failed, being_removed or unknown. Unless `complete` is false,
+/// `summary` counts all of them, and `protected` gives the reason for each that this server refuses to remove.
+/// Up to 100 are shown, those that fit the filters; the next ones come with next_created_before as
+/// createdBefore. With backupId: that one alone, and while it is in_progress this waits for it, up to 20
+/// seconds, or 4 where the client sends no progress token. Without databaseId: of each database the newest finished
+/// backup, the worst first; to look at all at once, since it takes a request a database of the 1,000 that Qovery
+/// allows an hour.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ListArguments {
@@ -34,9 +42,18 @@ pub(super) struct ListArguments {
     pub(super) database_id: Option<DatabaseArgument>,
     /// One backup, to look at or to wait for.
     pub(super) backup_id: Option<BackupId>,
-    /// Begin after this backup: the next_start_id of the answer before.
-    pub(super) start_id: Option<BackupId>,
-    /// Add all that Qovery says of each status.
+    /// Only those made before this: a date (midnight UTC), or with a time, 2026-11-14T09:00:00+01:00.
+    #[serde(default, deserialize_with = "date")]
+    #[schemars(with = "String")]
+    created_before: Option<DateTime<Utc>>,
+    /// Only those made then or later.
+    #[serde(default, deserialize_with = "date")]
+    #[schemars(with = "String")]
+    created_after: Option<DateTime<Utc>>,
+    /// Only those in this condition.
+    #[schemars(with = "Option<String>", extend("enum" = Condition::ALL.map(Condition::name)))]
+    condition: Option<Condition>,
+    /// Add all that Qovery says of each.
     pub(super) verbose: Option<bool>,
 }
 
@@ -81,7 +98,7 @@ pub(super) struct RemoveArguments {
 }
 
 /// A database, as a model names it.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 pub(super) enum DatabaseArgument {
     Id(DatabaseId),
@@ -117,6 +134,11 @@ pub(super) fn parse<T: DeserializeOwned>(
     if let Ok(valid) = T::deserialize(&arguments) {
         return Ok(valid);
     }
+    let mut names = arguments.keys();
+    if tool.name == LIST && names.any(|name| is_similar(name, "startId")) {
+        let problem = "`startId` is no argument any more; use `createdBefore`";
+        return Err(ArgumentError(problem.to_owned()));
+    }
     normalize(tool, &mut arguments);
     serde_path_to_error::deserialize(arguments).map_err(|error| {
         let reason = mask_keys(&text::excerpt(&error.inner().to_string()));
@@ -151,10 +173,10 @@ fn normalize(tool: &Tool, arguments: &mut JsonObject) {
         let text = value.as_str().map(str::trim);
         let is_absent = matches!(text, Some("" | "null"));
         match name.as_str() {
-            "backupId" | "backupIds" | "startId" | "verbose" | "body" if is_absent => {
+            name if is_absent && !["databaseId", "name", "message"].contains(&name) => {
                 *value = Value::Null;
             }
-            "backupId" | "startId" => trim_id(value),
+            "backupId" | "createdBefore" | "createdAfter" | "condition" => trim_id(value),
             "backupIds" => {
                 split_ids(value);
                 value.as_array_mut().into_iter().flatten().for_each(trim_id);
@@ -270,10 +292,40 @@ impl TryFrom<String> for DatabaseArgument {
 }
 
 impl ListArguments {
-    /// Whether it names more than the database.
-    pub(super) fn narrows(&self) -> bool {
-        self.backup_id.is_some() || self.start_id.is_some()
+    /// How the filters were read; none, if there are none.
+    pub(super) fn describe_filters(&self) -> Option<String> {
+        let date = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        let parts = [
+            self.created_after
+                .map(|from| format!("from {}", date(from))),
+            self.created_before
+                .map(|end| format!("before {}", date(end))),
+            self.condition.map(|it| format!("condition {}", it.name())),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
     }
+
+    /// Whether the filters show a backup. They have no say in what is protected.
+    pub(super) fn fit(&self, listed: &Listed) -> bool {
+        let date = listed.backup.made_at();
+        let is_before = |end| date.is_some_and(|date| date < end);
+        let is_from = |from| date.is_some_and(|date| date >= from);
+        self.created_before.is_none_or(is_before)
+            && self.created_after.is_none_or(is_from)
+            && self.condition.is_none_or(|it| it == listed.condition)
+    }
+}
+
+fn date<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    let date = text.map(|text| {
+        parse_date(&text).ok_or(
+            "must be a date, such as 2026-11-14 or 2026-11-14T09:00:00+01:00; for a word like \
+             \"yesterday\", count from the `now` of a list",
+        )
+    });
+    date.transpose().map_err(de::Error::custom)
 }
 
 impl AddArguments {

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 
-use chrono::{SecondsFormat, TimeDelta};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rmcp::{
     ErrorData,
     model::{CallToolResponse, CallToolResult, ContentBlock},
@@ -12,12 +12,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::arguments::ArgumentError;
+use super::arguments::{ArgumentError, ListArguments};
 use crate::{
     backups::{
         self, Concern, Condition, Consent, Listed, Listing, Overview, Protection, Reading,
         RemovalOutcome,
     },
+    limits::Limits,
     qovery::{BackupId, DatabaseId, Outcome, Service},
     telemetry::OK,
     text,
@@ -25,20 +26,27 @@ use crate::{
 
 /// The result of list-database-backups. An absent field is left out: hosts have lost whole results
 /// over a `null`.
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 pub(super) struct BackupList {
     /// Whose they are.
     database: DatabaseRef,
     /// The time of this answer.
     now: String,
-    /// Whether none comes after these.
-    complete: bool,
-    /// If more come: the startId to go on with.
+    /// Whether the list was read to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_start_id: Option<BackupId>,
-    /// Given where the whole list is in this answer.
+    complete: Option<bool>,
+    /// Of all backups, whatever the filters, if the list is complete.
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
+    /// How the filters were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filters: Option<String>,
+    /// How many fit the filters, if fewer are shown or there are filters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matching: Option<usize>,
+    /// If more fit: the createdBefore to go on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_created_before: Option<String>,
     /// The newest first.
     backups: Vec<BackupView>,
     /// What else there is to know.
@@ -84,7 +92,7 @@ struct NewestFinished {
     age_hours: f64,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 pub(super) struct DatabaseRef {
     id: String,
     /// What people call it, where that can be looked up.
@@ -217,11 +225,14 @@ pub(super) struct Refusal {
 }
 
 impl BackupList {
-    pub(super) fn new(mut listing: Listing) -> Self {
+    /// The answer about a list: the newest backups that fit the filters and an answer's size.
+    pub(super) fn new(mut listing: Listing, arguments: &ListArguments, limits: &Limits) -> Self {
         /// So that an answer stays small: clients that read slowly hold many of them.
         const MAX_MESSAGE: usize = 200;
 
-        if listing.backups.len() > 1 {
+        let read = listing.backups.len();
+        let summary = listing.complete.then(|| Summary::new(&listing.backups));
+        if read > 1 {
             for listed in &mut listing.backups {
                 if let Some(message) = &mut listed.backup.message
                     && message.chars().nth(MAX_MESSAGE).is_some()
@@ -230,46 +241,89 @@ impl BackupList {
                 }
             }
         }
-        let note = match (listing.complete, listing.next, listing.backups.as_slice()) {
-            (false, None, _) => Some(
-                "The list could not be read to its end: it changed meanwhile, or Qovery's pages \
-                 repeat themselves. Call again.",
-            ),
-            (true, _, []) if listing.whole => Some(
-                "Qovery lists no backups of this database. Where the database is a managed one, \
-                 its cloud provider may have snapshots that Qovery does not show.",
-            ),
-            _ => None,
+        let mut rows = std::mem::take(&mut listing.backups);
+        rows.retain(|row| arguments.fit(row));
+        let mut dates: Vec<_> = rows.iter().map(|row| listing.date(row)).collect();
+        // Those without a date come first here: an answer that goes on before a date has none of them.
+        let undated = dates.iter().filter(|date| date.is_none()).count();
+        rows.rotate_right(undated);
+        dates.rotate_right(undated);
+        let matching = rows.len();
+        rows.truncate(count_shown(&dates, &vec![0; matching], limits));
+        let mut rows = BackupView::rows(rows, &listing, arguments.verbose.unwrap_or(false));
+        // What cannot be serialized fails the whole answer later.
+        let size = |row| serde_json::to_string(row).map_or(0, |json| json.len());
+        let sizes: Vec<usize> = rows.iter().map(size).collect();
+        rows.truncate(count_shown(&dates, &sizes, limits));
+        let (shown, left_out) = dates.split_at(rows.len());
+        rows.rotate_left(undated.min(shown.len()));
+
+        let older = left_out.iter().flatten().next();
+        let just_after = older.map(|date| *date + TimeDelta::seconds(1));
+        let last = shown.last().filter(|_| !left_out.is_empty());
+        let next = last.and_then(|last| last.or(just_after));
+        let same = left_out.iter().filter(|date| Some(*date) == last);
+        let (rest, same) = (left_out.len(), same.count());
+        let incomplete = if read >= limits.read_backups {
+            "A call reads no more"
+        } else {
+            "The list changed meanwhile, its pages repeat, or Qovery is slow. Call again"
         };
-        let skew = listing.clock_skew.map(|skew| {
-            let minutes = skew.num_minutes();
-            format!("Qovery's clock and this server's are {minutes} minutes apart.")
-        });
-        let notes: Vec<String> = note.map(str::to_owned).into_iter().chain(skew).collect();
+        let notes = [
+            (listing.complete && read == 0).then(|| {
+                "Qovery lists no backups of this database. Where the database is a managed one, its \
+                 cloud provider may have snapshots that Qovery does not show."
+                    .to_owned()
+            }),
+            (!listing.complete).then(|| {
+                format!(
+                    "Only {read} backups were read: newer ones may be missing, and what is protected \
+                     is not known. {incomplete}."
+                )
+            }),
+            (rest > 0).then(|| {
+                format!("{rest} more fit: go on with next_created_before as createdBefore.")
+            }),
+            (same > 0).then(|| format!("{same} of one date are too long for an answer.")),
+        ];
+        let filters = arguments.describe_filters();
         Self {
-            database: DatabaseRef::new(listing.database, listing.name.as_deref()),
-            now: listing.now.to_rfc3339_opts(SecondsFormat::Secs, true),
-            complete: listing.complete,
-            next_start_id: listing.next,
-            summary: listing.whole.then(|| Summary::new(&listing.backups)),
-            backups: listing.backups.into_iter().map(BackupView::from).collect(),
-            note: (!notes.is_empty()).then(|| notes.join(" ")),
+            complete: Some(listing.complete),
+            summary,
+            matching: (filters.is_some() || rest > 0).then_some(matching),
+            filters,
+            next_created_before: next.map(|date| date.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+            ..Self::with(&listing, rows, notes.into_iter().flatten())
         }
     }
 
     /// The answer about a single backup, without the facts of the rest of the list.
-    pub(super) fn of_one(listing: Listing) -> Self {
+    pub(super) fn of_one(mut listing: Listing, is_verbose: bool) -> Self {
+        let backups = std::mem::take(&mut listing.backups);
         let is_unfinished = |listed: &Listed| listed.condition == Condition::InProgress;
-        let note = listing.backups.iter().any(is_unfinished).then(|| {
+        let note = backups.iter().any(is_unfinished).then(|| {
             "It is still being made. Call again with this backupId to wait on.".to_owned()
         });
-        let list = Self::new(listing);
+        let rows = BackupView::rows(backups, &listing, is_verbose);
+        Self::with(&listing, rows, note.into_iter())
+    }
+
+    fn with(
+        listing: &Listing,
+        backups: Vec<BackupView>,
+        notes: impl Iterator<Item = String>,
+    ) -> Self {
+        let skew = listing.clock_skew.map(|skew| {
+            let minutes = skew.num_minutes();
+            format!("Qovery's clock and this server's are {minutes} minutes apart.")
+        });
+        let notes: Vec<String> = notes.chain(skew).collect();
         Self {
-            complete: true,
-            next_start_id: None,
-            summary: None,
-            note: note.or(list.note),
-            ..list
+            database: DatabaseRef::new(listing.database, listing.name.as_deref()),
+            now: listing.now.to_rfc3339_opts(SecondsFormat::Secs, true),
+            backups,
+            note: (!notes.is_empty()).then(|| notes.join(" ")),
+            ..Self::default()
         }
     }
 }
@@ -321,6 +375,22 @@ fn hours(age: TimeDelta) -> f64 {
     (f64::from(minutes) / 6.0).round() / 10.0
 }
 
+/// How many backups one answer shows, by their dates and sizes. Those of one date are not split, unless
+/// the first ones alone are too large.
+fn count_shown(dates: &[Option<DateTime<Utc>>], sizes: &[usize], limits: &Limits) -> usize {
+    let mut bytes = 0;
+    let rows = dates.iter().zip(sizes).enumerate();
+    let fitting = rows.take_while(|(number, (date, size))| {
+        bytes += *size;
+        let fits = *number < limits.listed || *date == &dates[0];
+        *number == 0 || (fits && bytes <= limits.listed_bytes)
+    });
+    let end = fitting.count();
+    let next = dates.get(end);
+    let last_of_another = dates[..end].iter().rposition(|date| Some(date) != next);
+    last_of_another.map_or(end, |last| last + 1)
+}
+
 impl DatabaseRef {
     pub(super) fn new(id: DatabaseId, name: Option<&str>) -> Self {
         Self {
@@ -360,9 +430,22 @@ impl Summary {
     }
 }
 
-impl From<Listed> for BackupView {
-    fn from(listed: Listed) -> Self {
-        let backup = listed.backup;
+impl BackupView {
+    fn rows(mut backups: Vec<Listed>, listing: &Listing, is_verbose: bool) -> Vec<Self> {
+        if is_verbose {
+            listing.add_statuses(&mut backups);
+        }
+        let rows = backups.into_iter();
+        rows.map(|listed| Self::new(listed, is_verbose)).collect()
+    }
+
+    /// A row, with Qovery's own words where they are asked for or say more than the condition.
+    pub(super) fn new(listed: Listed, verbose: bool) -> Self {
+        let mut backup = listed.backup;
+        if !verbose && listed.condition != Condition::Unknown {
+            (backup.status, backup.updated_at) = (None, None);
+            backup.other.clear();
+        }
         let mut other = backup.other;
         // A field that Qovery may call so one day means something else here.
         for own in [

@@ -2,7 +2,7 @@
 //!
 //! A tool's description is the documentation of its arguments' type: a model has nothing else to go by.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use rmcp::model::{CallToolRequestParams, JsonObject, Tool, ToolAnnotations};
 use schemars::JsonSchema;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backups::{Found, Listed},
-    context::{Context, Role},
+    context::{Context, Deadline, Role},
     qovery::{DatabaseId, mask_keys},
     telemetry::Call,
     text,
@@ -120,7 +120,7 @@ impl Server {
             ADD | REMOVE if context.role != Role::All => Err(self.unknown_tool(context)),
             ADD => {
                 self.backups.allow_changes()?;
-                Box::pin(self.add(parse(add, arguments)?, context, entry)).await
+                Box::pin(self.add(parse(add, arguments)?, context, request, entry)).await
             }
             REMOVE => {
                 self.backups.allow_changes()?;
@@ -143,29 +143,27 @@ impl Server {
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
-        let database = match arguments.database_id {
+        if arguments.backup_id.is_some() && arguments.describe_filters().is_some() {
+            let problem = "`createdBefore`, `createdAfter` and `condition` narrow a list; leave them out \
+                           beside `backupId`";
+            return Err(ArgumentError(problem.to_owned()).into());
+        }
+        let database = match arguments.database_id.clone() {
             None => return self.overview(arguments, context, request).await,
             Some(DatabaseArgument::Id(id) | DatabaseArgument::Enclosed(id)) => id,
             Some(name @ DatabaseArgument::Name(_)) => self.resolve(name, context).await?,
         };
-        let verbose = arguments.verbose.unwrap_or(false);
-        let mut list = match (arguments.backup_id, arguments.start_id) {
-            (None, start_id) => {
-                let listing = self.backups.list(context, database, start_id, verbose);
-                BackupList::new(listing.await?)
-            }
-            (Some(backup), None) => {
-                let describe = |_| "It is still being made".to_owned();
-                let listing = self.with_progress(request, context, None, describe, async |looks| {
-                    let backup = (database, backup);
-                    self.backups.watch(context, backup, verbose, &looks).await
-                });
-                BackupList::of_one(listing.await?)
-            }
-            (Some(_), Some(_)) => {
-                let problem = "`startId` is given beside `backupId`; leave one of them out";
-                return Err(ArgumentError(problem.to_owned()).into());
-            }
+        let until = Deadline::after(self.list_time(request));
+        let mut list = if let Some(backup) = arguments.backup_id {
+            let describe = |_| "It is still being made".to_owned();
+            let listing = self.with_progress(request, context, None, describe, async |looks| {
+                let backup = (database, backup);
+                self.backups.watch(context, backup, until, &looks).await
+            });
+            BackupList::of_one(listing.await?, arguments.verbose.unwrap_or(false))
+        } else {
+            let listing = self.backups.list(context, database, until).await?;
+            BackupList::new(listing, &arguments, &self.limits)
         };
         list.note = self.note(list.note);
         Reply::new(list)
@@ -177,16 +175,11 @@ impl Server {
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
-        if arguments.narrows() {
+        if arguments.backup_id.is_some() || arguments.describe_filters().is_some() {
             let problem = "missing field `databaseId`; without it, the list is of all databases";
             return Err(ArgumentError(problem.to_owned()).into());
         }
-        let [time, time_with_progress] = self.limits.reading;
-        let time = match request.meta.get_progress_token() {
-            Some(_) => time_with_progress,
-            None => time,
-        };
-        let bounds = (self.limits.overview, time);
+        let bounds = (self.limits.overview, self.list_time(request));
         let describe = |read| format!("{read} databases read");
         let overview = self.with_progress(request, context, None, describe, async |count| {
             self.backups.overview(context, bounds, &count).await
@@ -196,10 +189,19 @@ impl Server {
         Reply::new(databases)
     }
 
+    /// How long a list may take: a client that asks for progress waits longer.
+    fn list_time(&self, request: &Request) -> Duration {
+        match request.meta.get_progress_token() {
+            Some(_) => self.limits.list_time_with_progress,
+            None => self.limits.list_time,
+        }
+    }
+
     async fn add(
         &self,
         arguments: AddArguments,
         context: &Context,
+        request: &Request,
         entry: &Call<'_>,
     ) -> Result<Reply, Refusal> {
         let (database, backup) = arguments.addition()?;
@@ -211,12 +213,13 @@ impl Server {
         let lost = if added.recovered { lost } else { "" };
         let note = format!(
             "{lost}It is being made: call list-database-backups with its id as backupId until its \
-             condition is no longer in_progress."
+             condition is no longer in_progress. Each call waits up to {} seconds.",
+            self.list_time(request).as_secs()
         );
         let name = self.backups.name(context, database).await;
         Reply::new(AddedBackup {
             database: DatabaseRef::new(database, name.as_deref()),
-            backup: BackupView::from(Listed::from(added.answered.value)),
+            backup: BackupView::new(Listed::from(added.answered.value), false),
             note: Some(note),
         })
     }
@@ -272,8 +275,6 @@ fn candidates(name: &str, found: &Found) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::*;
@@ -284,12 +285,17 @@ mod tests {
         let limits = Limits::default();
         let [list, _, remove] = definitions(1);
         let list = list.description.unwrap();
-        let wait = limits.poll_intervals.iter().sum::<Duration>().as_secs();
-        assert!(
-            list.contains(&format!("has up to {}:", limits.listed)),
-            "{list}"
-        );
-        assert!(list.contains(&format!("up to {wait} seconds")), "{list}");
+        let (wait, short_wait) = (limits.list_time_with_progress, limits.list_time);
+        for words in [
+            format!("Up to {} are shown", limits.listed),
+            format!(
+                "up to {} seconds, or {} ",
+                wait.as_secs(),
+                short_wait.as_secs()
+            ),
+        ] {
+            assert!(list.contains(&words), "{list}");
+        }
         let most = limits.batch_size;
         for (kept, words) in [
             (0, "the newest finished, the newest that may be good, and"),

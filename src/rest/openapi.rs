@@ -159,8 +159,12 @@ fn operations_failing_with(error: &Error) -> &'static [&'static str] {
         Error::Obstructed { .. } | Error::ListIncomplete { .. } | Error::Unconfirmed(_) => {
             &["remove"]
         }
-        // REST asks no person, looks no database up by its name, and removes one backup at a time.
-        Error::Changed { .. } | Error::LookupDenied | Error::TooMany { .. } => &[],
+        // REST asks no person, looks up neither a database by its name nor one backup, and removes one
+        // backup at a time.
+        Error::Changed { .. }
+        | Error::NotListed { .. }
+        | Error::LookupDenied
+        | Error::TooMany { .. } => &[],
     }
 }
 

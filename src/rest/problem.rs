@@ -275,6 +275,7 @@ fn status(error: &Error) -> StatusCode {
             Some((_, Obstacle::NotListed)) => StatusCode::NOT_FOUND,
             _ => StatusCode::CONFLICT,
         },
+        Error::NotListed { .. } => StatusCode::NOT_FOUND,
         Error::Changed { .. } => StatusCode::CONFLICT,
         Error::ListIncomplete { .. } => StatusCode::BAD_GATEWAY,
         Error::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,

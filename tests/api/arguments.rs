@@ -39,9 +39,12 @@ async fn what_is_not_an_id_is_refused_by_name() {
     }
     for id in ids.into_iter().chain(names) {
         // An empty one is left out of a list.
-        for argument in ["startId", "backupId"].iter().filter(|_| !id.is_empty()) {
-            let list = json!({ "databaseId": ID, *argument: id });
-            cases.push((LIST, list, *argument));
+        if !id.is_empty() {
+            cases.push((
+                LIST,
+                json!({ "databaseId": ID, "backupId": id }),
+                "backupId",
+            ));
         }
         let remove = json!({ "databaseId": ID, "backupId": id });
         cases.push((REMOVE, remove, "backupId"));
@@ -68,7 +71,53 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
     for (tool, more, argument) in [
         (LIST, json!({ "verbose": long }), "verbose"),
         (LIST, json!({ "database_id": ID }), "database_id"),
-        (LIST, json!({ "backupId": ID, "startId": ID }), "`startId`"),
+        (LIST, json!({ "startId": ID }), "use `createdBefore`"),
+        (LIST, json!({ "start_id": null }), "use `createdBefore`"),
+        (
+            LIST,
+            json!({ "createdBefore": "yesterday" }),
+            "count from the `now`",
+        ),
+        (
+            LIST,
+            json!({ "createdBefore": "2026-11-14T09:00 CET" }),
+            "createdBefore: must be a date",
+        ),
+        (
+            LIST,
+            json!({ "createdAfter": "1999-12-31" }),
+            "createdAfter: must be a date",
+        ),
+        (
+            LIST,
+            json!({ "createdAfter": 1_772_332_200 }),
+            "createdAfter",
+        ),
+        (
+            LIST,
+            json!({ "created_before": "2026-11-14" }),
+            "`created_before`",
+        ),
+        (
+            LIST,
+            json!({ "condition": "good" }),
+            "condition: unknown variant",
+        ),
+        (
+            LIST,
+            json!({ "backupId": ID, "createdBefore": "2026-11-14" }),
+            "beside `backupId`",
+        ),
+        (
+            LIST,
+            json!({ "backupId": ID, "createdAfter": "2026-11-14" }),
+            "beside `backupId`",
+        ),
+        (
+            LIST,
+            json!({ "backupId": ID, "condition": "failed" }),
+            "beside `backupId`",
+        ),
         (ADD, json!({ "message": "m" }), "name"),
         (ADD, json!({ "name": "", "message": "m" }), "name"),
         (ADD, json!({ "name": " \u{200b} " }), "and has 0"),

@@ -67,9 +67,10 @@ async fn is_listed(arguments: &str) {
 #[tokio::test]
 async fn scalars_and_objects_may_come_as_text_and_empty_ones_are_left_out() {
     for rest in [
-        r#""startId":"""#,
-        r#""startId":"null""#,
-        r#""startId":null"#,
+        r#""createdBefore":"""#,
+        r#""createdAfter":"null""#,
+        r#""condition":null"#,
+        r#""condition":"","createdBefore":" 2999-01-01 ""#,
         r#""backupId":" ""#,
         r#""verbose":"""#,
         r#""verbose":"FALSE""#,
@@ -93,8 +94,8 @@ async fn scalars_and_objects_may_come_as_text_and_empty_ones_are_left_out() {
     for (rest, argument) in [
         (r#""verbose":"yes""#, "verbose"),
         (r#""verbose":1"#, "verbose"),
-        (r#""startId":0"#, "startId"),
-        (r#""startId":[]"#, "startId"),
+        (r#""createdBefore":0"#, "createdBefore"),
+        (r#""createdAfter":[]"#, "createdAfter"),
     ] {
         for result in lists(&format!(r#"{{"databaseId":"{ID}",{rest}}}"#)).await {
             contains(&refusal_in(&result), [argument]);
@@ -155,7 +156,9 @@ async fn a_list_ignores_added_arguments_and_a_change_refuses_unknown_ones() {
     ] {
         is_listed(&format!(r#"{{"databaseId":"{ID}",{rest}}}"#)).await;
     }
-    for near in "databaseid database_id database backup_id BackupID start_id backupIds".split(' ') {
+    for near in
+        "databaseid database_id database backup_id BackupID backupIds createdbefore".split(' ')
+    {
         for result in lists(&format!(r#"{{"databaseId":"{ID}","{near}":"x"}}"#)).await {
             contains(&refusal_in(&result), [&format!("`{near}`")]);
         }

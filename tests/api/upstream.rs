@@ -250,13 +250,12 @@ async fn requests_are_what_the_api_takes() {
         let url = format!("{}/", upstream.url());
         let app = TestApp::new(&[("QOVERY_API_URL", &url), ("QOVERY_API_KEY", key)]);
         let mut session = app.session(Era::Handshake, &[]).await;
-        let next = backup_id(2);
-        let list = json!({ "databaseId": id.to_uppercase(), "startId": next });
+        let list = json!({ "databaseId": id.to_uppercase() });
         session.ok(LIST, list).await;
         session.ok(ADD, arguments(ADD)).await;
         session.ok(REMOVE, arguments(REMOVE)).await;
         let lines = [
-            &format!("GET /database/{id}/backup?startId={next} HTTP/1.1"),
+            &format!("GET /database/{id}/backup HTTP/1.1"),
             &format!("GET /database/{id} HTTP/1.1"),
             &format!("POST /database/{id}/backup HTTP/1.1"),
             &format!("GET /database/{id}/backup HTTP/1.1"),

@@ -188,6 +188,21 @@ impl Upstream {
         .await
     }
 
+    /// Starts one that lists these backups in this order, 20 a page, and removes any.
+    pub(crate) async fn paged(rows: Vec<Value>) -> Self {
+        Self::start(move |_, line| {
+            if line.starts_with("DELETE ") {
+                return reply("204 No Content", "", "");
+            }
+            let start = line.split_once("startId=").map_or(0, |(_, id)| {
+                let is_it = |row: &Value| id.starts_with(row["id"].as_str().unwrap());
+                rows.iter().position(is_it).unwrap() + 1
+            });
+            page(&rows[start..rows.len().min(start + 20)])
+        })
+        .await
+    }
+
     /// Gives a page with three backups to a removal that reads the list, and `reply` to anything else.
     pub(crate) async fn failing(removal: bool, reply: Reply) -> Self {
         let list = if removal { "GET " } else { "nothing" };
