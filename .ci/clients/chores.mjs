@@ -68,7 +68,7 @@ function row(what, ...figures) {
 const host = await Host.of(['--sandbox', '--log=warn']);
 const { tools } = await host.client.listTools(undefined, timeout);
 const shown = tools.map(({ name, description, inputSchema }) => ({ name, description, inputSchema }));
-row('the tools', [tokens(JSON.stringify(shown)), 1000, 'tokens']);
+row('the tools', [tokens(JSON.stringify(shown)), 900, 'tokens']);
 
 // "How many backups does orders have, from when to when, and did any fail?"
 const report = await host.call(LIST, { databaseId });
@@ -76,7 +76,7 @@ const { total, failed, oldest, newest } = report.summary;
 assert.deepEqual([total, failed, report.backups.length], [27, 1, 27]);
 assert.ok(oldest < newest);
 let took = host.took();
-row('a report', [took.calls, 1, 'calls'], [took.characters, 5000, 'characters']);
+row('a report', [took.calls, 1, 'calls'], [took.characters, 4300, 'characters']);
 
 // "Back it up before I migrate, and tell me when it is safe."
 const added = await host.call(ADD, { databaseId, name: 'before-migration' });
@@ -100,22 +100,61 @@ assert.equal((await host.call(LIST, { databaseId: id })).summary.total, 1);
 row('a database by its name', [host.took().calls, 2, 'calls']);
 await host.client.close();
 
-// What an agent reads of a real database has other ids than the sandbox.
-const results = Array.from({ length: 20 }, (_, number) => {
-    const date = `2026-11-${String(24 - number).padStart(2, '0')}T03:00:00Z`;
-    const status = { state: 'READY', last_deployment_date: date };
-    return { id: randomUUID(), created_at: date, name: `nightly-${20 - number}`, message: 'Scheduled.', status };
-});
-const upstream = createServer((request, response) => {
-    const isList = request.url.endsWith('/backup');
-    response.setHeader('Content-Type', 'application/json');
-    response.end(JSON.stringify(isList ? { results, page: 1, page_size: 50 } : { name: 'orders' }));
-});
-await new Promise(listening => upstream.listen(0, '127.0.0.1', listening));
-const env = { QOVERY_API_URL: `http://127.0.0.1:${upstream.address().port}`, QOVERY_API_KEY: 'qov_test' };
-const real = await Host.of(['--log=warn'], env);
-const { text, backups } = await real.call(LIST, { databaseId });
+// An upstream that lists the oldest first, with other ids than the sandbox, and a host with a server for it.
+async function real(rows, ...args) {
+    const results = rows.map(([name, date]) => {
+        const status = { state: 'READY', last_deployment_date: date };
+        return { id: randomUUID(), created_at: date, name, message: 'Scheduled.', status };
+    });
+    const upstream = createServer((request, response) => {
+        const { pathname, searchParams } = new URL(request.url, 'http://localhost');
+        const at = id => results.findIndex(row => row.id === id);
+        if (request.method === 'DELETE') {
+            results.splice(at(pathname.split('/').at(-1)), 1);
+            response.writeHead(204).end();
+            return;
+        }
+        const start = at(searchParams.get('startId')) + 1;
+        const page = { results: results.slice(start, start + 20), page: 1, page_size: 20 };
+        response.setHeader('Content-Type', 'application/json');
+        response.end(JSON.stringify(pathname.endsWith('/backup') ? page : { name: 'orders' }));
+    });
+    await new Promise(listening => upstream.listen(0, '127.0.0.1', listening));
+    const env = { QOVERY_API_URL: `http://127.0.0.1:${upstream.address().port}`, QOVERY_API_KEY: 'qov_test' };
+    const host = await Host.of(['--log=warn', ...args], env);
+    const close = async () => {
+        await host.client.close();
+        upstream.close();
+    };
+    return { host, results, close };
+}
+
+// What an agent reads of a real database.
+const twenty = Array.from({ length: 20 }, (_, day) => [
+    `nightly-${day + 1}`,
+    `2026-11-${String(day + 5).padStart(2, '0')}T03:00:00Z`
+]);
+const short = await real(twenty);
+const { text, backups } = await short.host.call(LIST, { databaseId });
 assert.equal(backups.length, 20);
-row('a list of 20 with random ids', [tokens(text), 1450, 'tokens']);
-await real.client.close();
-upstream.close();
+row('a list of 20 with random ids', [tokens(text), 1340, 'tokens']);
+await short.close();
+
+// "Remove those older than 30 days." Two of the 42 are kept by a rule.
+const HOUR = 3600 * 1000;
+const DAY = 24 * HOUR;
+const made = number => new Date(Date.now() - 30 * DAY + (number - 41.5) * 6 * HOUR).toISOString();
+const many = await real(
+    Array.from({ length: 150 }, (_, number) => [`backup-${number}`, made(number)]),
+    '--keep-latest=110'
+);
+const createdBefore = new Date(Date.now() - 30 * DAY).toISOString();
+const old = await many.host.call(LIST, { databaseId, createdBefore });
+assert.deepEqual([old.summary.total, old.matching, old.backups.length], [150, 42, 42]);
+const removable = old.backups.filter(backup => !backup.protected).map(backup => backup.id);
+const cleaned = await many.host.call(REMOVE, { databaseId, backupIds: removable });
+assert.deepEqual([cleaned.outcome, removable.length, cleaned.remaining], ['removed', 40, 110]);
+assert.deepEqual([many.results.length, many.results[0].name], [110, 'backup-40']);
+took = many.host.took();
+row('remove 40 old ones of 150', [took.calls, 2, 'calls'], [took.questions, 1, 'questions']);
+await many.close();

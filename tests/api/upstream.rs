@@ -12,7 +12,7 @@ use crate::{
     connection::{Request, backups_of},
     expect::{contains, lacks},
     upstreams::{
-        JSON, Reply, Upstream, backup, backup_id, backups, closed_port, json_reply, page, removes,
+        JSON, Reply, Upstream, backup, backups, closed_port, json_reply, page, removes,
         reply,
     },
 };
