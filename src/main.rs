@@ -43,10 +43,8 @@ fn main() -> ExitCode {
         Ok(flush) => flush,
         Err(error) => {
             // Without standard error, the exit code has to do.
-            let _ = writeln!(
-                io::stderr(),
-                "error: the log's thread did not start: {error}"
-            );
+            let mut output = io::stderr();
+            let _ = writeln!(output, "error: the log's thread did not start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -164,11 +162,8 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             http.public_url.clone().unwrap_or_else(own)
         };
         let (mcp_url, url) = (reachable(mcp), reachable(rest));
-        let header = if authenticated {
-            " --header \"Authorization: Bearer $ACCESS_TOKEN\""
-        } else {
-            ""
-        };
+        let bearer = " --header \"Authorization: Bearer $ACCESS_TOKEN\"";
+        let header = if authenticated { bearer } else { "" };
         let add = "claude mcp add -s user --transport http qovery-backups";
         let command = format!("{add} {mcp_url}/mcp{header}");
         // A proxy may keep REST inside, since it asks no person.

@@ -125,6 +125,7 @@ impl Backup {
 
     fn to_json(&self) -> Value {
         let (state, after) = self.state();
+        let rfc3339 = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         let (created_at, updated_at) = (rfc3339(self.created_at), rfc3339(self.created_at + after));
         let status = match state {
             "QUEUED" | "EXECUTING" => state,
@@ -153,10 +154,6 @@ impl Backup {
             }
         })
     }
-}
-
-fn rfc3339(date: DateTime<Utc>) -> String {
-    date.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 fn samples() -> HashMap<&'static str, Vec<Backup>> {

@@ -280,17 +280,18 @@ fn refused(key: Scheme) -> String {
     }
 }
 
+/// An error that can be downcast, as its causes can.
+type Cause = dyn StdError + 'static;
+
 /// The text of the innermost cause: the outer ones only say that the request failed. It can quote the
 /// names of a certificate, so it is sanitized and shortened.
-pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn root_cause(error: &Cause) -> String {
     let root = causes(error).last().unwrap_or(error);
     text::excerpt(&root.to_string())
 }
 
 /// The causes of an error, outermost first. `source` of an I/O error skips the error that it wraps.
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn causes(error: &Cause) -> impl Iterator<Item = &Cause> {
     iter::successors(error.source(), |&cause| {
         match cause.downcast_ref().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),

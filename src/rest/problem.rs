@@ -148,10 +148,8 @@ impl Problem {
     /// As many calls are in flight as the limits allow.
     pub fn overloaded() -> Self {
         let detail = "This server is overloaded: try again in a second. Nothing was changed.";
-        let problem = Self {
-            retryable: true,
-            ..Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, detail)
-        };
+        let mut problem = Self::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, detail);
+        problem.retryable = true;
         problem.with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
@@ -166,7 +164,7 @@ impl Problem {
             return Some(own);
         }
         let content_type = response.headers().get(header::CONTENT_TYPE);
-        let problem = match status {
+        let mut problem = match status {
             // rmcp's own.
             _ if content_type.is_some_and(|it| it == "application/json") => return None,
             StatusCode::NOT_FOUND => Self::no_such_path(),
@@ -175,10 +173,8 @@ impl Problem {
             _ if status.is_client_error() => Self::invalid("The request is malformed"),
             _ => Self::internal(),
         };
-        Some(Self {
-            status: status.as_u16(),
-            ..problem
-        })
+        problem.status = status.as_u16();
+        Some(problem)
     }
 
     /// The label in metrics and logs: the kind, but for an outcome that stayed unknown.
