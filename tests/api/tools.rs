@@ -67,7 +67,14 @@ async fn a_list_is_sanitized_and_its_status_short_unless_it_is_verbose() {
     let short = &list["backups"][0];
     let mut fields: Vec<&String> = short.as_object().unwrap().keys().collect();
     fields.sort_unstable();
-    let expected = ["condition", "created_at", "id", "name", "protected"];
+    let expected = [
+        "condition",
+        "created_at",
+        "id",
+        "message",
+        "name",
+        "protected",
+    ];
     assert_eq!(fields, expected);
 
     let verbose = json!({ "databaseId": Sandbox::ORDERS, "verbose": true });
