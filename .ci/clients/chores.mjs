@@ -76,7 +76,7 @@ const { total, failed, oldest, newest } = report.summary;
 assert.deepEqual([total, failed, report.backups.length], [27, 1, 27]);
 assert.ok(oldest < newest);
 let took = host.took();
-row('a report', [took.calls, 1, 'calls'], [took.characters, 4300, 'characters']);
+row('a report', [took.calls, 1, 'calls'], [took.characters, 4500, 'characters']);
 
 // "Back it up before I migrate, and tell me when it is safe."
 const added = await host.call(ADD, { databaseId, name: 'before-migration' });
@@ -98,6 +98,22 @@ const summary = await host.call(LIST, { databaseId: 'sessions' });
 const [id] = summary.match(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/);
 assert.equal((await host.call(LIST, { databaseId: id })).summary.total, 1);
 row('a database by its name', [host.took().calls, 2, 'calls']);
+
+// "Which databases have no good backup of the last 24 hours?"
+const every = await host.call(LIST, {});
+const late = every.databases.filter(({ newest_finished: newest }) => !newest || newest.age_hours > 24);
+assert.deepEqual([every.complete, late.map(({ name }) => name)], [true, ['archive']]);
+took = host.took();
+row('all databases', [took.calls, 1, 'calls'], [took.characters, 1500, 'characters']);
+
+// "Back up every database, and tell me when all are finished."
+const databases = (await host.call(LIST, {})).databases;
+for (const { id } of databases) {
+    const { id: backupId } = await host.call(ADD, { databaseId: id, name: 'before-the-move' });
+    const { backups } = await host.call(LIST, { databaseId: id, backupId });
+    assert.equal(backups[0].condition, 'finished');
+}
+row('a backup of each database', [host.took().calls, 1 + 2 * databases.length, 'calls']);
 await host.client.close();
 
 // An upstream that lists the oldest first, with other ids than the sandbox, and a host with a server for it.
