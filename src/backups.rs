@@ -96,7 +96,6 @@ pub enum Confirm {
 
 impl Backups {
     /// Backups behind `qovery`, under `policy`.
-    #[must_use]
     pub fn new(qovery: Client, policy: Policy, limits: Arc<Limits>, shutdown: Shutdown) -> Self {
         let audit = Audit::new(
             policy.audit_log.clone(),
@@ -121,7 +120,6 @@ impl Backups {
     }
 
     /// What the operator allows.
-    #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.inner.policy
     }

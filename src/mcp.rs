@@ -96,7 +96,6 @@ static RESULT_META: LazyLock<MetaObject> = LazyLock::new(|| {
 impl Server {
     /// A server over `backups`, which seals its questions with `seal`, and asks by `dialog` where the client
     /// cannot; with `sandbox`, its instructions say so and name the sample ids.
-    #[must_use]
     pub fn new(
         backups: Backups,
         seal: Seal,

@@ -191,7 +191,6 @@ fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obsta
 
 impl Error {
     /// The cause as one word, for metrics, logs and callers.
-    #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ReadOnly => "read_only",
@@ -213,7 +212,6 @@ impl Error {
     }
 
     /// The label in metrics and logs: an outcome that stayed unknown matters more than its cause.
-    #[must_use]
     pub fn label(&self) -> &'static str {
         match self.outcome() {
             Outcome::Unknown => Outcome::Unknown.name(),
@@ -222,7 +220,6 @@ impl Error {
     }
 
     /// Who has to act on it.
-    #[must_use]
     pub fn concern(&self) -> Concern {
         match self {
             Self::Unaudited => Concern::Operator,
@@ -238,7 +235,6 @@ impl Error {
     }
 
     /// What became of the change.
-    #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Qovery(error) => error.outcome,
@@ -247,7 +243,6 @@ impl Error {
     }
 
     /// Whether the same call may succeed later, and is safe to repeat.
-    #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
             Self::Qovery(error) => error.retryable(),
@@ -257,7 +252,6 @@ impl Error {
     }
 
     /// How long to wait before the same call may succeed: none for what must not be repeated.
-    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::LimitReached { pause, .. } => Some(*pause),

@@ -25,7 +25,6 @@ pub struct Clock {
 
 impl Clock {
     /// `qovery` is the `Date` of the list.
-    #[must_use]
     pub fn new(now: DateTime<Utc>, qovery: Option<DateTime<Utc>>) -> Self {
         Self {
             now,
@@ -166,7 +165,6 @@ impl Condition {
 
     /// Only states that Qovery documents today are known, and only where their meaning is unambiguous:
     /// a removal that failed leaves a backup. What is in progress for more than a day counts as failed.
-    #[must_use]
     pub fn of(backup: &Backup, clock: Clock) -> Self {
         match backup.state() {
             Some("DEPLOYED" | "READY" | "RESTARTED") => Self::Finished,
@@ -186,7 +184,6 @@ impl Condition {
     }
 
     /// Its name, as callers read it.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -213,7 +210,6 @@ impl Condition {
 
 impl Protection {
     /// Its name, as callers read it in a list.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::OnlyOne => "the only one",

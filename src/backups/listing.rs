@@ -44,7 +44,6 @@ pub struct Listing {
 
 impl Listing {
     /// When a backup was made, if its date can be read and is not in the future.
-    #[must_use]
     pub fn date(&self, listed: &Listed) -> Option<DateTime<Utc>> {
         guard::date(&listed.backup, self.now).ok()
     }

@@ -252,14 +252,12 @@ pub(super) fn evaluate(
 
 impl RemovalPlan {
     /// Whether Qovery is removing all of these backups already, so that nothing is sent.
-    #[must_use]
     pub fn sends_nothing(&self) -> bool {
         let mut backups = self.backups.iter();
         backups.all(|listed| listed.condition == Condition::BeingRemoved)
     }
 
     /// The facts that a person confirms.
-    #[must_use]
     pub fn facts(&self) -> ConfirmedFacts {
         ConfirmedFacts {
             conditions: self.backups.iter().map(|listed| listed.condition).collect(),
@@ -270,7 +268,6 @@ impl RemovalPlan {
     /// What makes the confirmed facts untrue: a backup that goes is worth more than it was, or the one
     /// that was to stay is not there, or not finished any more. What else changes is no reason to ask
     /// again.
-    #[must_use]
     pub fn contradiction(&self, confirmed: &ConfirmedFacts) -> Option<String> {
         use Condition::{BeingRemoved, Failed, Finished, Unknown};
         let mut pairs = self.backups.iter().zip(&confirmed.conditions);
@@ -290,7 +287,6 @@ impl RemovalPlan {
 
 impl Consent {
     /// Its name in the audit trail, as in JSON.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -304,7 +300,6 @@ impl Consent {
 
 impl AskedBy {
     /// Its name in the audit trail, as in JSON.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Elicitation => "elicitation",
