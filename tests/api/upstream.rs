@@ -12,8 +12,7 @@ use crate::{
     connection::{Request, backups_of},
     expect::{contains, lacks},
     upstreams::{
-        JSON, Reply, Upstream, backup, backups, closed_port, json_reply, page, removes,
-        reply,
+        JSON, Reply, Upstream, backup, backups, closed_port, json_reply, page, removes, reply,
     },
 };
 
