@@ -23,7 +23,7 @@ mod model;
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme, mask_keys};
-pub use date::parse as parse_date;
+pub(crate) use date::parse as parse_date;
 pub use error::{Error, Facts, Failure, Outcome};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,

@@ -53,14 +53,14 @@ async def ids(client):
 
 async def becomes_finished(client, backup):
     """Waits for the backup as the tools say, and gives the conditions in which it was seen."""
-    states = [backup["condition"]]
+    seen = [backup["condition"]]
     deadline = time.monotonic() + 25
     while backup["condition"] == "in_progress":
-        expect(time.monotonic() < deadline, f"the backup did not become finished: {states}")
+        expect(time.monotonic() < deadline, f"the backup did not become finished: {seen}")
         (backup,) = (await call(client, LIST, databaseId=ORDERS, backupId=backup["id"]))["backups"]
-        states.append(backup["condition"])
+        seen.append(backup["condition"])
     expect(backup["condition"] == "finished", f"it became {backup}")
-    return states
+    return seen
 
 
 def hints(tool):
@@ -78,8 +78,8 @@ async def work(client):
 
     added = await call(client, ADD, databaseId=ORDERS, name="gate", message="Made by the gate.")
     expect(added["id"] not in before and added["name"] == "gate", f"what was added is {added}")
-    states = await becomes_finished(client, added)
-    expect(len(states) > 1, f"a new backup was finished at once: {states}")
+    seen = await becomes_finished(client, added)
+    expect(len(seen) > 1, f"a new backup was finished at once: {seen}")
     expect(await ids(client) == [added["id"], *before], "the new backup is not the newest")
 
     text = await refused(client, REMOVE, databaseId=ORDERS, backupId=added["id"])
@@ -96,4 +96,4 @@ async def work(client):
     expect("404" in text, f"an unknown database: {text}")
     text = await refused(client, LIST, databaseId="orders")
     expect(ORDERS in text, f"a name: {text}")
-    return states
+    return seen

@@ -166,6 +166,8 @@ impl Backups {
             pages.complete = false;
             let mut listing = self.list_entries(database, pages);
             listing.backups.retain(|listed| listed.backup.id == backup);
+            // It is on the last page: the others are not kept while it is waited for.
+            listing.json = listing.json.pop().into_iter().collect();
             let Some(listed) = listing.backups.first() else {
                 return Err(Error::NotListed { database, backup });
             };

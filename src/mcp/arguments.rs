@@ -51,7 +51,8 @@ pub(super) struct ListArguments {
     #[schemars(with = "String")]
     created_after: Option<DateTime<Utc>>,
     /// Only those in this condition.
-    #[schemars(with = "Option<String>", extend("enum" = Condition::ALL.map(Condition::name)))]
+    // Without an `enum`: in strict modes a model gives every argument, and can leave only free text empty.
+    #[schemars(with = "Option<String>")]
     condition: Option<Condition>,
     /// Add all that Qovery says of each.
     pub(super) verbose: Option<bool>,

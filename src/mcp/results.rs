@@ -258,12 +258,12 @@ impl BackupList {
         let (shown, left_out) = dates.split_at(rows.len());
         rows.rotate_left(undated.min(shown.len()));
 
-        let older = left_out.iter().flatten().next();
-        let just_after = older.map(|date| *date + TimeDelta::seconds(1));
+        let after = |date: &DateTime<Utc>| *date + TimeDelta::seconds(1);
+        let after = left_out.iter().flatten().next().map(after);
         let last = shown.last().filter(|_| !left_out.is_empty());
-        let next = last.and_then(|last| last.or(just_after));
-        let same = left_out.iter().filter(|date| Some(*date) == last);
-        let (rest, same) = (left_out.len(), same.count());
+        let same = left_out.iter().filter(|date| Some(*date) == last).count();
+        let rest = left_out.len() - same;
+        let next = last.and_then(|last| last.or(after)).filter(|_| rest > 0);
         let incomplete = if read >= limits.read_backups {
             "A call reads no more"
         } else {
@@ -290,7 +290,7 @@ impl BackupList {
         Self {
             complete: Some(listing.complete),
             summary,
-            matching: (filters.is_some() || rest > 0).then_some(matching),
+            matching: (filters.is_some() || shown.len() < matching).then_some(matching),
             filters,
             next_created_before: next.map(|date| date.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
             ..Self::with(&listing, rows, notes.into_iter().flatten())

@@ -7,7 +7,7 @@ use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveTime, Utc};
 /// Parses a date: RFC 3339, the formats that ISO 8601, Java, Go, Python and SQL have in its place, and
 /// Unix time in seconds or milliseconds. Returns `None` if it is no date, or names a time zone other
 /// than UTC without its offset.
-pub fn parse(text: &str) -> Option<DateTime<Utc>> {
+pub(crate) fn parse(text: &str) -> Option<DateTime<Utc>> {
     let text = text.trim();
     // The documented format first: a list has hundreds of dates.
     let rfc3339 = DateTime::parse_from_rfc3339(text).ok();

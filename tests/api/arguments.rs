@@ -71,53 +71,6 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
     for (tool, more, argument) in [
         (LIST, json!({ "verbose": long }), "verbose"),
         (LIST, json!({ "database_id": ID }), "database_id"),
-        (LIST, json!({ "startId": ID }), "use `createdBefore`"),
-        (LIST, json!({ "start_id": null }), "use `createdBefore`"),
-        (
-            LIST,
-            json!({ "createdBefore": "yesterday" }),
-            "count from the `now`",
-        ),
-        (
-            LIST,
-            json!({ "createdBefore": "2026-11-14T09:00 CET" }),
-            "createdBefore: must be a date",
-        ),
-        (
-            LIST,
-            json!({ "createdAfter": "1999-12-31" }),
-            "createdAfter: must be a date",
-        ),
-        (
-            LIST,
-            json!({ "createdAfter": 1_772_332_200 }),
-            "createdAfter",
-        ),
-        (
-            LIST,
-            json!({ "created_before": "2026-11-14" }),
-            "`created_before`",
-        ),
-        (
-            LIST,
-            json!({ "condition": "good" }),
-            "condition: unknown variant",
-        ),
-        (
-            LIST,
-            json!({ "backupId": ID, "createdBefore": "2026-11-14" }),
-            "beside `backupId`",
-        ),
-        (
-            LIST,
-            json!({ "backupId": ID, "createdAfter": "2026-11-14" }),
-            "beside `backupId`",
-        ),
-        (
-            LIST,
-            json!({ "backupId": ID, "condition": "failed" }),
-            "beside `backupId`",
-        ),
         (ADD, json!({ "message": "m" }), "name"),
         (ADD, json!({ "name": "", "message": "m" }), "name"),
         (ADD, json!({ "name": " \u{200b} " }), "and has 0"),
@@ -175,6 +128,50 @@ async fn missing_empty_long_wrong_and_unknown_arguments_are_refused_by_name() {
     for text in refusals(cases).await {
         lacks(&text, ["\u{202e}"]);
     }
+}
+
+#[tokio::test]
+async fn filters_that_cannot_be_read_are_refused_by_name() {
+    let with = |more: Value, argument| {
+        let mut arguments = more;
+        arguments["databaseId"] = json!(ID);
+        (LIST, arguments, argument)
+    };
+    let cases = [
+        (json!({ "startId": ID }), "use `createdBefore`"),
+        (json!({ "start_id": null }), "use `createdBefore`"),
+        (
+            json!({ "createdBefore": "yesterday" }),
+            "count from the `now`",
+        ),
+        (
+            json!({ "createdBefore": "2026-11-14T09:00 CET" }),
+            "createdBefore: must be a date",
+        ),
+        (
+            json!({ "createdAfter": "1999-12-31" }),
+            "createdAfter: must be a date",
+        ),
+        (json!({ "createdAfter": 1_772_332_200 }), "createdAfter"),
+        (
+            json!({ "created_before": "2026-11-14" }),
+            "`created_before`",
+        ),
+        (json!({ "condition": "good" }), "condition: unknown variant"),
+        (
+            json!({ "backupId": ID, "createdBefore": "2026-11-14" }),
+            "beside `backupId`",
+        ),
+        (
+            json!({ "backupId": ID, "createdAfter": "2026-11-14" }),
+            "beside `backupId`",
+        ),
+        (
+            json!({ "backupId": ID, "condition": "failed" }),
+            "beside `backupId`",
+        ),
+    ];
+    refusals(cases.map(|(more, argument)| with(more, argument)).into()).await;
 }
 
 /// A removal with an argument beside the id of a call of n8n.

@@ -281,9 +281,9 @@ async fn filters_change_neither_the_summary_nor_what_is_protected() {
                     };
                     let fits = |row: &&Value| {
                         let date = time(row["created_at"].as_str().unwrap());
-                        let dated = date.starts_with('2');
-                        before.is_none_or(|before| dated && date < time(before))
-                            && after.is_none_or(|after| dated && date >= time(after))
+                        let is_dated = date.starts_with('2');
+                        before.is_none_or(|before| is_dated && date < time(before))
+                            && after.is_none_or(|after| is_dated && date >= time(after))
                             && condition.is_none_or(|condition| row["condition"] == condition)
                     };
                     // With what protects each.
@@ -305,12 +305,12 @@ async fn a_walk_loses_and_repeats_nothing() {
     }
     rows[130]["created_at"] = json!("2999-01-01");
     for middle in [50, 150] {
-        for number in middle - 15..middle + 15 {
-            rows[number]["created_at"] =
-                json!(format!("2026-06-0{}T12:00:00.000000123Z", middle / 40));
+        let date = format!("2026-06-0{}T12:00:00.000000123Z", middle / 40);
+        for row in &mut rows[middle - 15..middle + 15] {
+            row["created_at"] = json!(date);
         }
     }
-    let upstream = Upstream::paged(rows.clone()).await;
+    let upstream = Upstream::paged(rows).await;
     let mut session = upstream.app().session(Era::Stateless, &[]).await;
     let answers = walk(&mut session, &json!({})).await;
     let mut seen: Vec<&str> = answers.iter().flat_map(ids).collect();
@@ -390,6 +390,28 @@ async fn an_answer_ends_at_forty_kilobytes() {
     }
 }
 
+/// 4 MiB, of pages of 300 kB.
+#[tokio::test]
+async fn a_list_ends_with_what_it_may_hold() {
+    let rows = oldest_first(400).into_iter().map(|mut row| {
+        row["message"] = json!("x".repeat(15_000));
+        row
+    });
+    let upstream = Upstream::paged(rows.collect()).await;
+    let mut session = upstream.app().session(Era::Stateless, &[]).await;
+    let list = session.ok(LIST, orders()).await;
+    assert_eq!(list["complete"], false);
+    assert_eq!(ids(&list)[0], backup_id(260));
+    contains(
+        list["note"].as_str().unwrap(),
+        ["Only 260 backups were read"],
+    );
+    // A removal needs all of them.
+    let text = session.refused(REMOVE, order(3)).await;
+    contains(&text, ["a list larger than 4 MiB", "Nothing was changed"]);
+    assert_eq!(upstream.changes(), [""; 0]);
+}
+
 /// The times are those of the limits for tests: 1 s, and 2 s with a progress token.
 #[tokio::test]
 async fn a_list_ends_in_time_with_what_was_read() {
@@ -434,7 +456,12 @@ async fn a_look_at_one_backup_reads_to_its_page_and_says_nothing_of_others() {
     // The database's name is looked up once.
     for (number, requests) in [(60, 3 + 1), (1, 1), (30, 2)] {
         let before = upstream.lines().len();
-        let list = session.ok(LIST, order(number)).await;
+        // In strict modes, models give every argument.
+        let mut arguments = order(number);
+        for empty in ["createdBefore", "createdAfter", "condition"] {
+            arguments[empty] = json!("");
+        }
+        let list = session.ok(LIST, arguments).await;
         assert_eq!(upstream.lines().len() - before, requests);
         assert_eq!(ids(&list), [backup_id(number)]);
         for absent in [
