@@ -137,7 +137,7 @@ pub(super) fn parse<T: DeserializeOwned>(
     }
     let mut names = arguments.keys();
     if tool.name == LIST && names.any(|name| is_similar(name, "startId")) {
-        let problem = "`startId` is no argument any more; use `createdBefore`";
+        let problem = "`startId` is not an argument here; use `createdBefore`";
         return Err(ArgumentError(problem.to_owned()));
     }
     normalize(tool, &mut arguments);
