@@ -6,7 +6,7 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, io, iter, path::PathBuf, sync::Arc};
+use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
 use clap::{FromArgMatches, error::ErrorKind};
@@ -65,8 +65,8 @@ pub struct Config {
 pub struct Upstream {
     /// The only address that the key is sent to.
     pub base_url: BaseUrl,
-    /// The key.
-    pub credentials: Arc<Reloadable<Credentials>>,
+    /// The key, unless callers bring theirs.
+    pub credentials: Option<Arc<Reloadable<Credentials>>>,
 }
 
 /// A setting with its value. Its `Display` form is the flag, or the variable with its source.
@@ -131,12 +131,17 @@ impl Config {
         let sandbox = source("QOVERY_BACKUPS_SANDBOX");
         // Where the operator asks for the sandbox, the key is not used.
         let uses_key = !cli.sandbox || sandbox.is_some_and(Source::is_found);
-        if let Some(key) = &key
-            && uses_key
-        {
-            let secrets = iter::once(key).chain(&tokens).chain(&state_key);
+        if uses_key && (key.is_some() || cli.http.caller_keys) {
+            let secrets = key.iter().chain(&tokens).chain(&state_key);
             let in_use = secrets.map(|secret| &secret.setting).chain(&settings);
-            check_trust(&key.setting, in_use)?;
+            check_trust(key.as_ref().map(|key| &key.setting), in_use)?;
+        }
+        if cli.http.caller_keys
+            && let Some(key) = &key
+        {
+            return Err(key.setting.invalid(
+                "is set beside --caller-keys, with which each call brings its own key: remove one of them",
+            ));
         }
 
         // The program would append to any file, whatever the key.
@@ -149,7 +154,12 @@ impl Config {
             ));
         }
 
-        let upstream = if !cli.sandbox {
+        let upstream = if !cli.sandbox && cli.http.caller_keys {
+            Some(Upstream {
+                base_url: cli.api_url,
+                credentials: None,
+            })
+        } else if !cli.sandbox {
             let Some(key) = &mut key else {
                 return Err(invalid(
                     "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
@@ -166,7 +176,7 @@ impl Config {
             }
             Some(Upstream {
                 base_url: cli.api_url,
-                credentials: Reloadable::new(credentials, key.file(parse_key)),
+                credentials: Some(Reloadable::new(credentials, key.file(parse_key))),
             })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(invalid("--api-url does not go with --sandbox: choose one."));
@@ -189,6 +199,12 @@ impl Config {
             Some(_) => Command::from_arg_matches(&matches)?,
             None => Command::Stdio,
         };
+        if let Some(setting) = find(&settings, cli::CALLER_KEYS)
+            && http.caller_keys
+            && command == Command::Stdio
+        {
+            return Err(setting.invalid("is for the command http: over stdio, set QOVERY_API_KEY"));
+        }
         let is_local = command != Command::Http && !cli.sandbox;
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         Ok(Self {
@@ -320,10 +336,10 @@ fn is_misspelt(name: &str, known: &str) -> bool {
 /// to another address, open the ports, weaken a rule, or replace Qovery by the sandbox. A key file that a
 /// found file names may hold any key.
 fn check_trust<'a>(
-    key: &SettingValue,
+    key: Option<&SettingValue>,
     mut in_use: impl Iterator<Item = &'a SettingValue>,
 ) -> Result<(), Error> {
-    if key.source.is_found() && key.variable == API_KEY {
+    if key.is_some_and(|key| key.source.is_found() && key.variable == API_KEY) {
         return Ok(());
     }
     let is_untrusted = |setting: &&SettingValue| {
@@ -371,6 +387,7 @@ fn http_settings(
         allowed_origins: options.allowed_origin,
         public_url: options.public_url,
         tokens,
+        caller_keys: options.caller_keys,
     })
 }
 

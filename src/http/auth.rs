@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::Authority},
 };
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -12,8 +12,14 @@ use subtle::ConstantTimeEq;
 use super::Settings;
 use crate::{
     context::{Caller, Context, Interface, Role},
+    credentials::{Credentials, is_qovery_key},
     rest::Problem,
 };
+
+/// Some hosts let a user set this one, and no `Authorization`.
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The caller's own key of Qovery's API.
+pub(super) const X_QOVERY_API_KEY: HeaderName = HeaderName::from_static("x-qovery-api-key");
 
 /// These need no token, and any page may link to them.
 const PUBLIC: [&str; 2] = ["/", "/openapi.json"];
@@ -136,6 +142,9 @@ impl Tokens {
             if token.len() < Self::MIN_CHARACTERS {
                 return refuse("a token of fewer than 16 characters: make a longer one");
             }
+            if is_qovery_key(token) {
+                return refuse("a token that begins as a key of Qovery does: make another one");
+            }
             // No name has a colon, so a name never equals a token here.
             if !seen.insert(name.to_owned()) || !seen.insert(format!(":{token}")) {
                 return refuse(
@@ -244,11 +253,22 @@ impl Settings {
     }
 }
 
-/// The bearer token of a request.
+/// The access token of a request. `Authorization` decides if both headers are there.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let token = headers.get(X_API_KEY)?.to_str().ok()?;
+        return Some(token).filter(|token| !is_qovery_key(token));
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The caller's own key, if it is one. Hosted connectors allow few header names.
+pub(super) fn qovery_key(headers: &HeaderMap) -> Option<Credentials> {
+    let value = |name| headers.get(name)?.to_str().ok();
+    let key = value(X_QOVERY_API_KEY);
+    let key = key.or_else(|| value(X_API_KEY).filter(|key| is_qovery_key(key)))?;
+    Credentials::parse(key).ok()
 }
 
 /// Whether a request reads one of these paths.

@@ -120,6 +120,8 @@ impl Middleware {
         };
         let tokens = self.settings.tokens.current();
         let token = auth::bearer(headers).and_then(|token| tokens.caller(token));
+        let key = || auth::qovery_key(headers).map(Arc::new);
+        let key = self.settings.caller_keys.then(key).flatten();
         let agent = headers
             .get(header::USER_AGENT)
             .map(|agent| text::excerpt(&String::from_utf8_lossy(agent.as_bytes())))
@@ -131,11 +133,13 @@ impl Middleware {
                 .unwrap_or_default(),
             interface,
             role: token.as_ref().map_or(Role::All, |(_, role)| *role),
-            caller: match (token, agent) {
-                (Some((name, _)), _) => Caller::Token(name),
-                (None, Some(agent)) => Caller::Client(agent.into()),
-                (None, None) => Caller::Anonymous,
+            caller: match (token, &key, agent) {
+                (Some((name, _)), ..) => Caller::Token(name),
+                (None, Some(key), _) => Caller::Key(format!("key-{:.8}", key.id).into()),
+                (None, None, Some(agent)) => Caller::Client(agent.into()),
+                (None, None, None) => Caller::Anonymous,
             },
+            key,
             deadline: Deadline::after(self.limits.call),
             cancellation: CancellationToken::new(),
             accepts_events: value("accept")
@@ -224,8 +228,14 @@ async fn admit(
         return Err(Problem::compressed(&encoding));
     }
     let (mut parts, body) = request.into_parts();
-    // Nothing further in needs it.
-    parts.headers.remove(header::AUTHORIZATION);
+    // Nothing further in needs them.
+    for secret in [
+        header::AUTHORIZATION,
+        auth::X_API_KEY,
+        auth::X_QOVERY_API_KEY,
+    ] {
+        parts.headers.remove(secret);
+    }
     let body = read_body(body, &middleware.limits).await?;
     let permits = middleware.try_acquire(&context.caller);
     let permits = Arc::new(permits.map_err(|_| Problem::overloaded())?);
