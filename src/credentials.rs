@@ -247,6 +247,22 @@ mod tests {
     }
 
     #[test]
+    fn an_id_is_of_the_key_alone() {
+        let id = |key| Credentials::parse(key).unwrap().id;
+        // printf %s qov_abcdef | sha256sum
+        assert_eq!(
+            id("qov_abcdef").to_string(),
+            "72e65d9dc57d8abb32fa56e2fbba262b"
+        );
+        assert_eq!(
+            format!("{:.8}", id("qov_abcdef")),
+            "72e65d9dc57d8abb32fa56e2fbba262b"[..8]
+        );
+        assert_eq!(id("qov_abcdef"), id("Token  qov_abcdef"));
+        assert_ne!(id("qov_abcdef"), id("qov_abcdeg"));
+    }
+
+    #[test]
     fn a_jwt_says_when_it_expires() {
         let expiry = |key| Credentials::parse(key).unwrap().scheme.expiry();
         let text = expiry(JWT).unwrap();

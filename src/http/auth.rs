@@ -281,6 +281,54 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_header_has_its_secret() {
+        let (token, qovery) = ("access-token-of-ada", "qov_0123456789abcdef");
+        let bearer_token = format!("Bearer {token}");
+        for (authorization, api_key, own, secrets) in [
+            ("", "", "", (None, None)),
+            (&*bearer_token, "", "", (Some(token), None)),
+            ("", token, "", (Some(token), None)),
+            (&*bearer_token, "other", "", (Some(token), None)),
+            ("Basic x", token, "", (None, None)),
+            ("Bearer other", token, "", (Some("other"), None)),
+            ("", qovery, "", (None, Some("qov_…cdef"))),
+            (
+                "",
+                "sk-qov-01-0123456789abcdef",
+                "",
+                (None, Some("sk-qov-01-…cdef")),
+            ),
+            (&*bearer_token, qovery, "", (Some(token), Some("qov_…cdef"))),
+            ("", token, qovery, (Some(token), Some("qov_…cdef"))),
+            (
+                "",
+                "",
+                "Token qov_0123456789abcdef",
+                (None, Some("qov_…cdef")),
+            ),
+            (
+                "",
+                qovery,
+                "qov_fedcba9876543210",
+                (None, Some("qov_…3210")),
+            ),
+            ("", qovery, "two words", (None, None)),
+            ("Bearer qov_0123456789abcdef", "", "", (Some(qovery), None)),
+        ] {
+            let given = [
+                (header::AUTHORIZATION, authorization),
+                (X_API_KEY, api_key),
+                (X_QOVERY_API_KEY, own),
+            ];
+            let given = given.into_iter().filter(|(_, value)| !value.is_empty());
+            let headers = given.map(|(name, value)| (name, value.parse().unwrap()));
+            let headers: HeaderMap = headers.collect();
+            let key = qovery_key(&headers).map(|key| key.masked());
+            assert_eq!((bearer(&headers), key.as_deref()), secrets, "{headers:?}");
+        }
+    }
+
+    #[test]
     fn a_host_is_compared_by_name_and_by_port_if_it_has_one() {
         let allows = |allowed: &str, host: &str| {
             let allowed: AllowedHost = allowed.parse().unwrap();

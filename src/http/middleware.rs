@@ -310,6 +310,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_further_in_sees_a_secret() {
+        let see = async |request: Request| format!("{request:?}");
+        let router = Router::new().route("/", get(see));
+        let mut settings = settings("localhost");
+        settings.caller_keys = true;
+        let middleware = Middleware::new(settings, Arc::default(), Shutdown::default());
+        let service = middleware.layer(Interface::Rest, router);
+        let request = Request::get("/")
+            .header("Host", "localhost")
+            .header("Authorization", "Bearer secret-1")
+            .header("X-API-Key", "qov_secret-2")
+            .header("X-API-Key", "secret-3")
+            .header("X-Qovery-Api-Key", "qov_secret-4")
+            .header("X-Qovery-Api-Key", "qov_secret-5");
+        let request = request.body(Body::empty()).unwrap();
+        let response = service.oneshot(request).await.unwrap();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let seen = str::from_utf8(&body).unwrap();
+        assert!(seen.contains("key: Some(Credentials"), "{seen}");
+        assert!(!seen.contains("secret-"), "{seen}");
+    }
+
+    #[tokio::test]
     async fn a_call_is_counted_until_its_request_is_dropped() {
         let (sender, mut requests) = mpsc::unbounded_channel();
         let keep = async move |request: Request| sender.send(request).is_ok().to_string();
