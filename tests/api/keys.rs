@@ -37,6 +37,11 @@ const ADA: &str = "access-token-of-ada";
 const BEN: &str = "access-token-of-ben";
 const KEY_HEADER: &str = "X-Qovery-Api-Key";
 
+/// It sees what ben's does, and may not list backups.
+const VIEWER: &str = "qov_viewer-of-the-team-of-ben";
+/// Its policy allows nothing.
+const DENIED: &str = "sk-qov-01-denied-denied-denied";
+
 /// An upstream with two keys. Each sees an organization, and in it a database that is called "orders" like the
 /// other's; it may not look into the other's.
 #[derive(Clone)]
@@ -104,7 +109,9 @@ impl Teams {
             ];
             (headers, body.to_string()).into_response()
         };
-        let Some(team) = (0..2).find(|team| key == format!("Token {}", KEYS[*team])) else {
+        let is_viewer = key == format!("Token {VIEWER}");
+        let team = (0..2).find(|team| key == format!("Token {}", KEYS[*team]));
+        let Some(team) = team.or(is_viewer.then_some(1)) else {
             return StatusCode::UNAUTHORIZED.into_response();
         };
         let (own, backups) = (database(team), &mut state.backups[team]);
@@ -112,6 +119,7 @@ impl Teams {
         match (method.as_str(), segments.as_slice()) {
             ("GET", ["organization"]) => json(json!({ "results": [{ "id": own, "name": "o" }] })),
             (_, [_, id, ..]) if *id != own => StatusCode::FORBIDDEN.into_response(),
+            (_, [_, _, "backup", ..]) if is_viewer => StatusCode::FORBIDDEN.into_response(),
             ("GET", ["organization", _, "services"]) => json(json!({ "results": [{
                 "id": own, "name": "orders", "service_type": "DATABASE",
                 "project_name": format!("project of {team}"), "environment_name": "e",
@@ -287,6 +295,43 @@ async fn callers_with_two_keys_have_nothing_of_each_other() {
             assert_eq!(teams.changes().len(), 4 + team);
             clients[team].step(answered).await.outcome("removed");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_remembered_is_remembered_of_one_key() {
+    let teams = Teams::start().await;
+    let server = teams.serve(&[TOKENS], &[]).await;
+    let all = async |key| {
+        let mut client = client(&server, key, Some(ADA));
+        client.ok(LIST, json!({})).await
+    };
+    for _ in 0..2 {
+        let databases = all(KEYS[1]).await["databases"].clone();
+        assert_eq!(databases[0]["id"], database(1));
+        let seen = all(VIEWER).await;
+        assert_eq!(seen["databases"], json!([]));
+        contains(seen["note"].as_str().unwrap(), ["(403)"]);
+    }
+    let requests_of = |key: &str| {
+        let key = format!("Token {key}");
+        teams.requests().iter().filter(|it| it.0 == key).count()
+    };
+    let by_name = json!({ "databaseId": "orders" });
+    for (sent, answered) in [(1, 2), (1, 2)] {
+        let text = client(&server, DENIED, Some(ADA))
+            .refused(LIST, by_name.clone())
+            .await;
+        contains(
+            &text,
+            ["cannot be looked up by their names with this API key"],
+        );
+        assert_eq!(requests_of(DENIED), sent, "a denial is remembered");
+        let text = client(&server, KEYS[0], Some(ADA))
+            .refused(LIST, by_name.clone())
+            .await;
+        contains(&text, [&database(0)]);
+        assert_eq!(requests_of(KEYS[0]), answered, "as is what was found");
     }
 }
 
