@@ -61,12 +61,14 @@ struct Inner {
     locks: Locks,
     recent_additions: RecentAdditions,
     names: Mutex<DatabaseNames>,
-    /// By key and database: when each expires, and what its list said.
-    readings: Mutex<Recent<Option<KeyId>, HashMap<DatabaseId, (Instant, Reading)>>>,
+    readings: Mutex<Recent<Option<KeyId>, Readings>>,
     audit: Audit,
     /// The changes in flight.
     changes: TaskTracker,
 }
+
+/// By database: when each expires, and what its list said.
+type Readings = HashMap<DatabaseId, (Instant, Reading)>;
 
 /// What only the operator can change.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -136,12 +136,12 @@ impl Config {
             let in_use = secrets.map(|secret| &secret.setting).chain(&settings);
             check_trust(key.as_ref().map(|key| &key.setting), in_use)?;
         }
-        if cli.http.caller_keys
-            && let Some(key) = &key
-        {
-            return Err(key.setting.invalid(
-                "is set beside --caller-keys, with which each call brings its own key: remove one of them",
-            ));
+        let command = match matches.subcommand() {
+            Some(_) => Command::from_arg_matches(&matches)?,
+            None => Command::Stdio,
+        };
+        if cli.http.caller_keys {
+            check_caller_keys(&settings, key.as_ref(), &command)?;
         }
 
         // The program would append to any file, whatever the key.
@@ -154,29 +154,12 @@ impl Config {
             ));
         }
 
-        let upstream = if !cli.sandbox && cli.http.caller_keys {
+        let upstream = if !cli.sandbox {
+            let has_none = cli.http.caller_keys;
+            let read = || read_key(key.as_mut(), &mut warnings);
             Some(Upstream {
                 base_url: cli.api_url,
-                credentials: None,
-            })
-        } else if !cli.sandbox {
-            let Some(key) = &mut key else {
-                return Err(invalid(
-                    "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
-                     (Settings > API tokens), or try the program without a key: --sandbox.",
-                ));
-            };
-            let credentials = key.parse(parse_key)?;
-            key.setting.value = credentials.masked();
-            let scheme = credentials.scheme;
-            if let Some(expiry) = scheme.expiry()
-                && scheme.expires_within(TimeDelta::hours(1))
-            {
-                warnings.push(format!("{} is a JWT: {expiry}", key.setting));
-            }
-            Some(Upstream {
-                base_url: cli.api_url,
-                credentials: Some(Reloadable::new(credentials, key.file(parse_key))),
+                credentials: (!has_none).then(read).transpose()?,
             })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(invalid("--api-url does not go with --sandbox: choose one."));
@@ -195,16 +178,6 @@ impl Config {
         let secrets = [key, tokens, state_key].into_iter().flatten();
         let secrets = secrets.map(|secret| secret.setting);
         let http = http_settings(cli.http, access_tokens, &settings)?;
-        let command = match matches.subcommand() {
-            Some(_) => Command::from_arg_matches(&matches)?,
-            None => Command::Stdio,
-        };
-        if let Some(setting) = find(&settings, cli::CALLER_KEYS)
-            && http.caller_keys
-            && command == Command::Stdio
-        {
-            return Err(setting.invalid("is for the command http: over stdio, set QOVERY_API_KEY"));
-        }
         let is_local = command != Command::Http && !cli.sandbox;
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         Ok(Self {
@@ -353,6 +326,47 @@ fn check_trust<'a>(
         "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
          how a key from elsewhere may be used. If that is what you want, name the file: --env-file {path}."
     )))
+}
+
+/// Refuses callers' keys beside the server's own, and where there is no call to bring one.
+fn check_caller_keys(
+    settings: &[SettingValue],
+    key: Option<&Secret>,
+    command: &Command,
+) -> Result<(), Error> {
+    let problem =
+        "is set beside --caller-keys, with which each call brings its own key: remove one of them";
+    if let Some(key) = key {
+        return Err(key.setting.invalid(problem));
+    }
+    match find(settings, cli::CALLER_KEYS) {
+        Some(setting) if *command == Command::Stdio => {
+            Err(setting.invalid("is for the command http: over stdio, set QOVERY_API_KEY"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the server's key, of which `settings` may show a part.
+fn read_key(
+    key: Option<&mut Secret>,
+    warnings: &mut Vec<String>,
+) -> Result<Arc<Reloadable<Credentials>>, Error> {
+    let Some(key) = key else {
+        return Err(invalid(
+            "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
+             (Settings > API tokens), or try the program without a key: --sandbox.",
+        ));
+    };
+    let credentials = key.parse(parse_key)?;
+    key.setting.value = credentials.masked();
+    let scheme = credentials.scheme;
+    if let Some(expiry) = scheme.expiry()
+        && scheme.expires_within(TimeDelta::hours(1))
+    {
+        warnings.push(format!("{} is a JWT: {expiry}", key.setting));
+    }
+    Ok(Reloadable::new(credentials, key.file(parse_key)))
 }
 
 fn parse_key(text: &SecretString) -> Result<Credentials, CredentialsError> {

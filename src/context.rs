@@ -94,7 +94,7 @@ impl Context {
         }
     }
 
-    /// What is remembered for this call only, where callers bring their keys, is found by this.
+    /// What is remembered is remembered of this key, where callers bring theirs.
     pub fn key_id(&self) -> Option<KeyId> {
         self.key.as_ref().map(|key| key.id)
     }

@@ -165,14 +165,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             http.public_url.clone().unwrap_or_else(own)
         };
         let (mcp_url, url) = (reachable(mcp), reachable(rest));
-        let headers = [
-            (authenticated, "Authorization: Bearer $ACCESS_TOKEN"),
-            (http.caller_keys, "X-Qovery-Api-Key: $QOVERY_API_KEY"),
-        ];
-        let headers = headers.into_iter().filter(|(needed, _)| *needed);
-        let headers: String = headers
-            .map(|(_, it)| format!(" --header \"{it}\""))
-            .collect();
+        let headers = headers(authenticated, http.caller_keys);
         let add = "claude mcp add -s user --transport http qovery-backups";
         let command = format!("{add} {mcp_url}/mcp{headers}");
         // A proxy may keep REST inside, since it asks no person.
@@ -180,7 +173,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             tracing::info!("next: open {url}/ in a browser");
         }
         tracing::info!("next: paste into another terminal: {command}");
-        let rest = rest::router(backups.clone(), sandbox.is_some(), &command, &url, &headers);
+        let rest = rest::router(backups.clone(), sandbox.is_some(), &command, &url, headers);
         let listeners = (mcp_listener, rest_listener);
         http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {
@@ -192,6 +185,18 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
     }
     let settled = backups.end().await;
     Ok(u8::from(!settled || shutdown.was_forced()))
+}
+
+/// What callers send, as options of the commands that are printed for them.
+fn headers(authenticated: bool, caller_keys: bool) -> &'static str {
+    match (authenticated, caller_keys) {
+        (false, false) => "",
+        (true, false) => r#" --header "Authorization: Bearer $ACCESS_TOKEN""#,
+        (false, true) => r#" --header "X-Qovery-Api-Key: $QOVERY_API_KEY""#,
+        (true, true) => {
+            r#" --header "Authorization: Bearer $ACCESS_TOKEN" --header "X-Qovery-Api-Key: $QOVERY_API_KEY""#
+        }
+    }
 }
 
 /// Listens on an address, which `flag` chooses.

@@ -18,11 +18,14 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct DatabaseNames {
     /// By database: when each expires, and the name, if it is known.
-    names: HashMap<(Option<KeyId>, DatabaseId), (Instant, Option<Arc<str>>)>,
+    names: Remembered<DatabaseId, Option<Arc<str>>>,
     /// By a name in lower case: when each expires, and what was found.
-    found: HashMap<(Option<KeyId>, String), (Instant, Arc<Result<Found, Error>>)>,
+    found: Remembered<String, Arc<Result<Found, Error>>>,
     denied: Recent<Option<KeyId>, Denied>,
 }
+
+/// By key and subject.
+type Remembered<K, V> = HashMap<(Option<KeyId>, K), (Instant, V)>;
 
 /// Whether the key was denied a look-up before, and until when none is sent.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! The overview: of each database that the key can see, the newest backup that can be restored from.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, future::OptionFuture, stream};
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Backups, Condition, Error,
+    Backups, Condition, Error, Readings,
     guard::{self, Clock},
 };
 use crate::{
@@ -77,7 +77,7 @@ impl Backups {
         let (mut databases, mut pending) = (Vec::new(), Vec::new());
         {
             let mut readings = inner.readings.lock();
-            let readings = readings.of(context.key_id(), HashMap::new);
+            let readings = readings.of(context.key_id(), Readings::new);
             readings.retain(|_, (expires, _)| *expires > Instant::now());
             for database in all {
                 match readings.get(&database.id) {
@@ -106,7 +106,7 @@ impl Backups {
                 Some(Ok(reading)) => {
                     let entry = (expires, reading.clone());
                     let mut readings = inner.readings.lock();
-                    let readings = readings.of(context.key_id(), HashMap::new);
+                    let readings = readings.of(context.key_id(), Readings::new);
                     readings.insert(database.id, entry);
                     databases.push((database, reading));
                 }

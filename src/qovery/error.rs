@@ -48,7 +48,7 @@ pub enum Failure {
     CallerUnauthorized(Scheme),
     /// Callers bring their keys, and this one brought none that can be sent.
     #[error(
-        "This server has no Qovery key of its own, and the call brought none in the header X-Qovery-Api-Key"
+        "This server has no Qovery key of its own, and the header X-Qovery-Api-Key of the call holds none"
     )]
     KeyMissing,
     /// Another status than the operation documents for success. A redirect is never followed: the key

@@ -6,8 +6,8 @@ use std::{
 };
 
 use axum::{
-    extract::{Request as Received, State},
-    http::{HeaderMap, Method, StatusCode},
+    extract::Request as Received,
+    http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
 use futures_util::future::join_all;
@@ -79,24 +79,22 @@ impl Teams {
         let state = Arc::new(Mutex::new(state));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = axum::Router::new().fallback(Self::answer);
-        let router = router.with_state(Arc::clone(&state));
+        let shared = Arc::clone(&state);
+        let router = axum::Router::new().fallback(move |request: Received| {
+            let answer = Self::answer(&mut shared.lock().unwrap(), &request);
+            async move { answer }
+        });
         tokio::spawn(axum::serve(listener, router).into_future());
         Self { url, state }
     }
 
-    async fn answer(
-        State(state): State<Arc<Mutex<TeamsState>>>,
-        method: Method,
-        headers: HeaderMap,
-        request: Received,
-    ) -> Response {
+    fn answer(state: &mut TeamsState, request: &Received) -> Response {
+        let (method, headers) = (request.method().clone(), request.headers());
         let path = request.uri().path().to_owned();
         let header = |name| headers.get(name).map(|value| value.to_str().unwrap());
         let key = header("authorization").unwrap().to_owned();
         let call = header("traceparent");
         let call = call.map(|trace| usize::from_str_radix(&trace[3..35], 16).unwrap());
-        let mut state = state.lock().unwrap();
         state
             .requests
             .push((key.clone(), method.clone(), path.clone(), call));

@@ -335,9 +335,10 @@ async fn storm_of(calls: usize, own_keys: bool) {
     }
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let app = match own_keys {
-        true => TestApp::new(&[("QOVERY_API_URL", &ledger.url())]),
-        false => ledger.app(),
+    let app = if own_keys {
+        TestApp::new(&[("QOVERY_API_URL", &ledger.url())])
+    } else {
+        ledger.app()
     };
     let app = app.short_limits();
     let file = path.to_str().unwrap();
