@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let (limits, shutdown) = (Arc::new(Limits::default()), Shutdown::default());
     let qovery = Client::new(
         sandbox.base_url().parse()?,
-        Reloadable::new(Credentials::parse(Sandbox::KEY)?, None),
+        Some(Reloadable::new(Credentials::parse(Sandbox::KEY)?, None)),
         Arc::clone(&limits),
         shutdown.clone(),
     );

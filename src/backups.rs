@@ -24,8 +24,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     context::Context,
+    credentials::KeyId,
     limits::Limits,
     qovery::{BackupId, Client, DatabaseId},
+    recent::Recent,
     shutdown::Shutdown,
 };
 pub use addition::Addition;
@@ -54,16 +56,19 @@ struct Inner {
     limits: Arc<Limits>,
     shutdown: Shutdown,
     policy: Policy,
-    allowance: Allowance,
+    /// By the name of a caller that brings its key, else one for all.
+    allowances: Mutex<Recent<Option<Arc<str>>, Arc<Allowance>>>,
     locks: Locks,
     recent_additions: RecentAdditions,
     names: Mutex<DatabaseNames>,
-    /// By database: when each expires, and what its list said.
-    readings: Mutex<HashMap<DatabaseId, (Instant, Reading)>>,
+    readings: Mutex<Recent<Option<KeyId>, Readings>>,
     audit: Audit,
     /// The changes in flight.
     changes: TaskTracker,
 }
+
+/// By database: when each expires, and what its list said.
+type Readings = HashMap<DatabaseId, (Instant, Reading)>;
 
 /// What only the operator can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,8 +80,8 @@ pub struct Policy {
     pub keep_latest: usize,
     /// Whether a person has to confirm a removal.
     pub confirm: Confirm,
-    /// How many backups may be added and removed in an hour, by all callers together. No limit, if
-    /// `None`.
+    /// How many backups may be added and removed in an hour, by all callers together, or by each if they bring
+    /// their keys. No limit, if `None`.
     pub changes_per_hour: Option<NonZeroU32>,
     /// Where the audit trail is written, beside the log.
     pub audit_log: AuditLog,
@@ -106,7 +111,7 @@ impl Backups {
             inner: Arc::new(Inner {
                 qovery,
                 shutdown,
-                allowance: Allowance::new(policy.changes_per_hour),
+                allowances: Mutex::default(),
                 locks: Locks::default(),
                 recent_additions: RecentAdditions::default(),
                 names: Mutex::default(),
@@ -135,6 +140,14 @@ impl Backups {
             return Err(Error::ReadOnly);
         }
         Ok(())
+    }
+
+    /// The changes that the caller may make in an hour.
+    fn allowance(&self, context: &Context) -> Arc<Allowance> {
+        let caller = context.key_id().and(context.caller.own_name());
+        let new = || Arc::new(Allowance::new(self.inner.policy.changes_per_hour));
+        let mut allowances = self.inner.allowances.lock();
+        Arc::clone(allowances.of(caller.cloned(), new))
     }
 
     /// A page of a database's backups as Qovery answers it, unread: the first, or the one after the backup

@@ -22,7 +22,7 @@ use crate::{
 /// Writes what would be used, and notes on what stops no start over stdio: a key file that others can read,
 /// and a port of `http` that cannot be listened on, which is tried for a moment. Then sends requests that
 /// change nothing: for the backups of `database`, else for the organizations that the key can see. Without a
-/// `key`, `qovery` is the sandbox. Returns whether the configuration works.
+/// `key`, `qovery` is the sandbox. Where callers bring their keys, sends none. Returns whether the configuration works.
 ///
 /// # Errors
 ///
@@ -56,6 +56,14 @@ pub async fn check(
         if let Err(error) = std::net::TcpListener::bind(address) {
             writeln!(output, "Note: http cannot listen on {address}: {error}.")?;
         }
+    }
+    if config.http.caller_keys {
+        let verdict = if databases.is_empty() { "OK" } else { "FAILED" };
+        writeln!(
+            output,
+            "{verdict}: each call brings its own key, in the header X-Qovery-Api-Key. Without one, nothing was asked."
+        )?;
+        return Ok(databases.is_empty());
     }
     let seen = async {
         let mut seen = Vec::new();

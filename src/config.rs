@@ -6,7 +6,7 @@ mod cli;
 mod env_file;
 mod secrets;
 
-use std::{env, ffi::OsString, fmt, io, iter, path::PathBuf, sync::Arc};
+use std::{env, ffi::OsString, fmt, io, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
 use clap::{FromArgMatches, error::ErrorKind};
@@ -65,8 +65,8 @@ pub struct Config {
 pub struct Upstream {
     /// The only address that the key is sent to.
     pub base_url: BaseUrl,
-    /// The key.
-    pub credentials: Arc<Reloadable<Credentials>>,
+    /// The key, unless callers bring theirs.
+    pub credentials: Option<Arc<Reloadable<Credentials>>>,
 }
 
 /// A setting with its value. Its `Display` form is the flag, or the variable with its source.
@@ -131,12 +131,17 @@ impl Config {
         let sandbox = source("QOVERY_BACKUPS_SANDBOX");
         // Where the operator asks for the sandbox, the key is not used.
         let uses_key = !cli.sandbox || sandbox.is_some_and(Source::is_found);
-        if let Some(key) = &key
-            && uses_key
-        {
-            let secrets = iter::once(key).chain(&tokens).chain(&state_key);
+        if uses_key && (key.is_some() || cli.http.caller_keys) {
+            let secrets = key.iter().chain(&tokens).chain(&state_key);
             let in_use = secrets.map(|secret| &secret.setting).chain(&settings);
-            check_trust(&key.setting, in_use)?;
+            check_trust(key.as_ref().map(|key| &key.setting), in_use)?;
+        }
+        let command = match matches.subcommand() {
+            Some(_) => Command::from_arg_matches(&matches)?,
+            None => Command::Stdio,
+        };
+        if cli.http.caller_keys {
+            check_caller_keys(&settings, key.as_ref(), &command)?;
         }
 
         // The program would append to any file, whatever the key.
@@ -150,23 +155,11 @@ impl Config {
         }
 
         let upstream = if !cli.sandbox {
-            let Some(key) = &mut key else {
-                return Err(invalid(
-                    "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
-                     (Settings > API tokens), or try the program without a key: --sandbox.",
-                ));
-            };
-            let credentials = key.parse(parse_key)?;
-            key.setting.value = credentials.masked();
-            let scheme = credentials.scheme;
-            if let Some(expiry) = scheme.expiry()
-                && scheme.expires_within(TimeDelta::hours(1))
-            {
-                warnings.push(format!("{} is a JWT: {expiry}", key.setting));
-            }
+            let has_none = cli.http.caller_keys;
+            let read = || read_key(key.as_mut(), &mut warnings);
             Some(Upstream {
                 base_url: cli.api_url,
-                credentials: Reloadable::new(credentials, key.file(parse_key)),
+                credentials: (!has_none).then(read).transpose()?,
             })
         } else if source("QOVERY_API_URL") == Some(&Source::Flag) {
             return Err(invalid("--api-url does not go with --sandbox: choose one."));
@@ -185,10 +178,6 @@ impl Config {
         let secrets = [key, tokens, state_key].into_iter().flatten();
         let secrets = secrets.map(|secret| secret.setting);
         let http = http_settings(cli.http, access_tokens, &settings)?;
-        let command = match matches.subcommand() {
-            Some(_) => Command::from_arg_matches(&matches)?,
-            None => Command::Stdio,
-        };
         let is_local = command != Command::Http && !cli.sandbox;
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         Ok(Self {
@@ -320,10 +309,10 @@ fn is_misspelt(name: &str, known: &str) -> bool {
 /// to another address, open the ports, weaken a rule, or replace Qovery by the sandbox. A key file that a
 /// found file names may hold any key.
 fn check_trust<'a>(
-    key: &SettingValue,
+    key: Option<&SettingValue>,
     mut in_use: impl Iterator<Item = &'a SettingValue>,
 ) -> Result<(), Error> {
-    if key.source.is_found() && key.variable == API_KEY {
+    if key.is_some_and(|key| key.source.is_found() && key.variable == API_KEY) {
         return Ok(());
     }
     let is_untrusted = |setting: &&SettingValue| {
@@ -337,6 +326,47 @@ fn check_trust<'a>(
         "{path} sets {variable}, but the key in use is not the QOVERY_API_KEY of {path}: it would change \
          how a key from elsewhere may be used. If that is what you want, name the file: --env-file {path}."
     )))
+}
+
+/// Refuses callers' keys beside the server's own, and where there is no call to bring one.
+fn check_caller_keys(
+    settings: &[SettingValue],
+    key: Option<&Secret>,
+    command: &Command,
+) -> Result<(), Error> {
+    let problem =
+        "is set beside --caller-keys, with which each call brings its own key: remove one of them";
+    if let Some(key) = key {
+        return Err(key.setting.invalid(problem));
+    }
+    match find(settings, cli::CALLER_KEYS) {
+        Some(setting) if *command == Command::Stdio => {
+            Err(setting.invalid("is for the command http: over stdio, set QOVERY_API_KEY"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the server's key, of which `settings` may show a part.
+fn read_key(
+    key: Option<&mut Secret>,
+    warnings: &mut Vec<String>,
+) -> Result<Arc<Reloadable<Credentials>>, Error> {
+    let Some(key) = key else {
+        return Err(invalid(
+            "QOVERY_API_KEY is not set. Set it to an API token from the Qovery console \
+             (Settings > API tokens), or try the program without a key: --sandbox.",
+        ));
+    };
+    let credentials = key.parse(parse_key)?;
+    key.setting.value = credentials.masked();
+    let scheme = credentials.scheme;
+    if let Some(expiry) = scheme.expiry()
+        && scheme.expires_within(TimeDelta::hours(1))
+    {
+        warnings.push(format!("{} is a JWT: {expiry}", key.setting));
+    }
+    Ok(Reloadable::new(credentials, key.file(parse_key)))
 }
 
 fn parse_key(text: &SecretString) -> Result<Credentials, CredentialsError> {
@@ -371,6 +401,7 @@ fn http_settings(
         allowed_origins: options.allowed_origin,
         public_url: options.public_url,
         tokens,
+        caller_keys: options.caller_keys,
     })
 }
 

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::credentials::{Credentials, KeyId};
+
 /// The context of one call.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -20,6 +22,8 @@ pub struct Context {
     pub caller: Caller,
     /// What the caller may do.
     pub role: Role,
+    /// The caller's own key, where callers bring theirs: the only one that the call may use.
+    pub key: Option<Arc<Credentials>>,
     /// When the call must be answered.
     pub deadline: Deadline,
     /// Cancelled when the answer is no longer wanted.
@@ -48,6 +52,8 @@ pub enum Interface {
 pub enum Caller {
     /// The holder of an access token, by the token's name: the only authenticated identity.
     Token(Arc<str>),
+    /// The holder of a key, by the beginning of its digest: no identity, and no other client can claim it.
+    Key(Arc<str>),
     /// The name and version that a client claims, or its `User-Agent`.
     Client(Arc<str>),
     /// Unidentified.
@@ -78,6 +84,7 @@ impl Context {
             interface,
             caller: Caller::Anonymous,
             role: Role::All,
+            key: None,
             deadline: Deadline::after(time),
             cancellation: CancellationToken::new(),
             accepts_events: true,
@@ -85,6 +92,11 @@ impl Context {
             peer: None,
             forwarded_for: None,
         }
+    }
+
+    /// What is remembered is remembered of this key, where callers bring theirs.
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.key.as_ref().map(|key| key.id)
     }
 
     /// The same call with another deadline.
@@ -120,16 +132,16 @@ impl Caller {
     /// The caller's name in logs and in the audit trail.
     pub fn name(&self) -> &str {
         match self {
-            Self::Token(name) | Self::Client(name) => name,
+            Self::Token(name) | Self::Key(name) | Self::Client(name) => name,
             Self::Anonymous => "anonymous",
         }
     }
 
-    /// The name of the caller's access token, if there is one. Client names are not identities: a
+    /// The name of the caller's access token or key, if there is one. Client names are not identities: a
     /// client can claim any.
-    pub fn token_name(&self) -> Option<&str> {
+    pub fn own_name(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Token(name) => Some(name),
+            Self::Token(name) | Self::Key(name) => Some(name),
             Self::Client(_) | Self::Anonymous => None,
         }
     }

@@ -57,6 +57,8 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// The access tokens. Without any, every caller is authorized.
     pub tokens: Arc<Reloadable<Tokens>>,
+    /// Whether each call brings its own key, since the server has none.
+    pub caller_keys: bool,
 }
 
 /// Serves MCP and the routes of `rest` until the shutdown drains. Answers the calls in flight until its
@@ -203,6 +205,7 @@ mod tests {
             allowed_origins: Vec::new(),
             public_url: None,
             tokens: Reloadable::new(Tokens::default(), None),
+            caller_keys: false,
         }
     }
 }

@@ -25,13 +25,15 @@
 //! |---|---|
 //! | [`limits`] | every limit, and why |
 //! | [`shutdown`] | the stages of a shutdown |
-//! | [`context`] | the context of a call: request id, caller, deadline, cancellation |
+//! | `recent` | a bounded map, which forgets what was not used for longest |
+//! | [`credentials`] | keys of Qovery's API |
+//! | [`context`] | the context of a call: request id, caller, the caller's own key, deadline, cancellation |
 //! | [`secret`] | secrets that are replaced when their file changes |
 //! | [`telemetry`] | metrics, one log line per call, the log |
 //! | `text` | untrusted text: sanitizing and truncating |
 //! | [`dialog`] | a dialog of the operating system, which asks a person |
 //! | [`sandbox`] | an in-memory Qovery on loopback, for newcomers and tests |
-//! | [`qovery`] | the client of Qovery's API: types, credentials, failures |
+//! | [`qovery`] | the client of Qovery's API: types, failures |
 //! | [`backups`] | the rules of both interfaces: which backups stay, changes, the audit trail |
 //! | [`mcp`] | the MCP interface: tools, descriptions, results, the question to a person |
 //! | [`rest`] | the REST interface: three operations, problem details, the OpenAPI document |
@@ -72,12 +74,14 @@ pub mod backups;
 pub mod check;
 pub mod config;
 pub mod context;
+pub mod credentials;
 pub mod dialog;
 pub mod http;
 pub mod limits;
 pub mod mcp;
 mod normalize;
 pub mod qovery;
+mod recent;
 pub mod rest;
 pub mod sandbox;
 pub mod secret;

@@ -93,14 +93,15 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
     let upstream = if let Some(upstream) = config.upstream.take() {
         upstream
     } else {
-        let started = Sandbox::start().await;
+        let started = Sandbox::start_for(config.http.caller_keys).await;
         let started = sandbox.insert(started.context("the sandbox could not be started")?);
+        let key = Reloadable::new(Credentials::parse(Sandbox::KEY)?, None);
         Upstream {
             base_url: started.base_url().parse()?,
-            credentials: Reloadable::new(Credentials::parse(Sandbox::KEY)?, None),
+            credentials: (!config.http.caller_keys).then_some(key),
         }
     };
-    let credentials = Arc::clone(&upstream.credentials);
+    let credentials = upstream.credentials.clone();
     let qovery = Client::new(
         upstream.base_url,
         upstream.credentials,
@@ -108,7 +109,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
         shutdown.clone(),
     );
     if let Command::Check { database, max_age } = &config.command {
-        let key = sandbox.is_none().then_some(&*credentials);
+        let key = credentials.as_deref().filter(|_| sandbox.is_none());
         let output = io::stdout();
         let checked = async {
             if let Some(max_age) = max_age {
@@ -162,16 +163,15 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             http.public_url.clone().unwrap_or_else(own)
         };
         let (mcp_url, url) = (reachable(mcp), reachable(rest));
-        let bearer = " --header \"Authorization: Bearer $ACCESS_TOKEN\"";
-        let header = if authenticated { bearer } else { "" };
+        let headers = headers(authenticated, http.caller_keys);
         let add = "claude mcp add -s user --transport http qovery-backups";
-        let command = format!("{add} {mcp_url}/mcp{header}");
+        let command = format!("{add} {mcp_url}/mcp{headers}");
         // A proxy may keep REST inside, since it asks no person.
         if rest_listener.is_some() && http.public_url.is_none() {
             tracing::info!("next: open {url}/ in a browser");
         }
         tracing::info!("next: paste into another terminal: {command}");
-        let rest = rest::router(backups.clone(), sandbox.is_some(), &command, &url, header);
+        let rest = rest::router(backups.clone(), sandbox.is_some(), &command, &url, headers);
         let listeners = (mcp_listener, rest_listener);
         http::serve(listeners, http, server, rest, limits, shutdown.clone()).await;
     } else {
@@ -183,6 +183,18 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
     }
     let settled = backups.end().await;
     Ok(u8::from(!settled || shutdown.was_forced()))
+}
+
+/// What callers send, as options of the commands that are printed for them.
+fn headers(authenticated: bool, caller_keys: bool) -> &'static str {
+    match (authenticated, caller_keys) {
+        (false, false) => "",
+        (true, false) => r#" --header "Authorization: Bearer $ACCESS_TOKEN""#,
+        (false, true) => r#" --header "X-Qovery-Api-Key: $QOVERY_API_KEY""#,
+        (true, true) => {
+            r#" --header "Authorization: Bearer $ACCESS_TOKEN" --header "X-Qovery-Api-Key: $QOVERY_API_KEY""#
+        }
+    }
 }
 
 /// Listens on an address, which `flag` chooses.
@@ -204,7 +216,7 @@ fn catch_signals(config: &Config, shutdown: &Shutdown) -> io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let tokens = Arc::clone(&config.http.tokens);
         let upstream = config.upstream.as_ref();
-        let credentials = upstream.map(|upstream| Arc::clone(&upstream.credentials));
+        let credentials = upstream.and_then(|upstream| upstream.credentials.clone());
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {
                 tracing::info!("SIGHUP: the files of the key and the access tokens are read again");

@@ -153,7 +153,7 @@ impl Server {
         if let Some(client) = request
             .client_info()
             .filter(|client| *client != placeholder)
-            && context.caller.token_name().is_none()
+            && context.caller.own_name().is_none()
         {
             let name = format!("{} {}", client.name, client.version);
             context.caller = Caller::Client(text::excerpt(&name).into());
@@ -234,7 +234,7 @@ impl ServerHandler for Server {
             // Where there are access tokens, every caller has one, and the list depends on its role.
             result.cache_scope = Some(match context.caller {
                 Caller::Token(_) => CacheScope::Private,
-                Caller::Client(_) | Caller::Anonymous => CacheScope::Public,
+                Caller::Key(_) | Caller::Client(_) | Caller::Anonymous => CacheScope::Public,
             });
             result.meta = Some(RESULT_META.clone());
         }

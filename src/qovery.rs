@@ -1,5 +1,4 @@
-//! The upstream: a typed client of the backup operations of Qovery's HTTP API, its credentials and its
-//! failures.
+//! The upstream: a typed client of the backup operations of Qovery's HTTP API, and its failures.
 //!
 //! A rule about what may be removed must never live here, nor anything of MCP or REST.
 //!
@@ -14,15 +13,14 @@
 
 mod base_url;
 mod client;
-mod credentials;
 mod date;
 mod error;
 mod exchange;
 mod model;
 
+pub use crate::credentials::{Credentials, CredentialsError, Scheme, mask_keys};
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
-pub use credentials::{Credentials, CredentialsError, Scheme, mask_keys};
 pub(crate) use date::parse as parse_date;
 pub use error::{Error, Facts, Failure, Outcome};
 pub use model::{

@@ -39,14 +39,15 @@ const BACKUPS: &str = "/v1/database/{databaseid}/backup";
 const BACKUP: &str = "/v1/database/{databaseid}/backup/{backupid}";
 
 /// The API over `backups`, which are a `sandbox`'s or not, at `url`. Its page for people shows the `command`
-/// that adds the server to an MCP host, and one that calls the API, with the option `token` if callers need
-/// an access token.
-pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, token: &str) -> Router {
-    let mut page = include_str!("rest/page.html").replace("{header}", token);
+/// that adds the server to an MCP host, and one that calls the API, with the options `headers` for the secrets
+/// that callers need.
+pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, headers: &str) -> Router {
+    let mut page = include_str!("rest/page.html").replace("{headers}", headers);
     for (condition, holds) in [
         ("sandbox", sandbox),
         ("read-only", backups.policy().read_only),
-        ("token", !token.is_empty()),
+        ("token", headers.contains("$ACCESS_TOKEN")),
+        ("key", headers.contains("$QOVERY_API_KEY")),
     ] {
         // Every second piece is between two marks.
         let mark = format!("<!--{}{condition}-->", if holds { "not " } else { "" });

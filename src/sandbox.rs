@@ -35,7 +35,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// The only key that the sandbox accepts.
+    /// The only key that the sandbox accepts, unless callers bring theirs.
     pub const KEY: &str = "qov_sandbox_0000000000000000";
     /// The id of a database with 27 backups, one a day.
     pub const ORDERS: &str = "0de50000-0000-4000-8000-000000000001";
@@ -50,10 +50,19 @@ impl Sandbox {
     ///
     /// When no port can be bound.
     pub async fn start() -> io::Result<Self> {
+        Self::start_for(false).await
+    }
+
+    /// The same, where callers bring their keys if `caller_keys`: it accepts what looks like a key.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub async fn start_for(caller_keys: bool) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shutdown = CancellationToken::new();
-        let server = axum::serve(listener, router())
+        let server = axum::serve(listener, router(caller_keys))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         tokio::spawn(server.into_future());
         Ok(Self {
@@ -187,7 +196,7 @@ fn samples() -> HashMap<&'static str, Vec<Backup>> {
     ])
 }
 
-fn router() -> Router {
+fn router(caller_keys: bool) -> Router {
     let databases: Databases = Arc::new(Mutex::new(samples()));
     Router::new()
         .route("/organization", get(organizations))
@@ -196,15 +205,21 @@ fn router() -> Router {
         .route("/database/{database}/backup", get(list).post(add))
         .route("/database/{database}/backup/{backup}", delete(remove))
         .with_state(databases)
-        .layer(middleware::from_fn(authorize))
+        .layer(middleware::from_fn_with_state(caller_keys, authorize))
 }
 
-async fn authorize(request: Request, next: Next) -> Response {
-    let expected = format!("Token {}", Sandbox::KEY);
-    match request.headers().get(AUTHORIZATION) {
-        Some(value) if value.as_bytes() == expected.as_bytes() => next.run(request).await,
-        _ => UNAUTHORIZED.into_response(),
+async fn authorize(State(caller_keys): State<bool>, request: Request, next: Next) -> Response {
+    let own = format!("Token {}", Sandbox::KEY);
+    let value = request.headers().get(AUTHORIZATION);
+    let value = value.and_then(|value| value.to_str().ok());
+    let is_key = |value: &str| {
+        let mut starts = ["Token qov_", "Token sk-qov-", "Bearer eyJ"].iter();
+        value == own || caller_keys && starts.any(|start| value.starts_with(start))
+    };
+    if value.is_some_and(is_key) {
+        return next.run(request).await;
     }
+    UNAUTHORIZED.into_response()
 }
 
 async fn organizations() -> Json<Value> {

@@ -21,6 +21,8 @@ from work import ADD, LIST, REMOVE, expect
 
 server, node, packages = (Path(path).absolute() for path in sys.argv[1:])
 TOKEN, WRONG = "gate-access-token-0123456789abcdef", "wrong-access-token-0123456789abcdef"
+# A caller's own key, which Claude Code and Codex send beside the token.
+KEY_HEADER, KEY = "X-Qovery-Api-Key", "qov_gate_0123456789abcdef"
 
 # The names under which a host knows the server, and whether it is to connect. The last has a wrong token.
 CONNECTED = {"stdio": True, "http": True, "stranger": False}
@@ -104,7 +106,8 @@ async def claude(host, stdio, remote):
     await host.run("mcp", "add", "stdio", "--", *stdio)
     for name, (url, token) in remote.items():
         header = f"Authorization: Bearer {token}"
-        await host.run("mcp", "add", "--transport", "http", name, url, "--header", header)
+        headers = ["--header", header, "--header", f"{KEY_HEADER}: {KEY}"]
+        await host.run("mcp", "add", "--transport", "http", name, url, *headers)
     await host.lists()
     await host.asks_model("-p", "Hello.")
 
@@ -158,7 +161,8 @@ async def codex(host, stdio, remote):
         expect(fields.items() <= got.items(), f"Codex made {got} of {fields}")
         expect(got in [entry["transport"] for entry in listed], f"Codex lists {listed}")
     provider = f'model_providers.gate={{name="gate", base_url="{host.model}", wire_api="responses"}}'
-    options = ["--skip-git-repo-check", "-c", provider, "-c", "model_provider=gate"]
+    key = f'mcp_servers.http.http_headers={{"{KEY_HEADER}"="{KEY}"}}'
+    options = ["--skip-git-repo-check", "-c", provider, "-c", "model_provider=gate", "-c", key]
     # A model that it does not know gets its tools in the plain way.
     await host.asks_model("exec", *options, "-m", "none", "Hello.")
 
@@ -266,7 +270,8 @@ async def connect(name, host, package, command, revision, ways):
     version = json.loads((packages / "node_modules" / package / "package.json").read_text())["version"]
     model = Model()
     token = {"QOVERY_BACKUPS_ACCESS_TOKEN": f"gate:{TOKEN}"}
-    with tempfile.TemporaryDirectory() as directory, Served(server, "--sandbox", **token) as served:
+    arguments = ["--sandbox", "--caller-keys"]
+    with tempfile.TemporaryDirectory() as directory, Served(server, *arguments, **token) as served:
         relay = Relay(served.mcp)
         remote = {"http": (await relay.start(), TOKEN), "stranger": (served.mcp, WRONG)}
         sent = Path(directory, "sent")
@@ -278,6 +283,8 @@ async def connect(name, host, package, command, revision, ways):
         sent = {"stdio": sent.read_text(), "HTTP": "\n".join(kept.decode() for kept in relay.sent)}
     refused = [line for line in served.log if '"unauthenticated"' in line]
     expect(refused, f"{name} did not try the wrong token")
+    if host in (claude, codex):
+        expect(f"{KEY_HEADER}: {KEY}".lower() in sent["HTTP"].lower(), f"{name} sent no key over HTTP")
     for transport, text in sent.items():
         begun = announced(text, version)
         expect(begun == {(revision, tuple(ways))}, f"{name} {version} over {transport} announces {begun}")

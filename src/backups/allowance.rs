@@ -1,4 +1,5 @@
-//! The number of changes per hour, over all callers: it stops an agent that loops.
+//! The number of changes per hour, over all callers or of one that brings its key: it stops an agent that
+//! loops.
 
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 

@@ -63,11 +63,11 @@ pub(super) struct Audit {
     incomplete: AtomicBool,
     /// Whether the log says already that the file of the month cannot be written.
     is_unwritable: AtomicBool,
-    /// When refusals were recorded: by the caller's access token, backup and reason.
+    /// When refusals were recorded: by the caller's access token or key, backup and reason.
     refusals: SyncMutex<HashMap<Refusal, Instant>>,
 }
 
-type Refusal = (Option<String>, Option<BackupId>, Option<&'static str>);
+type Refusal = (Option<Arc<str>>, Option<BackupId>, Option<&'static str>);
 
 /// A change whose intent is on record. Dropped without its outcome on record, as by a panic, it logs the
 /// outcome as an error.
@@ -222,12 +222,12 @@ impl Audit {
 
     /// Records that removals were refused. The same refusal is recorded once in a while: an agent that loops
     /// must not fill the disk.
-    pub(super) async fn refusals(&self, token: Option<&str>, mut records: Vec<Record>) {
+    pub(super) async fn refusals(&self, caller: Option<&Arc<str>>, mut records: Vec<Record>) {
         let now = Instant::now();
         let is_new = |record: &Record| {
             let mut refusals = self.refusals.lock();
             refusals.retain(|_, since| now.duration_since(*since) < REFUSAL_WINDOW);
-            let refusal = (token.map(str::to_owned), record.backup_id, record.reason);
+            let refusal = (caller.cloned(), record.backup_id, record.reason);
             let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
             if is_new {
                 refusals.insert(refusal, now);

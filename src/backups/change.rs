@@ -36,7 +36,8 @@ impl Backups {
         let add = async move |this: Self, context: Context| {
             let inner = &this.inner;
             let _lock = this.begin(&context, database, 1).await?;
-            let mut reserved = inner.allowance.reserve(1)?;
+            let allowance = this.allowance(&context);
+            let mut reserved = allowance.reserve(1)?;
             let consent = this.consent(&context, false);
             let mut record = Record::new(&context, "add", consent, database);
             record.name = Some(text::truncate(backup.name.as_str(), Record::MAX_CHARACTERS));
@@ -90,7 +91,8 @@ impl Backups {
             } else if inner.policy.confirm == Confirm::Always && !plan.sends_nothing() {
                 return Err(Error::Unconfirmed(Box::new(plan)));
             }
-            let mut reserved = inner.allowance.reserve(wanted)?;
+            let allowance = this.allowance(&context);
+            let mut reserved = allowance.reserve(wanted)?;
             let asked_by = request.confirmed.map(|(_, asked_by)| asked_by);
             let consent = this.consent(&context, asked_by.is_some());
             let mut results = Vec::with_capacity(wanted);
@@ -231,8 +233,9 @@ impl Backups {
         changes: usize,
     ) -> Result<OwnedMutexGuard<()>, Error> {
         self.allow_changes()?;
+        self.inner.qovery.key(context)?;
         // Before anything is sent: an agent that loops must not use up Qovery's rate limit either.
-        self.inner.allowance.check(changes)?;
+        self.allowance(context).check(changes)?;
         tokio::select! {
             biased;
             () = context.cancellation.cancelled() => {
@@ -280,8 +283,8 @@ impl Backups {
             record.refused(*backup, reason)
         };
         let records = backups.iter().map(record).collect();
-        let token = context.caller.token_name();
-        self.inner.audit.refusals(token, records).await;
+        let caller = context.caller.own_name();
+        self.inner.audit.refusals(caller, records).await;
     }
 
     /// What stands for a person's consent, for the audit trail.

@@ -7,20 +7,25 @@ use tokio::time::Instant;
 use super::{Backups, Error};
 use crate::{
     context::{Context, Deadline},
+    credentials::KeyId,
     limits::Limits,
     qovery::{self, DatabaseId, Service},
+    recent::Recent,
     text,
 };
 
-/// Recent look-ups, so that a caller in a loop sends few requests.
+/// Recent look-ups, so that a caller in a loop sends few requests: by the caller's key, where it brings one.
 #[derive(Debug, Default)]
 pub(super) struct DatabaseNames {
     /// By database: when each expires, and the name, if it is known.
-    names: HashMap<DatabaseId, (Instant, Option<Arc<str>>)>,
+    names: Remembered<DatabaseId, Option<Arc<str>>>,
     /// By a name in lower case: when each expires, and what was found.
-    found: HashMap<String, (Instant, Arc<Result<Found, Error>>)>,
-    denied: Denied,
+    found: Remembered<String, Arc<Result<Found, Error>>>,
+    denied: Recent<Option<KeyId>, Denied>,
 }
+
+/// By key and subject.
+type Remembered<K, V> = HashMap<(Option<KeyId>, K), (Instant, V)>;
 
 /// Whether the key was denied a look-up before, and until when none is sent.
 #[derive(Debug, Default)]
@@ -41,40 +46,39 @@ pub struct Found {
 /// More would not help to choose.
 const MAX_FOUND: usize = 10;
 /// Entries of each cache.
-const MAX_NAMES: usize = 1024;
+const MAX_NAMES: usize = 1_000;
 
 impl Backups {
     /// A database's name, from the cache or by a look-up within a short time.
     pub async fn name(&self, context: &Context, database: DatabaseId) -> Option<Arc<str>> {
         let (inner, limits) = (&self.inner, &self.inner.limits);
-        let now = Instant::now();
+        let (now, key) = (Instant::now(), (context.key_id(), database));
         {
             let mut cache = inner.names.lock();
             let names = &mut cache.names;
-            if let Some((expires, name)) = names.get(&database)
+            if let Some((expires, name)) = names.get(&key)
                 && *expires > now
             {
                 return name.clone();
             }
             names.retain(|_, (expires, _)| *expires > now);
-            if names.len() >= MAX_NAMES || cache.denied.applies(now) {
+            if names.len() >= MAX_NAMES || cache.denied(context).applies(now) {
                 return None;
             }
             // Of many calls at once, one looks it up; the others go on without a name.
-            cache
-                .names
-                .insert(database, (now + limits.name_lookup, None));
+            let expires = now + limits.name_lookup;
+            cache.names.insert(key, (expires, None));
         }
         let time = limits.name_lookup.min(context.deadline.remaining());
         let context = context.with_deadline(Deadline::after(time));
         let known = inner.qovery.database(database, &context).await;
         let mut cache = inner.names.lock();
         if known.as_ref().is_err_and(is_denied) {
-            cache.denied.record(now, limits);
+            cache.denied(&context).record(now, limits);
         }
         let name: Option<Arc<str>> = known.ok().map(|known| text::excerpt(&known.name).into());
         let expires = now + limits.name_ttl;
-        cache.names.insert(database, (expires, name.clone()));
+        cache.names.insert(key, (expires, name.clone()));
         name
     }
 
@@ -89,26 +93,26 @@ impl Backups {
     pub async fn find(&self, context: &Context, name: &str) -> Arc<Result<Found, Error>> {
         let (inner, limits) = (&self.inner, &self.inner.limits);
         let now = Instant::now();
-        let wanted = name.to_lowercase();
+        let key = (context.key_id(), name.to_lowercase());
         {
             let mut cache = inner.names.lock();
-            if cache.denied.applies(now) {
+            if cache.denied(context).applies(now) {
                 return Arc::new(Err(Error::LookupDenied));
             }
             cache.found.retain(|_, (expires, _)| *expires > now);
-            if let Some((_, found)) = cache.found.get(&wanted) {
+            if let Some((_, found)) = cache.found.get(&key) {
                 return Arc::clone(found);
             }
         }
-        let found = Arc::new(self.look_up(context, &wanted).await);
+        let found = Arc::new(self.look_up(context, &key.1).await);
         let mut cache = inner.names.lock();
         match &*found {
-            Err(Error::LookupDenied) => cache.denied.record(now, limits),
+            Err(Error::LookupDenied) => cache.denied(context).record(now, limits),
             // A cancelled look-up says nothing of Qovery.
             _ if context.cancellation.is_cancelled() || cache.found.len() >= MAX_NAMES => {}
             _ => {
                 let expires = Instant::now() + limits.name_ttl;
-                cache.found.insert(wanted, (expires, Arc::clone(&found)));
+                cache.found.insert(key, (expires, Arc::clone(&found)));
             }
         }
         found
@@ -168,6 +172,12 @@ fn likeness(database: &Service, wanted: &str) -> usize {
         _ if name == wanted => NEARLY + 3,
         beside @ 1.. if words.contains(&name.as_str()) => NEARLY + beside,
         _ => usize::from(name.contains(wanted) || wanted.contains(&name)),
+    }
+}
+
+impl DatabaseNames {
+    fn denied(&mut self, context: &Context) -> &mut Denied {
+        self.denied.of(context.key_id(), Denied::default)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Backups, Condition, Error,
+    Backups, Condition, Error, Readings,
     guard::{self, Clock},
 };
 use crate::{
@@ -77,6 +77,7 @@ impl Backups {
         let (mut databases, mut pending) = (Vec::new(), Vec::new());
         {
             let mut readings = inner.readings.lock();
+            let readings = readings.of(context.key_id(), Readings::new);
             readings.retain(|_, (expires, _)| *expires > Instant::now());
             for database in all {
                 match readings.get(&database.id) {
@@ -87,7 +88,7 @@ impl Backups {
         }
         pending.truncate(max);
         let read = async |database: Service| {
-            let may_read = inner.qovery.requests_left() >= RESERVED_REQUESTS;
+            let may_read = inner.qovery.requests_left(context) >= RESERVED_REQUESTS;
             let reading = async { self.reading(context, database.id).await };
             let reading = OptionFuture::from(may_read.then_some(reading)).await;
             (database, reading)
@@ -104,7 +105,9 @@ impl Backups {
                 }
                 Some(Ok(reading)) => {
                     let entry = (expires, reading.clone());
-                    inner.readings.lock().insert(database.id, entry);
+                    let mut readings = inner.readings.lock();
+                    let readings = readings.of(context.key_id(), Readings::new);
+                    readings.insert(database.id, entry);
                     databases.push((database, reading));
                 }
             }

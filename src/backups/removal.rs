@@ -127,7 +127,7 @@ impl Backups {
         wanted: &[BackupId],
     ) -> Result<RemovalPlan, Error> {
         self.allow_changes()?;
-        self.inner.allowance.check(wanted.len())?;
+        self.allowance(context).check(wanted.len())?;
         let list = self.complete_list(context, database).await?;
         self.plan(&list, database, wanted)
     }

@@ -39,8 +39,8 @@ second variable names:
   QOVERY_API_KEY, QOVERY_API_KEY_FILE
       An API token (qov_...), a policy token (sk-qov-01-...) or a JWT
   QOVERY_BACKUPS_ACCESS_TOKEN, QOVERY_BACKUPS_ACCESS_TOKEN_FILE
-      For http: what callers send as `Authorization: Bearer <token>`, one token of at least 16
-      characters, or one a line as name:token, name/read:token (lists only) or name/metrics:token.
+      For http: what callers send as `Authorization: Bearer <token>` or `X-API-Key: <token>`, one
+      token of at least 16 characters, or one a line as name:token, name/read:token (lists only) or name/metrics:token.
       Any address but a loopback one needs it
   QOVERY_BACKUPS_STATE_KEY, QOVERY_BACKUPS_STATE_KEY_FILE
       For http: what replicas share, so that one can take the answer to another's question, at least
@@ -83,7 +83,8 @@ pub(super) struct Cli {
     pub(super) confirm: Confirm,
 
     // clap takes the path for one value, and a bare `Option` for a setting that may be left out.
-    /// How many backups may be added and removed in any hour, by all callers together, or unlimited
+    /// How many backups may be added and removed in any hour, by all callers together (by each, with
+    /// --caller-keys), or unlimited
     #[arg(long, env = "QOVERY_BACKUPS_CHANGES_PER_HOUR", value_name = "N")]
     #[arg(default_value = "100", value_parser = changes_per_hour)]
     pub(super) changes_per_hour: std::option::Option<NonZeroU32>,
@@ -151,6 +152,12 @@ pub(super) struct HttpOptions {
     #[arg(value_delimiter = ',')]
     pub(super) allowed_origin: Vec<AllowedOrigin>,
 
+    /// Let each call bring its own key, in X-Qovery-Api-Key: the server has none
+    #[arg(long, env = CALLER_KEYS, value_name = "BOOL")]
+    #[arg(default_value = "false", default_missing_value = "true", value_parser = boolean)]
+    #[arg(action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    pub(super) caller_keys: bool,
+
     /// Where callers reach the ports behind a proxy: what the page at / prints
     #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL", value_name = "URL")]
     #[arg(value_parser = public_url)]
@@ -182,6 +189,7 @@ pub(super) const ENV_FILE: &str = "QOVERY_BACKUPS_ENV_FILE";
 pub(super) const AUDIT_LOG: &str = "QOVERY_BACKUPS_AUDIT_LOG";
 pub(super) const MCP_ADDR: &str = "QOVERY_BACKUPS_MCP_ADDR";
 pub(super) const REST_ADDR: &str = "QOVERY_BACKUPS_REST_ADDR";
+pub(super) const CALLER_KEYS: &str = "QOVERY_BACKUPS_CALLER_KEYS";
 
 const WHOLE_NUMBER: &str = "must be a whole number, such as 1";
 const ADDRESS: &str = "must be an IP address and a port, such as 127.0.0.1:9090";

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderValue, Method, header, uri::Authority},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::Authority},
 };
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -12,8 +12,14 @@ use subtle::ConstantTimeEq;
 use super::Settings;
 use crate::{
     context::{Caller, Context, Interface, Role},
+    credentials::{Credentials, is_qovery_key},
     rest::Problem,
 };
+
+/// Some hosts let a user set this one, and no `Authorization`.
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The caller's own key of Qovery's API.
+pub(super) const X_QOVERY_API_KEY: HeaderName = HeaderName::from_static("x-qovery-api-key");
 
 /// These need no token, and any page may link to them.
 const PUBLIC: [&str; 2] = ["/", "/openapi.json"];
@@ -136,6 +142,9 @@ impl Tokens {
             if token.len() < Self::MIN_CHARACTERS {
                 return refuse("a token of fewer than 16 characters: make a longer one");
             }
+            if is_qovery_key(token) {
+                return refuse("a token that begins as a key of Qovery does: make another one");
+            }
             // No name has a colon, so a name never equals a token here.
             if !seen.insert(name.to_owned()) || !seen.insert(format!(":{token}")) {
                 return refuse(
@@ -244,11 +253,22 @@ impl Settings {
     }
 }
 
-/// The bearer token of a request.
+/// The access token of a request. `Authorization` decides if both headers are there.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let token = headers.get(X_API_KEY)?.to_str().ok()?;
+        return Some(token).filter(|token| !is_qovery_key(token));
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The caller's own key, if it is one. Hosted connectors allow few header names.
+pub(super) fn qovery_key(headers: &HeaderMap) -> Option<Credentials> {
+    let value = |name| headers.get(name)?.to_str().ok();
+    let key = value(X_QOVERY_API_KEY);
+    let key = key.or_else(|| value(X_API_KEY).filter(|key| is_qovery_key(key)))?;
+    Credentials::parse(key).ok()
 }
 
 /// Whether a request reads one of these paths.
@@ -259,6 +279,54 @@ fn reads(request: &Request, paths: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_header_has_its_secret() {
+        let (token, qovery) = ("access-token-of-ada", "qov_0123456789abcdef");
+        let bearer_token = format!("Bearer {token}");
+        for (authorization, api_key, own, secrets) in [
+            ("", "", "", (None, None)),
+            (&*bearer_token, "", "", (Some(token), None)),
+            ("", token, "", (Some(token), None)),
+            (&*bearer_token, "other", "", (Some(token), None)),
+            ("Basic x", token, "", (None, None)),
+            ("Bearer other", token, "", (Some("other"), None)),
+            ("", qovery, "", (None, Some("qov_…cdef"))),
+            (
+                "",
+                "sk-qov-01-0123456789abcdef",
+                "",
+                (None, Some("sk-qov-01-…cdef")),
+            ),
+            (&*bearer_token, qovery, "", (Some(token), Some("qov_…cdef"))),
+            ("", token, qovery, (Some(token), Some("qov_…cdef"))),
+            (
+                "",
+                "",
+                "Token qov_0123456789abcdef",
+                (None, Some("qov_…cdef")),
+            ),
+            (
+                "",
+                qovery,
+                "qov_fedcba9876543210",
+                (None, Some("qov_…3210")),
+            ),
+            ("", qovery, "two words", (None, None)),
+            ("Bearer qov_0123456789abcdef", "", "", (Some(qovery), None)),
+        ] {
+            let given = [
+                (header::AUTHORIZATION, authorization),
+                (X_API_KEY, api_key),
+                (X_QOVERY_API_KEY, own),
+            ];
+            let given = given.into_iter().filter(|(_, value)| !value.is_empty());
+            let headers = given.map(|(name, value)| (name, value.parse().unwrap()));
+            let headers: HeaderMap = headers.collect();
+            let key = qovery_key(&headers).map(|key| key.masked());
+            assert_eq!((bearer(&headers), key.as_deref()), secrets, "{headers:?}");
+        }
+    }
 
     #[test]
     fn a_host_is_compared_by_name_and_by_port_if_it_has_one() {

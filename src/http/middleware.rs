@@ -120,6 +120,8 @@ impl Middleware {
         };
         let tokens = self.settings.tokens.current();
         let token = auth::bearer(headers).and_then(|token| tokens.caller(token));
+        let key = || auth::qovery_key(headers).map(Arc::new);
+        let key = self.settings.caller_keys.then(key).flatten();
         let agent = headers
             .get(header::USER_AGENT)
             .map(|agent| text::excerpt(&String::from_utf8_lossy(agent.as_bytes())))
@@ -131,11 +133,13 @@ impl Middleware {
                 .unwrap_or_default(),
             interface,
             role: token.as_ref().map_or(Role::All, |(_, role)| *role),
-            caller: match (token, agent) {
-                (Some((name, _)), _) => Caller::Token(name),
-                (None, Some(agent)) => Caller::Client(agent.into()),
-                (None, None) => Caller::Anonymous,
+            caller: match (token, &key, agent) {
+                (Some((name, _)), ..) => Caller::Token(name),
+                (None, Some(key), _) => Caller::Key(format!("key-{:.8}", key.id).into()),
+                (None, None, Some(agent)) => Caller::Client(agent.into()),
+                (None, None, None) => Caller::Anonymous,
             },
+            key,
             deadline: Deadline::after(self.limits.call),
             cancellation: CancellationToken::new(),
             accepts_events: value("accept")
@@ -224,8 +228,14 @@ async fn admit(
         return Err(Problem::compressed(&encoding));
     }
     let (mut parts, body) = request.into_parts();
-    // Nothing further in needs it.
-    parts.headers.remove(header::AUTHORIZATION);
+    // Nothing further in needs them.
+    for secret in [
+        header::AUTHORIZATION,
+        auth::X_API_KEY,
+        auth::X_QOVERY_API_KEY,
+    ] {
+        parts.headers.remove(secret);
+    }
     let body = read_body(body, &middleware.limits).await?;
     let permits = middleware.try_acquire(&context.caller);
     let permits = Arc::new(permits.map_err(|_| Problem::overloaded())?);
@@ -297,6 +307,29 @@ mod tests {
             assert_eq!(problem["outcome"], "unknown");
         }
         assert_eq!(respond(&service, "/").await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn nothing_further_in_sees_a_secret() {
+        let see = async |request: Request| format!("{request:?}");
+        let router = Router::new().route("/", get(see));
+        let mut settings = settings("localhost");
+        settings.caller_keys = true;
+        let middleware = Middleware::new(settings, Arc::default(), Shutdown::default());
+        let service = middleware.layer(Interface::Rest, router);
+        let request = Request::get("/")
+            .header("Host", "localhost")
+            .header("Authorization", "Bearer secret-1")
+            .header("X-API-Key", "qov_secret-2")
+            .header("X-API-Key", "secret-3")
+            .header("X-Qovery-Api-Key", "qov_secret-4")
+            .header("X-Qovery-Api-Key", "qov_secret-5");
+        let request = request.body(Body::empty()).unwrap();
+        let response = service.oneshot(request).await.unwrap();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let seen = str::from_utf8(&body).unwrap();
+        assert!(seen.contains("key: Some(Credentials"), "{seen}");
+        assert!(!seen.contains("secret-"), "{seen}");
     }
 
     #[tokio::test]

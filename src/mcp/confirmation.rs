@@ -347,9 +347,11 @@ impl Server {
 }
 
 impl Target {
-    /// The one caller and call that a sealed state is valid for.
+    /// The one caller, key and call that a sealed state is valid for.
     fn associated_data(&self, context: &Context) -> Vec<u8> {
-        let call = json!([context.caller.name(), REMOVE, self.database, self.backups]);
+        let (caller, key) = (context.caller.name(), context.key_id());
+        let key = key.map(|key| key.to_string());
+        let call = json!([caller, key, REMOVE, self.database, self.backups]);
         call.to_string().into_bytes()
     }
 }

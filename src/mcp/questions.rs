@@ -32,7 +32,7 @@ struct State {
     answers: HashMap<[u8; 32], (Instant, CallerKey, AnswerOutcome)>,
 }
 
-/// The name of an access token. All callers without one are the same: a client can claim any name.
+/// The name of an access token or key. All callers without one are the same: a client can claim any name.
 type CallerKey = Option<Arc<str>>;
 
 /// The final reply to an answer, once there is one. The same answer gets it again.
@@ -165,10 +165,7 @@ fn is_full<'a>(owners: impl Iterator<Item = &'a CallerKey>, caller: &CallerKey) 
 }
 
 fn caller_key(caller: &Caller) -> CallerKey {
-    match caller {
-        Caller::Token(name) => Some(Arc::clone(name)),
-        Caller::Client(_) | Caller::Anonymous => None,
-    }
+    caller.own_name().cloned()
 }
 
 fn not_asked(reason: &str) -> Refusal {

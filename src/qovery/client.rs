@@ -1,16 +1,10 @@
 //! The client: the operations, and the attempts that each of them may take.
 
-use std::{
-    mem,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{mem, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -25,19 +19,22 @@ use super::{
     NewBackup, Organization, Outcome, Service, error::root_cause, exchange::Response,
     model::Results,
 };
-use crate::{context::Context, limits::Limits, secret::Reloadable, shutdown::Shutdown, telemetry};
+use crate::{
+    context::Context, credentials::KeyId, limits::Limits, recent::Recent, secret::Reloadable,
+    shutdown::Shutdown, telemetry,
+};
 
-/// A client of Qovery's API. It holds the key, which is read again after a 401, and sends it to its base
-/// URL only.
+/// A client of Qovery's API. It holds the key, which is read again after a 401, or has none and takes that of
+/// each call. It sends a key to its base URL only.
 #[derive(Debug)]
 pub struct Client {
     pub(super) base_url: BaseUrl,
-    credentials: Arc<Reloadable<Credentials>>,
+    pub(super) credentials: Option<Arc<Reloadable<Credentials>>>,
     pub(super) limits: Arc<Limits>,
     shutdown: Shutdown,
     permits: Semaphore,
-    /// How many requests of this hour were left at the last answer, once one said so.
-    pub(super) requests_left: AtomicU32,
+    /// How many requests of this hour were left of a caller's key, or of our own, at the last answer that said so.
+    pub(super) requests_left: Mutex<Recent<Option<KeyId>, u32>>,
     /// Built on first use: reading the system's certificates takes milliseconds, which a host that
     /// only lists the tools need not wait for.
     pub(super) http: OnceCell<reqwest::Client>,
@@ -63,10 +60,10 @@ pub(super) struct Request {
 }
 
 impl Client {
-    /// Creates a client that has not connected yet.
+    /// Creates a client that has not connected yet. Without `credentials`, each call brings its own.
     pub fn new(
         base_url: BaseUrl,
-        credentials: Arc<Reloadable<Credentials>>,
+        credentials: Option<Arc<Reloadable<Credentials>>>,
         limits: Arc<Limits>,
         shutdown: Shutdown,
     ) -> Self {
@@ -74,7 +71,7 @@ impl Client {
             base_url,
             credentials,
             permits: Semaphore::new(limits.upstream_requests),
-            requests_left: AtomicU32::new(u32::MAX),
+            requests_left: Mutex::default(),
             limits,
             shutdown,
             http: OnceCell::new(),
@@ -84,8 +81,22 @@ impl Client {
     /// How many requests of this hour Qovery's last answer left the key (`X-RateLimit-Remaining`). Any number,
     /// if it did not say.
     #[must_use]
-    pub fn requests_left(&self) -> u32 {
-        self.requests_left.load(Ordering::Relaxed)
+    pub fn requests_left(&self, context: &Context) -> u32 {
+        let mut left = self.requests_left.lock();
+        *left.of(context.key_id(), || u32::MAX)
+    }
+
+    /// The key of a call.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::KeyMissing`].
+    pub fn key(&self, context: &Context) -> Result<Arc<Credentials>, Error> {
+        let key = match &self.credentials {
+            Some(own) => Some(own.current()),
+            None => context.key.clone(),
+        };
+        key.ok_or_else(|| Error::harmless(Failure::KeyMissing))
     }
 
     /// Lists a page of a database's backups: the first, or the one after the backup `start_id`.
@@ -227,7 +238,7 @@ impl Client {
             method,
             path,
             body,
-            credentials: self.credentials.current(),
+            credentials: self.key(context)?,
         };
         let latest = if request.is_change() {
             // Only if a whole attempt fits: an interrupted one has an unknown outcome.
@@ -266,12 +277,12 @@ impl Client {
                 pending |= facts.pending;
             }
             // Once, with the new key: a 401 changed nothing.
-            let pause = if matches!(failure, Failure::Unauthorized(_))
+            let pause = if let (Failure::Unauthorized(_), Some(own)) = (&failure, &self.credentials)
                 && !mem::replace(&mut is_renewed, true)
             {
-                let renewed = timeout_at(latest.at(), self.credentials.renew(&request.credentials));
+                let renewed = timeout_at(latest.at(), own.renew(&request.credentials));
                 let renewed = renewed.await.unwrap_or(false);
-                request.credentials = self.credentials.current();
+                request.credentials = own.current();
                 renewed.then_some(Duration::ZERO)
             } else {
                 pauses
@@ -322,7 +333,7 @@ impl Client {
                 let cause = root_cause(failure);
                 tracing::debug!(%method, path, milliseconds, cause, "{failure}");
                 match failure {
-                    Failure::Unauthorized(_) => Ok(401),
+                    Failure::Unauthorized(_) | Failure::CallerUnauthorized(_) => Ok(401),
                     Failure::Answered { status, .. } => Ok(*status),
                     _ => Err(failure.facts().kind),
                 }

@@ -43,6 +43,14 @@ pub enum Failure {
     /// 401.
     #[error("Qovery refused {}", refused(*.0))]
     Unauthorized(Scheme),
+    /// 401 for a caller's own key.
+    #[error("Qovery refused {}", refused(*.0))]
+    CallerUnauthorized(Scheme),
+    /// Callers bring their keys, and this one brought none that can be sent.
+    #[error(
+        "This server has no Qovery key of its own, and the header X-Qovery-Api-Key of the call holds none"
+    )]
+    KeyMissing,
     /// Another status than the operation documents for success. A redirect is never followed: the key
     /// is sent to the configured address only.
     #[error("{}{}", answered(*.status), quote(.message.as_deref()))]
@@ -147,6 +155,13 @@ impl Failure {
             }
             // Most likely the key is valid.
             Self::Unauthorized(Scheme::Policy) => ("forbidden", UNCHANGED, false, advice::POLICY),
+            Self::CallerUnauthorized(Scheme::Policy) => {
+                ("forbidden", UNCHANGED, false, advice::CALLER_KEY)
+            }
+            Self::CallerUnauthorized(_) => {
+                ("caller_key_rejected", UNCHANGED, false, advice::CALLER_KEY)
+            }
+            Self::KeyMissing => ("key_missing", UNCHANGED, false, advice::CALLER_KEY),
             Self::Answered { status, .. } => match status {
                 300..400 => ("redirected", UNKNOWN, false, advice::ADDRESS),
                 403 => ("forbidden", UNCHANGED, false, advice::ROLE),
@@ -213,8 +228,10 @@ mod advice {
         "Ask the operator for a key whose policy allows it, in QOVERY_API_KEY.";
     pub(super) const JWT: &str = "Ask the operator to replace QOVERY_API_KEY by a token; \
          `qovery-backups-mcp check` says when a JWT expires.";
-    pub(super) const ROLE: &str = "Ask the operator for a key that has access to this database, \
-         and to add or remove more than a viewer's role.";
+    pub(super) const CALLER_KEY: &str = "Set the header X-Qovery-Api-Key to a Qovery key of your own, as it \
+         is pasted from the Qovery console.";
+    pub(super) const ROLE: &str = "It takes a key that has access to this database, and to add or \
+         remove more than a viewer's role.";
     pub(super) const ADDRESS: &str = "Ask the operator to check QOVERY_API_URL and the network; \
          `qovery-backups-mcp check` tests both.";
     pub(super) const NETWORK: &str = "Ask the operator to check QOVERY_API_URL, the network and \

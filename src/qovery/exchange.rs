@@ -1,6 +1,6 @@
 //! One attempt: a request, and its response or failure.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use hyper::body::Bytes;
@@ -64,7 +64,8 @@ impl Client {
         if let Some(left) =
             text_of(response.headers(), REQUESTS_LEFT).and_then(|it| it.parse().ok())
         {
-            self.requests_left.store(left, Ordering::Relaxed);
+            let mut requests_left = self.requests_left.lock();
+            *requests_left.of(context.key_id(), || left) = left;
         }
         if response.status().is_success() {
             let headers = std::mem::take(response.headers_mut());
@@ -84,6 +85,9 @@ impl Client {
         let body = read_body(response, MAX_ERROR_BYTES).await.ok();
         let message = body.and_then(|body| error_message(&body, &request.credentials));
         Err(match status {
+            401 if self.credentials.is_none() => {
+                Failure::CallerUnauthorized(request.credentials.scheme)
+            }
             401 => Failure::Unauthorized(request.credentials.scheme),
             _ => Failure::Answered {
                 status,

@@ -217,6 +217,8 @@ fn failures() -> Vec<Failure> {
     let others = [
         Failure::Unauthorized(Scheme::Token),
         Failure::Unauthorized(Scheme::Policy),
+        Failure::CallerUnauthorized(Scheme::Token),
+        Failure::KeyMissing,
         Failure::Cancelled,
         Failure::Unreadable,
         Failure::TooLarge,

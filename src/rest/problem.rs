@@ -64,7 +64,7 @@ problems! {
     /// A token whose role does not allow the request.
     forbidden_role, FORBIDDEN, "The role of this access token does not allow that. Nothing was changed. If it should, ask the operator for a token with another role.";
     /// No token, or a wrong one.
-    unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>`. Nothing was changed. The operator gives them out.";
+    unauthenticated, UNAUTHORIZED, "An access token of this server is needed, as `Authorization: Bearer <token>` or `X-API-Key: <token>`. Nothing was changed. The operator gives them out.";
     /// A body over the limits of bytes and of JSON values.
     body_too_large, PAYLOAD_TOO_LARGE, "The body is larger than 64 KiB, or holds more than 2,500 JSON values. Nothing was changed.";
     /// A body over its limit of time.
@@ -278,7 +278,9 @@ fn status(error: &Error) -> StatusCode {
         Error::LimitReached { .. } | Error::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         Error::Unaudited => StatusCode::INTERNAL_SERVER_ERROR,
         Error::Qovery(error) => match &error.failure {
-            Failure::Unauthorized(Scheme::Policy) => StatusCode::FORBIDDEN,
+            Failure::Unauthorized(Scheme::Policy)
+            | Failure::CallerUnauthorized(_)
+            | Failure::KeyMissing => StatusCode::FORBIDDEN,
             Failure::Answered { status, .. } => match status {
                 403 => StatusCode::FORBIDDEN,
                 404 => StatusCode::NOT_FOUND,

@@ -111,6 +111,8 @@ pub(crate) struct Client {
     pub(crate) meta: Option<Value>,
     /// The access token over HTTP.
     pub(crate) token: Option<&'static str>,
+    /// The caller's own key over HTTP.
+    pub(crate) key: Option<String>,
     pub(crate) last_id: u64,
     /// The HTTP status of the last answer.
     pub(crate) status: u16,
@@ -149,6 +151,7 @@ impl Client {
             capabilities: json!({}),
             meta: None,
             token: None,
+            key: None,
             last_id: 0,
             status: 200,
             peer,
@@ -247,6 +250,7 @@ impl Client {
             .header("Accept", "application/json, text/event-stream")
             .header("MCP-Protocol-Version", version)
             .token(self.token)
+            .key(self.key.as_deref())
             .body(body)
     }
 
@@ -509,10 +513,22 @@ impl Caller {
         }
     }
 
+    /// With a key of its own.
+    pub(crate) fn with_key(mut self, key: Option<String>) -> Self {
+        self.client.key = key;
+        self
+    }
+
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.client.key.as_deref()
+    }
+
     fn request(&mut self, tool: &str, arguments: &Value, rest: Request) -> Request {
         match self.interface {
             Interface::Mcp => self.client.tool(tool, arguments),
-            Interface::Rest => rest.token(self.client.token),
+            Interface::Rest => rest
+                .token(self.client.token)
+                .key(self.client.key.as_deref()),
         }
     }
 

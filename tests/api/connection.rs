@@ -63,6 +63,14 @@ impl Request {
         }
     }
 
+    /// With a caller's own key.
+    pub(crate) fn key(self, key: Option<&str>) -> Self {
+        match key {
+            Some(key) => self.header("X-Qovery-Api-Key", key),
+            None => self,
+        }
+    }
+
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self

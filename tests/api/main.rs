@@ -31,6 +31,7 @@ mod ending;
 mod expect;
 mod guard;
 mod http;
+mod keys;
 mod lifecycle;
 mod lists;
 mod network;

@@ -161,11 +161,23 @@ async fn each_operation_succeeds_as_the_document_says() {
 }
 
 #[tokio::test]
-async fn the_document_says_that_a_token_may_be_needed() {
+async fn the_document_says_that_a_token_or_a_key_may_be_needed() {
     let document: Value = serde_json::from_str(COMMITTED).unwrap();
-    assert_eq!(document["security"], json!([{}, { "bearer": [] }]));
-    let scheme = &document["components"]["securitySchemes"]["bearer"];
-    assert_eq!([&scheme["type"], &scheme["scheme"]], ["http", "bearer"]);
+    assert_eq!(
+        document["security"],
+        json!([
+            {}, { "bearer": [] }, { "accessToken": [] }, { "qoveryKey": [] },
+            { "bearer": [], "qoveryKey": [] }, { "accessToken": [], "qoveryKey": [] },
+        ])
+    );
+    let schemes = &document["components"]["securitySchemes"];
+    let bearer = &schemes["bearer"];
+    assert_eq!([&bearer["type"], &bearer["scheme"]], ["http", "bearer"]);
+    let header = |scheme: &str| {
+        let scheme = &schemes[scheme];
+        assert_eq!([&scheme["type"], &scheme["in"]], ["apiKey", "header"]);
+        scheme["name"].as_str().unwrap().to_owned()
+    };
 
     let token = "an-access-token-of-a-test";
     let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", token)]);
@@ -174,7 +186,23 @@ async fn the_document_says_that_a_token_may_be_needed() {
         let request = operation.request(None);
         let refused = server.rest(request.clone()).await;
         refused.problem(401, "unauthenticated");
-        let answer = server.rest(request.token(Some(token))).await;
+        let answer = server.rest(request.clone().token(Some(token))).await;
+        assert!(answer.status < 300, "{answer:?}");
+        if operation.method == "DELETE" {
+            continue;
+        }
+        let name = String::leak(header("accessToken"));
+        let answer = server.rest(request.header(name, token)).await;
+        assert!(answer.status < 300, "{answer:?}");
+    }
+    let app = TestApp::new(&[]);
+    let server = app.serve(&["--sandbox", "--caller-keys"]).await;
+    for operation in operations() {
+        let request = operation.request(None);
+        let refused = server.rest(request.clone()).await;
+        refused.problem(403, "key_missing");
+        let name = String::leak(header("qoveryKey"));
+        let answer = server.rest(request.header(name, Sandbox::KEY)).await;
         assert!(answer.status < 300, "{answer:?}");
     }
 }

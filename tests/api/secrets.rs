@@ -101,6 +101,84 @@ async fn no_answer_and_no_log_shows_the_key() {
     }
 }
 
+/// Of calls that bring a key of their own, in either header, and an access token in the other ones.
+#[cfg(unix)]
+#[tokio::test]
+async fn no_answer_and_no_log_shows_a_callers_key_or_token() {
+    let echo = json!({ "status": 400, "error": "x", "message": format!("no: Token {KEY}") });
+    let id = Sandbox::ORDERS;
+    let new = json!({ "name": "n", "message": "m" });
+    let requests = [
+        Request::get(&backups_of(id)),
+        Request::post(&backups_of(id), &new),
+        Request::delete(&format!("{}/{}", backups_of(id), backup_id(1))),
+        Request::get("/metrics"),
+        Request::get("/"),
+    ];
+    let with_secrets = |request: &Request| {
+        let request = request.clone().token(Some(TOKEN));
+        [
+            request.clone().key(Some(KEY)),
+            request.clone().header("X-API-Key", KEY),
+            request.clone().key(Some(&format!("{KEY} {KEY}"))),
+            request.key(Some(&format!("{KEY}\u{e9}"))),
+        ]
+    };
+    for (failure, level) in [
+        (page(&[backup(1, "READY"), backup(2, "READY")]), "debug"),
+        (json_reply("400 Bad Request", &echo), "debug"),
+        (json_reply("401 Unauthorized", &echo), "debug"),
+        (Reply::Reset, "debug"),
+        (json_reply("403 Forbidden", &echo), "trace"),
+    ] {
+        let upstream = Upstream::always(failure).await;
+        let app = TestApp::new(&[("QOVERY_BACKUPS_ACCESS_TOKEN", &format!("ada:{TOKEN}"))]);
+        let app = app.with("QOVERY_API_URL", upstream.url());
+        let options = ["--caller-keys", "--audit-log", "audit", "--log", level];
+        let server = app.serve(&options).await;
+        for request in requests.iter().flat_map(with_secrets) {
+            let swapped = request.clone().token(None).header("X-API-Key", TOKEN);
+            let swapped = swapped.header("Authorization", &format!("Basic {TOKEN}"));
+            for request in [request, swapped] {
+                let answer = server.rest(request).await;
+                assert_hidden("an answer", &format!("{:?}", answer.headers));
+                assert_hidden("an answer", &answer.text());
+            }
+        }
+        for era in ERAS {
+            let mut client = Client::over_http(&server, era, Some(TOKEN));
+            client.key = Some(KEY.to_owned());
+            assert_hidden("a greeting", &client.open().await.to_string());
+            for (tool, arguments) in [
+                (LIST, orders()),
+                (LIST, json!({})),
+                (LIST, json!({ "databaseId": "orders" })),
+                (ADD, json!({ "databaseId": id, "name": "n" })),
+                (
+                    REMOVE,
+                    json!({ "databaseId": id, "backupId": backup_id(1) }),
+                ),
+            ] {
+                let answer = client.tool(tool, &arguments).send(server.mcp).await;
+                assert_eq!(answer.status, 200, "{answer:?}");
+                assert_hidden("a result", &answer.text());
+            }
+        }
+        let end = server.finish().await;
+        assert!(end.stderr.contains("DEBUG"), "{}", end.stderr);
+        assert_hidden("the log", &end.stderr);
+        assert_hidden("standard output", &end.stdout);
+        let audit = std::fs::read_to_string(app.directory.path().join("audit")).unwrap();
+        contains(&audit, ["\"caller\":\"ada\""]);
+        assert_hidden("the audit log", &audit);
+        for request in upstream.requests() {
+            assert!(!request.contains(TOKEN), "{request}");
+            assert!(request.contains(&format!("authorization: Token {KEY}\r\n")));
+            assert_eq!(request.matches(KEY).count(), 1, "{request}");
+        }
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn no_answer_over_http_and_no_log_of_it_shows_the_key_or_a_token() {

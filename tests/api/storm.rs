@@ -14,12 +14,13 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use qovery_backups_mcp::sandbox::Sandbox;
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    app::{Server, repetitions, seed},
+    app::{Server, TestApp, repetitions, seed},
     clients::{Caller, INTERFACES, Interface, UNATTENDED},
     expect::CallResult,
     upstreams::{
@@ -85,6 +86,8 @@ struct Call {
     targets: Vec<String>,
     result: CallResult,
     latency: Duration,
+    /// The caller's own key.
+    key: Option<String>,
 }
 
 impl Call {
@@ -155,14 +158,16 @@ async fn call(
         targets,
         result,
         latency: since.elapsed(),
+        key: caller.key().map(str::to_owned),
     }
 }
 
 /// All callers call until the number is reached. Every fourth can be asked, and answers yes; it makes
 /// three calls at a time, of which each second time all are removals from one database.
-async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Call> {
+async fn storm(ledger: &Ledger, server: &Server, calls: usize, own_keys: bool) -> Vec<Call> {
     let next = AtomicUsize::new(1);
     let callers = (0..CALLERS).map(async |number| {
+        let key = own_keys.then(|| format!("qov_key-of-caller-{number}"));
         let is_askable = number % 4 == 0;
         let (mut lanes, mut made) = (Vec::new(), Vec::new());
         for round in 0.. {
@@ -171,10 +176,11 @@ async fn storm(ledger: &Ledger, server: &Server, calls: usize) -> Vec<Call> {
                 lanes.clear();
                 for _ in 0..3 {
                     let caller = Caller::of(server, Interface::Mcp).await;
-                    lanes.push(caller.can_be_asked());
+                    lanes.push(caller.can_be_asked().with_key(key.clone()));
                 }
             } else if lanes.is_empty() {
-                lanes.push(Caller::of(server, INTERFACES[number % 2]).await);
+                let caller = Caller::of(server, INTERFACES[number % 2]).await;
+                lanes.push(caller.with_key(key.clone()));
             }
             let one = (is_askable && round % 2 == 0).then(|| fastrand::usize(..DATABASES));
             let calls_of_lanes = lanes.iter_mut().filter_map(|caller| {
@@ -304,12 +310,21 @@ fn check_log(ledger: &Ledger, made: &[Call], log: &str) -> usize {
 }
 
 #[tokio::test]
+async fn a_storm_gets_no_wrong_answer() {
+    storm_of(repetitions("STORM_CALLS", 150), false).await;
+}
+
+/// Every request to Qovery carries the key of the call on whose behalf it was sent, and no other.
+#[tokio::test]
+async fn a_storm_of_callers_with_keys_gets_no_wrong_answer() {
+    storm_of(repetitions("STORM_CALLS", 150), true).await;
+}
+
 #[expect(
     clippy::print_stderr,
     reason = "what became of the calls is for people"
 )]
-async fn a_storm_gets_no_wrong_answer() {
-    let calls = repetitions("STORM_CALLS", 150);
+async fn storm_of(calls: usize, own_keys: bool) {
     seed();
     let ledger = Ledger::start(|_| behavior()).await;
     for number in 0..DATABASES {
@@ -320,8 +335,14 @@ async fn a_storm_gets_no_wrong_answer() {
     }
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("audit.jsonl");
-    let app = ledger.app().short_limits();
+    let app = if own_keys {
+        TestApp::new(&[("QOVERY_API_URL", &ledger.url())])
+    } else {
+        ledger.app()
+    };
+    let app = app.short_limits();
     let file = path.to_str().unwrap();
+    let caller_keys = format!("--caller-keys={own_keys}");
     let server = app
         .serve(&[
             "--changes-per-hour",
@@ -329,11 +350,12 @@ async fn a_storm_gets_no_wrong_answer() {
             "--audit-log",
             file,
             UNATTENDED,
+            &caller_keys,
         ])
         .await;
 
     let since = Instant::now();
-    let made = storm(&ledger, &server, calls).await;
+    let made = storm(&ledger, &server, calls, own_keys).await;
     let elapsed = since.elapsed();
     drop(server);
     ledger.idle().await;
@@ -343,6 +365,15 @@ async fn a_storm_gets_no_wrong_answer() {
     let longest = slowest.latency;
     assert!(longest <= LONGEST, "{longest:?}: {:?}", slowest.result);
     check_answers(&ledger, &made);
+    let keys: HashMap<usize, Option<String>> = made
+        .iter()
+        .map(|made| (made.number, made.key.clone()))
+        .collect();
+    for request in ledger.requests() {
+        let key = keys[&request.call.unwrap()].as_deref();
+        let expected = format!("Token {}", key.unwrap_or(Sandbox::KEY));
+        assert_eq!(request.key, expected, "{request:?}");
+    }
     let violations = ledger.violations();
     assert!(violations.is_empty(), "{violations:#?}");
     let recorded = check_log(&ledger, &made, &fs::read_to_string(&path).unwrap());

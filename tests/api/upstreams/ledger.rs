@@ -92,6 +92,8 @@ pub(crate) struct Received {
     pub(crate) number: usize,
     /// The call that caused it, if it had the header of [`trace`].
     pub(crate) call: Option<usize>,
+    /// Its `Authorization`.
+    pub(crate) key: String,
     body: Value,
 }
 
@@ -246,7 +248,11 @@ impl Ledger {
 
     /// The program with this upstream.
     pub(crate) fn app(&self) -> TestApp {
-        TestApp::with_upstream(&format!("http://{}", self.address))
+        TestApp::with_upstream(&self.url())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Opens a database with backups in these states, from the oldest to the newest, an hour apart.
@@ -510,6 +516,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Re
         start,
         number: 0,
         call: header("traceparent").map(|trace| usize::from_str_radix(&trace[3..35], 16).unwrap()),
+        key: header("authorization").unwrap().to_owned(),
         body: serde_json::from_slice(&body).unwrap_or_default(),
     }))
 }

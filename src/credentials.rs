@@ -1,18 +1,28 @@
-//! The API key: its scheme, recognised by its format, and the only code that exposes it.
+//! A key of Qovery's API, the server's or a caller's: its scheme, recognised by its format, and the only code
+//! that exposes it.
+
+use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 /// A key and its scheme. The `Debug` form hides the key.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// The key's scheme.
     pub scheme: Scheme,
+    /// What stands for the key where something is remembered by it.
+    pub id: KeyId,
     key: SecretString,
 }
+
+/// The first half of a key's SHA-256. Its `Display` form is in hexadecimal, and can be cut: `{id:.8}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyId(u128);
 
 /// The kinds of key that Qovery's API accepts, under two schemes of `Authorization`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +53,9 @@ pub enum CredentialsError {
 }
 
 const POLICY_PREFIX: &str = "sk-qov-01-";
+
+/// What no access token begins with.
+const KEY_PREFIXES: [&str; 2] = ["qov_", "sk-qov-"];
 
 impl Credentials {
     /// Parses a key: an explicit `Token ` or `Bearer ` decides its scheme, three dot-separated parts
@@ -77,6 +90,7 @@ impl Credentials {
         };
         Ok(Self {
             scheme,
+            id: KeyId::of(key),
             key: SecretString::from(key),
         })
     }
@@ -96,7 +110,7 @@ impl Credentials {
     }
 
     /// The value of `Authorization`, marked sensitive so that no log prints it.
-    pub(super) fn header(&self) -> Result<HeaderValue, reqwest::header::InvalidHeaderValue> {
+    pub(crate) fn header(&self) -> Result<HeaderValue, reqwest::header::InvalidHeaderValue> {
         let scheme = match self.scheme {
             Scheme::Token | Scheme::Policy => "Token",
             Scheme::Bearer(_) | Scheme::Mismatch => "Bearer",
@@ -107,8 +121,22 @@ impl Credentials {
     }
 
     /// Replaces the key in a text: an upstream's message can quote the request.
-    pub(super) fn redact(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         text.replace(self.key.expose_secret(), "[key]")
+    }
+}
+
+impl KeyId {
+    fn of(key: &str) -> Self {
+        let digest = Sha256::digest(key);
+        let half = digest.iter().take(16);
+        Self(half.fold(0, |id, byte| id << 8 | u128::from(*byte)))
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:032x}", self.0))
     }
 }
 
@@ -135,6 +163,11 @@ impl Scheme {
     pub fn expires_within(self, time: TimeDelta) -> bool {
         matches!(self, Self::Bearer(Some(date)) if date - Utc::now() <= time)
     }
+}
+
+/// Whether a text begins as API tokens and policy tokens do.
+pub fn is_qovery_key(text: &str) -> bool {
+    KEY_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
 }
 
 /// Masks what looks like a key in a refusal: a key may stand in the place of another value.
@@ -211,6 +244,22 @@ mod tests {
         assert_eq!(mask("sk-qov-01-012345"), "…");
         assert_eq!(mask("qov_short"), "…");
         assert!(!format!("{:?}", Credentials::parse("qov_0123456789").unwrap()).contains("0123"));
+    }
+
+    #[test]
+    fn an_id_is_of_the_key_alone() {
+        let id = |key| Credentials::parse(key).unwrap().id;
+        // printf %s qov_abcdef | sha256sum
+        assert_eq!(
+            id("qov_abcdef").to_string(),
+            "72e65d9dc57d8abb32fa56e2fbba262b"
+        );
+        assert_eq!(
+            format!("{:.8}", id("qov_abcdef")),
+            "72e65d9dc57d8abb32fa56e2fbba262b"[..8]
+        );
+        assert_eq!(id("qov_abcdef"), id("Token  qov_abcdef"));
+        assert_ne!(id("qov_abcdef"), id("qov_abcdeg"));
     }
 
     #[test]
