@@ -55,7 +55,8 @@
 //!   and the seam is the base URL. The sandbox never uses the types of `qovery`.
 //! - Ids are parsed once, at the edge, and written in their hyphenated form. Nothing else reaches a path
 //!   of Qovery's API. A database's name is compared here and never sent.
-//! - The key is exposed where it is read and where its header is built, and goes to one address.
+//! - The key is exposed where it is read and where its header is built, and goes to one address. Where callers
+//!   bring their keys, each request carries that of its call, and what is remembered is found by it.
 //! - A removal is decided on a complete list of a moment ago, while no other change of the database runs.
 //! - A change is sent only once its intent is on record: in the log, and on the disk where the operator
 //!   names a file. Every intent gets an outcome: it is settled by the list, or recorded as unknown.

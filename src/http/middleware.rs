@@ -311,7 +311,9 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_further_in_sees_a_secret() {
-        let see = async |request: Request| format!("{request:?}");
+        let see = async |Extension(context): Extension<Context>, request: Request| {
+            format!("{request:?} {context:?}")
+        };
         let router = Router::new().route("/", get(see));
         let mut settings = settings("localhost");
         settings.caller_keys = true;
