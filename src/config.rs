@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use crate::{
     backups::{AuditLog, Confirm, Policy},
     dialog::Dialog,
-    http::{self, Tokens},
+    http::{self, OAuth, Tokens},
     mcp::Seal,
     qovery::{BaseUrl, Credentials, CredentialsError, mask_keys},
     secret::Reloadable,
@@ -184,7 +184,7 @@ impl Config {
         let seal = seal.transpose()?;
         let secrets = [key, tokens, state_key].into_iter().flatten();
         let secrets = secrets.map(|secret| secret.setting);
-        let http = http_settings(cli.http, access_tokens, &settings)?;
+        let http = http_settings(cli.http, access_tokens, cli.read_only, &settings)?;
         let command = match matches.subcommand() {
             Some(_) => Command::from_arg_matches(&matches)?,
             None => Command::Stdio,
@@ -346,6 +346,7 @@ fn parse_key(text: &SecretString) -> Result<Credentials, CredentialsError> {
 fn http_settings(
     options: HttpOptions,
     tokens: Arc<Reloadable<Tokens>>,
+    read_only: bool,
     settings: &[SettingValue],
 ) -> Result<http::Settings, Error> {
     let rest = (!options.no_rest).then_some(options.rest_addr);
@@ -354,7 +355,9 @@ fn http_settings(
         (cli::REST_ADDR, rest),
     ];
     for (variable, address) in addresses {
-        if tokens.current().is_empty() && address.is_some_and(|address| !address.ip().is_loopback())
+        if tokens.current().is_empty()
+            && options.oauth_issuer.is_none()
+            && address.is_some_and(|address| !address.ip().is_loopback())
         {
             let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
             return Err(invalid(format!(
@@ -364,6 +367,26 @@ fn http_settings(
             )));
         }
     }
+    let oauth = match (
+        options.oauth_issuer,
+        options.oauth_audience,
+        &options.public_url,
+    ) {
+        (None, None, _) => None,
+        (Some(issuer), audience, Some(url)) => Some(OAuth {
+            issuer,
+            audience: audience.unwrap_or_else(|| format!("{url}/mcp")),
+            read_only,
+        }),
+        (None, Some(_), _) => {
+            return Err(invalid("--oauth-audience needs --oauth-issuer: set both."));
+        }
+        (Some(_), _, None) => {
+            return Err(invalid(
+                "--oauth-issuer needs --public-url: set it to the URL under which callers reach this server.",
+            ));
+        }
+    };
     Ok(http::Settings {
         mcp: options.mcp_addr,
         rest,
@@ -371,6 +394,7 @@ fn http_settings(
         allowed_origins: options.allowed_origin,
         public_url: options.public_url,
         tokens,
+        oauth,
     })
 }
 

@@ -156,7 +156,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
         if rest_listener.is_some() {
             tracing::info!("REST is listening on http://{rest}");
         }
-        let authenticated = !http.tokens.current().is_empty();
+        let authenticated = http.authenticates();
         let callers = http.tokens.current().names();
         tracing::info!(settings, authenticated, callers, confirmation, "serving");
         let reachable = |address| {
@@ -164,7 +164,8 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             http.public_url.clone().unwrap_or_else(own)
         };
         let (mcp_url, url) = (reachable(mcp), reachable(rest));
-        let header = if authenticated {
+        // Without tokens, a client signs in.
+        let header = if !callers.is_empty() {
             " --header \"Authorization: Bearer $ACCESS_TOKEN\""
         } else {
             ""

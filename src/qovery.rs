@@ -23,7 +23,9 @@ mod model;
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
 pub use credentials::{Credentials, CredentialsError, Scheme, mask_keys};
+pub(crate) use error::root_cause;
 pub use error::{Error, Facts, Failure, Outcome};
+pub(crate) use exchange::{build_http, read_body};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,
     NewBackup, Organization, Service, Status, Text, TextError,

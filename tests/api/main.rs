@@ -34,6 +34,7 @@ mod http;
 mod lifecycle;
 mod lists;
 mod network;
+mod oauth;
 mod openapi;
 mod outcome;
 mod overview;
