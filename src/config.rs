@@ -367,26 +367,12 @@ fn http_settings(
             )));
         }
     }
-    let oauth = match (
-        options.oauth_issuer,
-        options.oauth_audience,
-        &options.public_url,
-    ) {
-        (None, None, _) => None,
-        (Some(issuer), audience, Some(url)) => Some(OAuth {
-            issuer,
-            audience: audience.unwrap_or_else(|| format!("{url}/mcp")),
-            read_only,
-        }),
-        (None, Some(_), _) => {
-            return Err(invalid("--oauth-audience needs --oauth-issuer: set both."));
-        }
-        (Some(_), _, None) => {
-            return Err(invalid(
-                "--oauth-issuer needs --public-url: set it to the URL under which callers reach this server.",
-            ));
-        }
-    };
+    let url = options.public_url.clone().unwrap_or_default();
+    let oauth = options.oauth_issuer.map(|issuer| OAuth {
+        issuer,
+        audience: options.oauth_audience.unwrap_or(url + "/mcp"),
+        read_only,
+    });
     Ok(http::Settings {
         mcp: options.mcp_addr,
         rest,

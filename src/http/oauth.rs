@@ -33,10 +33,7 @@ use ring::signature::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{
-    sync::{Mutex, OnceCell},
-    time::timeout,
-};
+use tokio::sync::Mutex;
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{Settings, auth::bearer};
@@ -44,12 +41,13 @@ use crate::{
     context::Role,
     limits::Limits,
     qovery::{BaseUrl, build_http, read_body, root_cause},
-    rest::Problem,
+    rest::{Problem, path_of},
     text,
 };
 
 const READ: &str = "backups:read";
 const WRITE: &str = "backups:write";
+const BOTH: &str = "backups:read backups:write";
 
 /// Where a client looks for the metadata of a resource (RFC 9728, section 3.1).
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -65,21 +63,19 @@ pub struct OAuth {
     pub read_only: bool,
 }
 
-/// Why the issuer's keys could not be read: an address, and what is wrong with it.
+/// Why the issuer's keys could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} {1}")]
-pub struct IssuerError(String, String);
+#[error("{0}")]
+pub struct IssuerError(String);
 
 /// The sign-in, with the issuer's keys of a moment ago.
 pub struct SignIn {
     oauth: OAuth,
     host: String,
-    scopes: Vec<&'static str>,
-    resource: String,
-    metadata_path: String,
+    scopes: &'static str,
+    metadata: String,
     metadata_url: String,
     limits: Arc<Limits>,
-    http: OnceCell<reqwest::Client>,
     keys: RwLock<Keys>,
     /// When the keys were asked for.
     asked: Mutex<Option<Instant>>,
@@ -106,17 +102,20 @@ impl SignIn {
         // Fails if it is installed already.
         let _ = PROVIDER.install_default();
         let path = settings.path();
-        let metadata_path = format!("{WELL_KNOWN}{path}/mcp");
-        let host = Url::parse(&oauth.issuer).ok()?.host_str()?.to_owned();
+        let scopes = if oauth.read_only { READ } else { BOTH };
+        let metadata = json!({
+            "resource": format!("{url}/mcp"),
+            "authorization_servers": [oauth.issuer],
+            "scopes_supported": scopes.split(' ').collect::<Vec<_>>(),
+            "bearer_methods_supported": ["header"],
+        });
         Some(Arc::new(Self {
-            host,
-            scopes: [READ, WRITE][..if oauth.read_only { 1 } else { 2 }].to_vec(),
-            resource: format!("{url}/mcp"),
-            metadata_url: format!("{}{metadata_path}", url.strip_suffix(path)?),
-            metadata_path,
+            host: Url::parse(&oauth.issuer).ok()?.host_str()?.to_owned(),
+            scopes,
+            metadata: metadata.to_string(),
+            metadata_url: format!("{}{WELL_KNOWN}{path}/mcp", url.strip_suffix(path)?),
             oauth,
             limits,
-            http: OnceCell::new(),
             keys: RwLock::default(),
             asked: Mutex::default(),
         }))
@@ -124,21 +123,12 @@ impl SignIn {
 
     /// Adds the resource's metadata (RFC 9728), which pages of every origin may read.
     pub(super) fn add_metadata(&self, router: Router) -> Router {
-        let metadata = json!({
-            "resource": self.resource,
-            "authorization_servers": [self.oauth.issuer],
-            "scopes_supported": self.scopes,
-            "bearer_methods_supported": ["header"],
-        });
-        let metadata = (
-            [(header::CONTENT_TYPE, "application/json")],
-            metadata.to_string(),
-        );
+        let json = [(header::CONTENT_TYPE, "application/json")];
         let cors = CorsLayer::new().allow_origin(Any).allow_headers(Any);
-        let metadata = get(metadata).layer(cors.allow_methods([Method::GET]));
-        let own = self.metadata_path.clone();
-        let paths = BTreeSet::from([WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/mcp"), own]);
-        let add = |router: Router, path: String| router.route(&path, metadata.clone());
+        let answer = get((json, self.metadata.clone())).layer(cors.allow_methods([Method::GET]));
+        let mcp = format!("{WELL_KNOWN}/mcp");
+        let paths = BTreeSet::from([WELL_KNOWN, &mcp, path_of(&self.metadata_url)]);
+        let add = |router: Router, path| router.route(path, answer.clone());
         paths.into_iter().fold(router, add)
     }
 
@@ -149,53 +139,43 @@ impl SignIn {
         request: &mut Request,
     ) -> Option<(Arc<str>, Role)> {
         let verified = match bearer(request.headers()) {
-            Some(token) => self.verify(token).await.map_err(Some),
-            None => Err(None),
+            Some(token) => Some(self.verify(token).await),
+            None => None,
         };
-        let issuer = &self.oauth.issuer;
-        let (caller, problem) = match verified {
-            Ok((name, Some(role))) if role == Role::All || self.oauth.read_only => {
-                return Some((name, role));
-            }
-            Ok((name, role)) => {
-                let scopes = self.scopes.join(" ");
-                let detail = format!(
-                    "This needs a sign-in with the scopes {scopes}. Nothing was changed. Sign in \
-                     again with them, if {issuer} gives them to you."
-                );
-                let problem = Problem::forbidden_role().with_detail(detail);
-                let caller = role.map(|role| (name, role));
-                (caller, self.challenge(problem, Some("insufficient_scope")))
-            }
-            Err(reason) => {
-                let detail = match reason {
-                    Some(reason) => format!(
-                        "The token is not accepted: {reason}. Nothing was changed. Sign in again at {issuer}."
-                    ),
-                    None => format!(
-                        "A sign-in at {issuer} is needed, whose token is sent as `Authorization: Bearer <token>`. Nothing was changed."
-                    ),
-                };
-                let problem = Problem::unauthenticated().with_detail(detail);
-                (
-                    None,
-                    self.challenge(problem, reason.map(|_| "invalid_token")),
-                )
-            }
+        let (issuer, scopes) = (&self.oauth.issuer, self.scopes);
+        let caller = match &verified {
+            Some(Ok((name, Some(role)))) => Some((Arc::clone(name), *role)),
+            _ => None,
         };
+        let may_all = |(_, role): &(_, Role)| *role == Role::All || self.oauth.read_only;
+        if caller.as_ref().is_some_and(may_all) {
+            return caller;
+        }
+        let (problem, error, detail) = match verified {
+            Some(Ok(_)) => (
+                Problem::forbidden_role(),
+                r#", error="insufficient_scope""#,
+                format!("That needs a sign-in at {issuer} with the scopes {scopes}"),
+            ),
+            Some(Err(reason)) => (
+                Problem::unauthenticated(),
+                r#", error="invalid_token""#,
+                format!("The token is not accepted: {reason}. Sign in again at {issuer}"),
+            ),
+            None => (
+                Problem::unauthenticated(),
+                "",
+                format!("Sign in at {issuer}, and send its token: `Authorization: Bearer <token>`"),
+            ),
+        };
+        // RFC 9728, section 5.1, and RFC 6750, section 3.
+        let url = &self.metadata_url;
+        let value = format!(r#"Bearer resource_metadata="{url}", scope="{scopes}"{error}"#);
+        let challenge = HeaderValue::try_from(value).ok()?;
+        let problem = problem.with_detail(format!("{detail}. Nothing was changed."));
+        let problem = problem.with_header(header::WWW_AUTHENTICATE, challenge);
         request.extensions_mut().insert(Refusal(problem));
         caller
-    }
-
-    /// Adds what a client needs to sign in (RFC 9728, section 5.1, and RFC 6750, section 3).
-    fn challenge(&self, problem: Problem, error: Option<&str>) -> Problem {
-        let (url, scopes) = (&self.metadata_url, self.scopes.join(" "));
-        let error = error.map_or_else(String::new, |error| format!(r#", error="{error}""#));
-        let value = format!(r#"Bearer resource_metadata="{url}", scope="{scopes}"{error}"#);
-        match HeaderValue::try_from(value) {
-            Ok(value) => problem.with_header(header::WWW_AUTHENTICATE, value),
-            Err(_) => problem,
-        }
     }
 
     /// The name in a token and the role that its scopes give, or why the token is not accepted.
@@ -215,9 +195,8 @@ impl SignIn {
             let name = text::trim(&name);
             (!name.is_empty()).then(|| format!("{name} ({})", self.host).into())
         };
-        let mut names = ["preferred_username", "email", "sub"]
-            .into_iter()
-            .filter_map(name);
+        let mut names = ["preferred_username", "email", "sub"].into_iter();
+        let name = names.find_map(name).ok_or("it names no person (sub)")?;
         let has = |scope: &str| {
             ["scope", "scp"].iter().any(|claim| match &claims[claim] {
                 Value::String(scopes) => scopes.split(' ').any(|own| own == scope),
@@ -225,12 +204,9 @@ impl SignIn {
                 _ => false,
             })
         };
-        let role = match () {
-            () if has(WRITE) => Some(Role::All),
-            () if has(READ) => Some(Role::Read),
-            () => None,
-        };
-        Ok((names.next().ok_or("it names no person (sub)")?, role))
+        let roles = [(WRITE, Role::All), (READ, Role::Read)];
+        let role = roles.into_iter().find(|(scope, _)| has(scope));
+        Ok((name, role.map(|(_, role)| role)))
     }
 
     /// The issuer's key with this id. Keys are fetched if they are old or it is not among them.
@@ -274,60 +250,40 @@ impl SignIn {
     ///
     /// When one of them cannot be read, or there is no key for tokens.
     pub async fn check(&self) -> Result<usize, IssuerError> {
-        let keys = self.fetch().await?.by_id.len();
-        let none = "has no key with an id (kid) for RS256, ES256 or EdDSA";
-        let error = || IssuerError(self.oauth.issuer.clone(), none.to_owned());
-        (keys > 0).then_some(keys).ok_or_else(error)
+        match self.fetch().await?.by_id.len() {
+            0 => Err(self.wrong("publishes no key with an id (kid) for RS256, ES256 or EdDSA")),
+            keys => Ok(keys),
+        }
+    }
+
+    fn wrong(&self, problem: &str) -> IssuerError {
+        IssuerError(format!("{} {problem}", self.oauth.issuer))
     }
 
     async fn fetch(&self) -> Result<Keys, IssuerError> {
-        let issuer = &self.oauth.issuer;
-        let fetched = timeout(self.limits.issuer, self.fetch_keys()).await;
-        fetched.unwrap_or_else(|_| {
-            Err(IssuerError(
-                issuer.clone(),
-                "did not answer in time".to_owned(),
-            ))
-        })
-    }
-
-    async fn fetch_keys(&self) -> Result<Keys, IssuerError> {
-        let issuer = &self.oauth.issuer;
-        let wrong = |problem: &str| IssuerError(issuer.clone(), problem.to_owned());
+        let issuer = self.oauth.issuer.as_str();
         // RFC 8414, section 3.1: before the path. OpenID Connect Discovery, section 4: behind it.
-        let base = issuer.trim_end_matches('/');
-        let path = base
-            .match_indices('/')
-            .nth(2)
-            .map_or("", |(at, _)| &base[at..]);
+        let (base, path) = (issuer.trim_end_matches('/'), path_of(issuer));
         let origin = base.strip_suffix(path).unwrap_or(base);
         let oauth = format!("{origin}/.well-known/oauth-authorization-server{path}");
         let metadata = match self.get(&oauth).await {
             Ok(metadata) => metadata,
-            Err(error) => {
-                tracing::debug!("{error}; asking for OpenID's metadata");
+            Err(_) => {
                 self.get(&format!("{base}/.well-known/openid-configuration"))
                     .await?
             }
         };
-        if metadata["issuer"] != **issuer {
-            let problem = format!(
-                "calls itself {} in its metadata: set --oauth-issuer to that, if it is yours",
-                metadata["issuer"]
-            );
-            return Err(wrong(&text::excerpt(&problem)));
+        if metadata["issuer"] != issuer {
+            let other = text::excerpt(&metadata["issuer"].to_string());
+            let problem = format!("calls itself {other}: is --oauth-issuer right to the letter?");
+            return Err(self.wrong(&problem));
         }
-        let url = metadata["jwks_uri"].as_str().unwrap_or_default();
-        let is_allowed = url
-            .split('?')
-            .next()
-            .is_some_and(|url| url.parse::<BaseUrl>().is_ok());
-        if !is_allowed {
-            return Err(wrong(
-                "names no address of its keys (jwks_uri) that begins with https://",
-            ));
+        let keys = metadata["jwks_uri"].as_str().unwrap_or_default();
+        let address = keys.split('?').next().unwrap_or_default();
+        if address.parse::<BaseUrl>().is_err() {
+            return Err(self.wrong("names no https:// address of its keys (jwks_uri)"));
         }
-        let set = self.get(url).await?;
+        let set = self.get(keys).await?;
         let keys = set["keys"].as_array().into_iter().flatten();
         Ok(Keys {
             by_id: keys.filter_map(|key| self.parse_key(key)).collect(),
@@ -336,32 +292,19 @@ impl SignIn {
     }
 
     async fn get(&self, url: &str) -> Result<Value, IssuerError> {
-        let problem = |problem: String| IssuerError(url.to_owned(), problem);
-        let is_loopback = self
-            .oauth
-            .issuer
-            .parse()
-            .is_ok_and(|url: BaseUrl| url.is_loopback());
-        let http = self
-            .http
-            .get_or_try_init(async || build_http(is_loopback, self.limits.connect));
-        let http = http.await.map_err(|error| problem(error.to_string()))?;
-        let response = http
-            .get(url)
-            .header(header::ACCEPT, "application/json")
-            .send()
-            .await;
-        let response = response
-            .map_err(|error| problem(format!("cannot be reached ({})", root_cause(&error))))?;
+        let problem = |problem: &str| IssuerError(format!("{url} {problem}"));
+        // Over http, it is on loopback.
+        let http = build_http(self.oauth.issuer.starts_with("http:"), self.limits.connect);
+        let http = http.map_err(|error| problem(&error.to_string()))?;
+        let response = http.get(url).timeout(self.limits.issuer).send().await;
+        let unreachable = |error| problem(&format!("cannot be read: {}", root_cause(&error)));
+        let response = response.map_err(unreachable)?;
         if response.status() != 200 {
-            return Err(problem(format!(
-                "answered {} (redirects are not followed)",
-                response.status()
-            )));
+            return Err(problem(&format!("answered {}", response.status())));
         }
         let body = read_body(response, self.limits.issuer_bytes).await;
-        let body = body.map_err(|_| problem("broke off, or is longer than 64 KiB".to_owned()))?;
-        serde_json::from_slice(&body).map_err(|_| problem("is no JSON".to_owned()))
+        let body = body.map_err(|_| problem("broke off, or is longer than 64 KiB"))?;
+        serde_json::from_slice(&body).map_err(|_| problem("is no JSON"))
     }
 
     /// A key of a JWKS with its id, if tokens may be signed with it. Its own type decides on the algorithm,

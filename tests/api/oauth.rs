@@ -575,19 +575,19 @@ async fn an_issuer_that_does_not_fit_signs_no_caller_in() {
     let redirect = format!("Location: {}/keys\r\n", issuer.server.url());
     for (keys, reason) in [
         (Reply::Flood(flood.into()), "longer than 64 KiB"),
-        (jwks(&[secret]), "no key with an id"),
-        (with("alg", json!("RS256")), "no key with an id"),
-        (with("alg", json!("HS256")), "no key with an id"),
-        (with("alg", json!("strange")), "no key with an id"),
-        (with("use", json!("enc")), "no key with an id"),
-        (with("crv", json!("P-384")), "no key with an id"),
-        (with("kid", Value::Null), "no key with an id"),
+        (jwks(&[secret]), "publishes no key with an id"),
+        (with("alg", json!("RS256")), "publishes no key with an id"),
+        (with("alg", json!("HS256")), "publishes no key with an id"),
+        (with("alg", json!("strange")), "publishes no key with an id"),
+        (with("use", json!("enc")), "publishes no key with an id"),
+        (with("crv", json!("P-384")), "publishes no key with an id"),
+        (with("kid", Value::Null), "publishes no key with an id"),
         (reply("200 OK", "", "<html>"), "is no JSON"),
-        (json_reply("200 OK", &json!([])), "no key with an id"),
         (
-            reply("302 Found", &redirect, ""),
-            "answered 302 Found (redirects are not followed)",
+            json_reply("200 OK", &json!([])),
+            "publishes no key with an id",
         ),
+        (reply("302 Found", &redirect, ""), "answered 302 Found"),
     ] {
         issuer.publish(keys);
         refuses(&issuer, &token, reason).await;
@@ -604,14 +604,17 @@ async fn an_issuer_that_does_not_fit_signs_no_caller_in() {
             json!({ "issuer": format!("{url}/"), "jwks_uri": keys }),
             "calls itself",
         ),
-        (json!({ "issuer": url }), "no address of its keys"),
+        (
+            json!({ "issuer": url }),
+            "names no https:// address of its keys",
+        ),
         (
             json!({ "issuer": url, "jwks_uri": "http://login.example.com/keys" }),
-            "no address",
+            "names no https:// address",
         ),
         (
             json!({ "issuer": url, "jwks_uri": "file:///etc/passwd" }),
-            "no address",
+            "names no https:// address",
         ),
     ] {
         *issuer.metadata.lock().unwrap() = metadata;
@@ -748,33 +751,32 @@ async fn no_token_is_in_any_log_or_answer() {
 
 #[tokio::test]
 async fn a_sign_in_needs_the_public_url() {
+    let issuer = "must be the issuer's identifier";
     let app = TestApp::new(&[]);
     for (arguments, problem) in [
+        ("--oauth-issuer=https://a.example", "--public-url <URL>"),
         (
-            &["--oauth-issuer", "https://a.example"][..],
-            "--oauth-issuer needs --public-url",
+            "--oauth-audience=a --public-url=https://b.example",
+            "--oauth-issuer <URL>",
         ),
         (
-            &["--oauth-audience", "a"],
-            "--oauth-audience needs --oauth-issuer",
+            "--public-url=https://b.example --oauth-issuer=http://a.example",
+            issuer,
         ),
         (
-            &["--oauth-issuer", "http://a.example"],
-            "--oauth-issuer must be the issuer's identifier",
+            "--public-url=https://b.example --oauth-issuer=https://me@a.example",
+            issuer,
         ),
         (
-            &["--oauth-issuer", "https://me@a.example"],
-            "must be the issuer's identifier",
+            "--public-url=https://b.example --oauth-issuer=https://a.example?b",
+            issuer,
         ),
-        (
-            &["--oauth-issuer", "https://a.example?b"],
-            "must be the issuer's identifier",
-        ),
-        (&["--public-url", "https://a.example/:b"], "in its path"),
-        (&["--public-url", "https://a.example/a//b"], "in its path"),
+        ("--public-url=https://a.example/:b", "in its path"),
+        ("--public-url=https://a.example/a//b", "in its path"),
     ] {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
         let error = app
-            .refused(&[&["http", "--sandbox"], arguments].concat())
+            .refused(&[&["http", "--sandbox"], &*arguments].concat())
             .await;
         contains(&error, [problem]);
     }
