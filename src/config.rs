@@ -367,12 +367,19 @@ fn http_settings(
             )));
         }
     }
-    let url = options.public_url.clone().unwrap_or_default();
-    let oauth = options.oauth_issuer.map(|issuer| OAuth {
-        issuer,
-        audience: options.oauth_audience.unwrap_or(url + "/mcp"),
-        read_only,
-    });
+    let oauth = match (options.oauth_issuer, &options.public_url) {
+        (Some(issuer), Some(url)) => Some(OAuth {
+            issuer,
+            audience: options.oauth_audience.unwrap_or(format!("{url}/mcp")),
+            read_only,
+        }),
+        (None, _) if options.oauth_audience.is_none() => None,
+        _ => {
+            return Err(invalid(
+                "The sign-in needs --oauth-issuer and --public-url, at which callers reach this server: set both.",
+            ));
+        }
+    };
     Ok(http::Settings {
         mcp: options.mcp_addr,
         rest,

@@ -46,7 +46,7 @@ pub enum Interface {
 /// Who calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Caller {
-    /// The holder of an access token, by the token's name: the only authenticated identity.
+    /// The holder of an access token, by the token's name, or who signed in: the only authenticated identity.
     Token(Arc<str>),
     /// The name and version that a client claims, or its `User-Agent`.
     Client(Arc<str>),

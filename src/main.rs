@@ -164,11 +164,11 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             http.public_url.clone().unwrap_or_else(own)
         };
         let (mcp_url, url) = (reachable(mcp), reachable(rest));
-        // Without tokens, a client signs in.
-        let header = if !callers.is_empty() {
-            " --header \"Authorization: Bearer $ACCESS_TOKEN\""
-        } else {
+        // Without access tokens, a client signs in.
+        let header = if callers.is_empty() {
             ""
+        } else {
+            " --header \"Authorization: Bearer $ACCESS_TOKEN\""
         };
         let add = "claude mcp add -s user --transport http qovery-backups";
         let command = format!("{add} {mcp_url}/mcp{header}");

@@ -158,12 +158,11 @@ pub(super) struct HttpOptions {
 
     /// Accept the sign-in of this OAuth 2.1 or OpenID issuer, whose tokens are JWTs; needs --public-url
     #[arg(long, env = "QOVERY_BACKUPS_OAUTH_ISSUER", value_name = "URL")]
-    #[arg(requires = "public_url", value_parser = issuer)]
+    #[arg(value_parser = issuer)]
     pub(super) oauth_issuer: Option<String>,
 
     /// The audience of the issuer's tokens for this server, if it is not the public URL with /mcp
     #[arg(long, env = "QOVERY_BACKUPS_OAUTH_AUDIENCE", value_name = "AUDIENCE")]
-    #[arg(requires = "oauth_issuer")]
     pub(super) oauth_audience: Option<String>,
 }
 

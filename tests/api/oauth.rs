@@ -696,15 +696,15 @@ async fn openids_metadata_does_as_well_and_an_issuer_may_have_a_path() {
         &lines[0],
         ["GET /.well-known/oauth-authorization-server/company "],
     );
-    let served = app.serve(&["--sandbox"]).await;
+    let program = app.serve(&["--sandbox"]).await;
     let claims = json!({
         "iss": issuer, "aud": ["backups"], "exp": now() + 60, "scope": BOTH,
         "preferred_username": format!("  a\u{202e}da\n{}", "x".repeat(300)), "sub": "1",
     });
     let token = key.token(&json!({ "alg": "EdDSA", "kid": "one" }), &claims);
-    let answer = served.rest(list().token(Some(&token))).await;
+    let answer = program.rest(list().token(Some(&token))).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let caller = served.call_of(&answer).await["caller"].clone();
+    let caller = program.call_of(&answer).await["caller"].clone();
     let caller = caller.as_str().unwrap();
     assert!(
         caller.starts_with("ada x") && caller.ends_with("x (127.0.0.1)"),
@@ -732,7 +732,7 @@ async fn no_token_is_in_any_log_or_answer() {
     for token in &tokens {
         for request in [list(), add(), Request::get("/metrics")] {
             let answer = server.rest(request.token(Some(token))).await;
-            seen.push_str(&format!("{:?}{}", answer.headers, answer.text()));
+            seen.extend([format!("{:?}", answer.headers), answer.text()]);
         }
         let mut client = Client::over_http(&server, Era::Handshake, None);
         let call = client.tool(ADD, &order(1)).token(Some(token));
@@ -752,13 +752,11 @@ async fn no_token_is_in_any_log_or_answer() {
 #[tokio::test]
 async fn a_sign_in_needs_the_public_url() {
     let issuer = "must be the issuer's identifier";
+    let both = "needs --oauth-issuer and --public-url";
     let app = TestApp::new(&[]);
     for (arguments, problem) in [
-        ("--oauth-issuer=https://a.example", "--public-url <URL>"),
-        (
-            "--oauth-audience=a --public-url=https://b.example",
-            "--oauth-issuer <URL>",
-        ),
+        ("--oauth-issuer=https://a.example", both),
+        ("--oauth-audience=a --public-url=https://b.example", both),
         (
             "--public-url=https://b.example --oauth-issuer=http://a.example",
             issuer,
