@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::{
     io::{self, Write},
     iter,
+    sync::Arc,
 };
 
 use chrono::{TimeDelta, Utc};
@@ -14,6 +15,7 @@ use crate::{
     backups::Backups,
     config::Config,
     context::{Context, Interface},
+    http::SignIn,
     limits::Limits,
     qovery::{Client, Credentials, DatabaseId, Error, Failure, Scheme, Service},
     secret::Reloadable,
@@ -21,8 +23,9 @@ use crate::{
 
 /// Writes what would be used, and notes on what stops no start over stdio: a key file that others can read,
 /// and a port of `http` that cannot be listened on, which is tried for a moment. Then sends requests that
-/// change nothing: for the backups of `database`, else for the organizations that the key can see. Without a
-/// `key`, `qovery` is the sandbox. Where callers bring their keys, sends none. Returns whether the configuration works.
+/// change nothing: for the backups of `database`, else for the organizations that the key can see, and for what
+/// the issuer of the sign-in publishes. Without a `key`, `qovery` is the sandbox. Where callers bring their keys,
+/// asks Qovery nothing. Returns whether the configuration works.
 ///
 /// # Errors
 ///
@@ -31,7 +34,7 @@ pub async fn check(
     config: &Config,
     key: Option<&Reloadable<Credentials>>,
     qovery: &Client,
-    limits: &Limits,
+    limits: &Arc<Limits>,
     databases: &[DatabaseId],
     mut output: impl Write,
 ) -> io::Result<bool> {
@@ -97,7 +100,20 @@ pub async fn check(
         }
     };
     writeln!(output, "{verdict}")?;
-    Ok(seen.is_ok())
+    let mut works = seen.is_ok();
+    if let Some(sign_in) = SignIn::new(&config.http, limits.clone()) {
+        let verdict = match sign_in.check().await {
+            Ok(keys) => {
+                format!("OK: the issuer of the sign-in publishes {keys} key(s) for tokens.")
+            }
+            Err(error) => {
+                works = false;
+                format!("FAILED: the sign-in would not work: {error}.")
+            }
+        };
+        writeln!(output, "{verdict}")?;
+    }
+    Ok(works)
 }
 
 /// Writes of each of `databases`, or of all that the key can see, whether its newest finished backup is at most

@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 use crate::{
     backups::{AuditLog, Confirm, Policy},
     dialog::Dialog,
-    http::{self, Tokens},
+    http::{self, OAuth, Tokens},
     mcp::Seal,
     qovery::{BaseUrl, Credentials, CredentialsError, mask_keys},
     secret::Reloadable,
@@ -177,7 +177,7 @@ impl Config {
         let seal = seal.transpose()?;
         let secrets = [key, tokens, state_key].into_iter().flatten();
         let secrets = secrets.map(|secret| secret.setting);
-        let http = http_settings(cli.http, access_tokens, &settings)?;
+        let http = http_settings(cli.http, access_tokens, cli.read_only, &settings)?;
         let is_local = command != Command::Http && !cli.sandbox;
         let audit_log = audit_log(cli.audit_log, is_local, &mut settings);
         Ok(Self {
@@ -376,6 +376,7 @@ fn parse_key(text: &SecretString) -> Result<Credentials, CredentialsError> {
 fn http_settings(
     options: HttpOptions,
     tokens: Arc<Reloadable<Tokens>>,
+    read_only: bool,
     settings: &[SettingValue],
 ) -> Result<http::Settings, Error> {
     let rest = (!options.no_rest).then_some(options.rest_addr);
@@ -384,7 +385,9 @@ fn http_settings(
         (cli::REST_ADDR, rest),
     ];
     for (variable, address) in addresses {
-        if tokens.current().is_empty() && address.is_some_and(|address| !address.ip().is_loopback())
+        if tokens.current().is_empty()
+            && options.oauth_issuer.is_none()
+            && address.is_some_and(|address| !address.ip().is_loopback())
         {
             let setting = find(settings, variable).map_or_else(String::new, ToString::to_string);
             return Err(invalid(format!(
@@ -394,6 +397,19 @@ fn http_settings(
             )));
         }
     }
+    let oauth = match (options.oauth_issuer, &options.public_url) {
+        (Some(issuer), Some(url)) => Some(OAuth {
+            issuer,
+            audience: options.oauth_audience.unwrap_or(format!("{url}/mcp")),
+            read_only,
+        }),
+        (None, _) if options.oauth_audience.is_none() => None,
+        _ => {
+            return Err(invalid(
+                "The sign-in needs --oauth-issuer and --public-url, at which callers reach this server: set both.",
+            ));
+        }
+    };
     Ok(http::Settings {
         mcp: options.mcp_addr,
         rest,
@@ -402,6 +418,7 @@ fn http_settings(
         public_url: options.public_url,
         tokens,
         caller_keys: options.caller_keys,
+        oauth,
     })
 }
 

@@ -50,7 +50,7 @@ pub enum Interface {
 /// Who calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Caller {
-    /// The holder of an access token, by the token's name: the only authenticated identity.
+    /// The holder of an access token, by the token's name, or who signed in: the only authenticated identity.
     Token(Arc<str>),
     /// The holder of a key, by the beginning of its digest: no identity, and no other client can claim it.
     Key(Arc<str>),

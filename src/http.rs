@@ -9,18 +9,19 @@
 mod auth;
 mod endpoint;
 mod middleware;
+mod oauth;
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
     extract::ConnectInfo,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Request, Uri, header},
     response::Response,
     routing::get,
 };
 use futures_util::future::OptionFuture;
-use hyper::server::conn::http1;
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -41,6 +42,7 @@ use crate::{
 };
 pub use auth::{AllowedHost, AllowedOrigin, Tokens, TokensError};
 use middleware::Middleware;
+pub use oauth::{IssuerError, OAuth, SignIn};
 
 /// How to serve over HTTP.
 #[derive(Clone, Debug)]
@@ -59,6 +61,20 @@ pub struct Settings {
     pub tokens: Arc<Reloadable<Tokens>>,
     /// Whether each call brings its own key, since the server has none.
     pub caller_keys: bool,
+    /// The sign-in that is accepted beside them.
+    pub oauth: Option<OAuth>,
+}
+
+impl Settings {
+    /// The path of the public URL, without a slash at its end.
+    pub fn path(&self) -> &str {
+        rest::path_of(self.public_url.as_deref().unwrap_or_default())
+    }
+
+    /// Whether every caller must show who it is.
+    pub fn authenticates(&self) -> bool {
+        self.oauth.is_some() || !self.tokens.current().is_empty()
+    }
 }
 
 /// Serves MCP and the routes of `rest` until the shutdown drains. Answers the calls in flight until its
@@ -75,12 +91,14 @@ pub async fn serve(
     if rest_listener.is_none() {
         mcp = mcp.route("/metrics", get(rest::metrics));
     }
+    let path = Arc::from(settings.path());
     let middleware = Middleware::new(settings, Arc::clone(&limits), shutdown.clone());
     let mcp = middleware.layer(Interface::Mcp, mcp);
     let rest = middleware.layer(Interface::Rest, rest);
     let connections = Connections {
         open: Arc::new(Semaphore::new(limits.connections)),
         tasks: TaskTracker::new(),
+        path,
         limits,
         shutdown,
     };
@@ -104,6 +122,7 @@ type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 struct Connections {
     open: Arc<Semaphore>,
     tasks: TaskTracker,
+    path: Arc<str>,
     limits: Arc<Limits>,
     shutdown: Shutdown,
 }
@@ -151,7 +170,9 @@ impl Connections {
         stream.set_timeout(Some(self.limits.write_stall));
         let draining = self.shutdown.draining.clone();
         let is_draining = draining.clone();
+        let path = Arc::clone(&self.path);
         let service = ServiceBuilder::new()
+            .map_request(move |request| without_prefix(request, &path))
             .layer(Extension(ConnectInfo(peer)))
             .map_response(move |mut response: Response| {
                 if is_draining.is_cancelled() {
@@ -192,6 +213,22 @@ impl Connections {
     }
 }
 
+/// Takes the public URL's path off, which a proxy may have left on.
+fn without_prefix(mut request: Request<Incoming>, path: &str) -> Request<Incoming> {
+    let target = request.uri().path_and_query().map_or("", |it| it.as_str());
+    if let Some(rest) = target.strip_prefix(path).filter(|_| !path.is_empty())
+        && (rest.is_empty() || rest.starts_with(['/', '?']))
+        && let Ok(rest) = format!("/{}", rest.strip_prefix('/').unwrap_or(rest)).parse()
+    {
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = Some(rest);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+    request
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +243,7 @@ mod tests {
             public_url: None,
             tokens: Reloadable::new(Tokens::default(), None),
             caller_keys: false,
+            oauth: None,
         }
     }
 }

@@ -102,6 +102,14 @@ limits! {
     write_stall: Duration = seconds(10), short milliseconds(1_000);
     /// How often the modification time of the access tokens' file is looked at.
     secret_check: Duration = seconds(10), short milliseconds(100);
+    /// To read the sign-in's metadata and keys, and the pause before the first that failed are tried again.
+    issuer: Duration = seconds(5), short milliseconds(500);
+    /// Bytes of the sign-in's metadata, and of its keys.
+    issuer_bytes: usize = 64 << 10;
+    /// How long the sign-in's keys are taken for current.
+    issuer_keys: Duration = seconds(10 * 60), short milliseconds(1_000);
+    /// The pause between two fetches of the sign-in's keys.
+    issuer_pause: Duration = seconds(60), short milliseconds(500);
     /// Open connections, on both ports together.
     connections: usize = 512, short 64;
     /// Calls in flight over HTTP, on both ports together.

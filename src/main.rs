@@ -155,7 +155,7 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
         if rest_listener.is_some() {
             tracing::info!("REST is listening on http://{rest}");
         }
-        let authenticated = !http.tokens.current().is_empty();
+        let authenticated = http.authenticates();
         let callers = http.tokens.current().names();
         tracing::info!(settings, authenticated, callers, confirmation, "serving");
         let reachable = |address| {
@@ -163,7 +163,8 @@ async fn start(mut config: Config, limits: Arc<Limits>, shutdown: Shutdown) -> a
             http.public_url.clone().unwrap_or_else(own)
         };
         let (mcp_url, url) = (reachable(mcp), reachable(rest));
-        let headers = headers(authenticated, http.caller_keys);
+        // Without access tokens, a client signs in.
+        let headers = headers(!callers.is_empty(), http.caller_keys);
         let add = "claude mcp add -s user --transport http qovery-backups";
         let command = format!("{add} {mcp_url}/mcp{headers}");
         // A proxy may keep REST inside, since it asks no person.

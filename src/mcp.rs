@@ -29,7 +29,7 @@ use rmcp::{
     },
     service::RequestContext,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     backups::{Backups, Confirm},
@@ -290,6 +290,12 @@ async fn catch_panic(call: impl Future<Output = Result<Reply, Refusal>>) -> Resu
         );
         Err(Refusal::protocol("internal_error", error))
     })
+}
+
+/// Whether a message calls a tool that changes something.
+pub(crate) fn is_change(message: &Value) -> bool {
+    let tool = message["params"]["name"].as_str().unwrap_or_default();
+    message["method"] == "tools/call" && matches!(tools::operation(tool), "add" | "remove")
 }
 
 fn implementation() -> Implementation {

@@ -22,7 +22,9 @@ pub use crate::credentials::{Credentials, CredentialsError, Scheme, mask_keys};
 pub use base_url::{BaseUrl, BaseUrlError};
 pub use client::{Answered, Client};
 pub(crate) use date::parse as parse_date;
+pub(crate) use error::root_cause;
 pub use error::{Error, Facts, Failure, Outcome};
+pub(crate) use exchange::{build_http, read_body};
 pub use model::{
     Backup, BackupId, BackupMessage, BackupName, BackupPage, Database, DatabaseId, IdError,
     NewBackup, Organization, Service, Status, Text, TextError,

@@ -7,6 +7,8 @@
 mod openapi;
 mod problem;
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json, Router,
     body::Bytes,
@@ -55,9 +57,13 @@ pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, headers
     }
     let page = page.replace("{version}", env!("CARGO_PKG_VERSION"));
     let page = page.replace("{command}", command).replace("{url}", url);
+    let path = path_of(url);
+    let page = page.replace("href=\"/", &format!("href=\"{path}/"));
+    let server = format!("\"url\": \"{}\"", if path.is_empty() { "/" } else { path });
     let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
     let page = ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page));
-    let document = ([(header::CONTENT_TYPE, JSON)], DOCUMENT);
+    let document = DOCUMENT.replace("\"url\": \"/\"", &server);
+    let document = ([(header::CONTENT_TYPE, JSON)], document);
     Router::new()
         .route("/", get(page))
         .route("/openapi.json", get(document))
@@ -65,6 +71,16 @@ pub fn router(backups: Backups, sandbox: bool, command: &str, url: &str, headers
         .route(BACKUPS, get(list).post(add))
         .route(BACKUP, delete(remove))
         .with_state(backups)
+        .layer(Extension(Prefix(path.into())))
+}
+
+/// The path of a URL, without a slash at its end.
+pub(crate) fn path_of(url: &str) -> &str {
+    let path = url
+        .match_indices('/')
+        .nth(2)
+        .map_or("", |(at, _)| &url[at..]);
+    path.trim_end_matches('/')
 }
 
 /// The operation of a request in logs and metrics.
@@ -103,16 +119,22 @@ async fn list(
     Ok(json(StatusCode::OK, page))
 }
 
+/// The path of the URL at which callers reach the API.
+#[derive(Clone)]
+struct Prefix(Arc<str>);
+
 /// `addBackupDatabase`.
 async fn add(
     State(backups): State<Backups>,
     Extension(context): Extension<Context>,
+    Extension(Prefix(path)): Extension<Prefix>,
     database: Result<Path<DatabaseId>, PathRejection>,
     backup: Result<Json<NewBackup>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let (Path(database), Json(backup)) = (database?, backup?);
     let added = backups.add(&context, database, backup).await?;
-    let location = format!("/v1/database/{database}/backup/{}", added.answered.value.id);
+    let id = added.answered.value.id;
+    let location = format!("{path}/v1/database/{database}/backup/{id}");
     let response = json(StatusCode::CREATED, added.answered.json);
     Ok(([(header::LOCATION, location)], response).into_response())
 }

@@ -242,7 +242,8 @@ def ingress(services):
     [made] = filled(text)["Ingress"]
     [rule], [terminated] = made["spec"]["rules"], made["spec"]["tls"]
     expect(rule["host"] == proxy_name() and terminated["hosts"] == [rule["host"]], made)
-    [path] = rule["http"]["paths"]
+    path, metadata = rule["http"]["paths"]
+    expect(metadata == path | {"path": "/.well-known/oauth-protected-resource"}, metadata)
     [service] = [found for found in services if found["metadata"]["name"] == path["backend"]["service"]["name"]]
     expect(service["metadata"]["namespace"] == made["metadata"]["namespace"], made)
     ports = [port["name"] for port in service["spec"]["ports"]]
@@ -462,7 +463,10 @@ async def nginx(program, replicas, upstream):
         for replica, service in replicas.items():
             address = socket.gethostbyname(replica)
             addresses = ["--mcp-addr", f"{address}:9090", "--rest-addr", f"{address}:8080"]
-            variables = service["environment"]
+            variables = service["environment"] | {
+                "QOVERY_BACKUPS_OAUTH_ISSUER": "https://login.example.com",
+                "QOVERY_BACKUPS_PUBLIC_URL": f"https://{name}",
+            }
             begun = Program(program, [*service["command"], *addresses], variables, upstream)
             await stack.enter_async_context(begun)
             await begun.ready(f"http://{address}:9090/readyz")
@@ -494,6 +498,9 @@ async def nginx(program, replicas, upstream):
             expect(status == 200, f"while the addresses change: {status}")
         expect(await was_asked(first), "one replica was not asked")
         headers = bearer("agents") | {"Host": name}
+        metadata = f"https://{name}/.well-known/oauth-protected-resource/mcp"
+        status, answer = await through(written(metadata, "GET", {"Host": name}, b""))
+        expect(status == 200 and f'"https://{name}/mcp"'.encode() in answer, f"the metadata: {status}: {answer[:300]}")
         for path in ["/metrics", "/v1/database", "/"]:
             status, _ = await through(written(f"https://{name}{path}", "GET", headers, b""))
             expect(status == 404, f"{path} is answered with {status}")

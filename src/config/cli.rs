@@ -162,6 +162,15 @@ pub(super) struct HttpOptions {
     #[arg(long, env = "QOVERY_BACKUPS_PUBLIC_URL", value_name = "URL")]
     #[arg(value_parser = public_url)]
     pub(super) public_url: Option<String>,
+
+    /// Accept the sign-in of this OAuth 2.1 or OpenID issuer, whose tokens are JWTs; needs --public-url
+    #[arg(long, env = "QOVERY_BACKUPS_OAUTH_ISSUER", value_name = "URL")]
+    #[arg(value_parser = issuer)]
+    pub(super) oauth_issuer: Option<String>,
+
+    /// The audience of the issuer's tokens for this server, if it is not the public URL with /mcp
+    #[arg(long, env = "QOVERY_BACKUPS_OAUTH_AUDIENCE", value_name = "AUDIENCE")]
+    pub(super) oauth_audience: Option<String>,
 }
 
 /// What to do.
@@ -397,17 +406,28 @@ fn log_filter(text: &str) -> Result<Targets, &'static str> {
     )
 }
 
+/// To the letter: tokens name it with a slash at its end or without.
+fn issuer(text: &str) -> Result<String, &'static str> {
+    let is_issuer = text.parse::<BaseUrl>().is_ok();
+    is_issuer.then(|| text.to_owned()).ok_or(
+        "must be the issuer's identifier, a URL such as https://login.example.com/company: https (http on \
+         loopback), without a user, a query (?) or a fragment (#)",
+    )
+}
+
 /// Without the slash at its end: paths are added to it.
 fn public_url(text: &str) -> Result<String, &'static str> {
     let has_no_more = |url: &Url| {
         let plain = url.origin().ascii_serialization() + url.path();
-        url.scheme().starts_with("http") && url.as_str() == plain
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+        let is_routable = url.path().bytes().all(is_plain) && !url.path().contains("//");
+        url.scheme().starts_with("http") && url.as_str() == plain && is_routable
     };
     match Url::parse(text).ok().filter(has_no_more) {
         Some(url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
         None => Err(
             "must be a URL such as https://backups.example.com, without a user, a query (?) or a \
-             fragment (#)",
+             fragment (#), and of letters, digits and -._~ in its path",
         ),
     }
 }

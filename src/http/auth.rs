@@ -9,7 +9,7 @@ use axum::{
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::Settings;
+use super::{Settings, oauth};
 use crate::{
     context::{Caller, Context, Interface, Role},
     credentials::{Credentials, is_qovery_key},
@@ -231,8 +231,7 @@ impl Settings {
         let is_public = reads(request, &PUBLIC)
             || request.method() == Method::OPTIONS
             || request.uri().path().starts_with("/.well-known/");
-        let is_authorized =
-            matches!(context.caller, Caller::Token(_)) || self.tokens.current().is_empty();
+        let is_authorized = matches!(context.caller, Caller::Token(_)) || !self.authenticates();
         let is_in_role = match context.role {
             Role::All => true,
             Role::Read => context.interface == Interface::Mcp || request.method().is_safe(),
@@ -240,6 +239,9 @@ impl Settings {
         };
         if is_public || (is_authorized && is_in_role) {
             return Ok(());
+        }
+        if let Some(oauth::Refusal(problem)) = request.extensions().get() {
+            return Err(problem.clone());
         }
         if is_authorized {
             return Err(Problem::forbidden_role());

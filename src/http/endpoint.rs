@@ -14,6 +14,7 @@ use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
 
+use super::oauth::Refusal;
 use crate::{
     context::Context,
     mcp,
@@ -57,6 +58,11 @@ async fn answer(
             return (status, json, invalid.to_json()).into_response();
         }
     };
+    if let Some(Refusal(problem)) = parts.extensions.get()
+        && mcp::is_change(&message)
+    {
+        return problem.clone().into_response();
+    }
     if is_initialize(&message) {
         // Some clients send the version of their last connection; the body has the one that they ask for.
         parts.headers.remove("mcp-protocol-version");

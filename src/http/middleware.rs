@@ -26,7 +26,7 @@ use tower_http::{
     normalize_path::NormalizePath,
 };
 
-use super::{Settings, auth};
+use super::{Settings, SignIn, auth};
 use crate::{
     context::{Caller, Context, Deadline, Interface, RequestId, Role, TraceParent},
     limits::Limits,
@@ -41,6 +41,7 @@ const REQUEST_ID: &str = "x-request-id";
 /// The middleware of both ports.
 pub(super) struct Middleware {
     settings: Settings,
+    sign_in: Option<Arc<SignIn>>,
     limits: Arc<Limits>,
     shutdown: Shutdown,
     /// Counts the calls in flight over both ports.
@@ -57,6 +58,7 @@ impl Middleware {
         Arc::new(Self {
             calls_by_caller: Mutex::default(),
             calls: Arc::new(Semaphore::new(limits.calls)),
+            sign_in: SignIn::new(&settings, Arc::clone(&limits)),
             settings,
             limits,
             shutdown,
@@ -89,6 +91,10 @@ impl Middleware {
             .layer(layers)
             .route("/healthz", get("alive\n"))
             .route("/readyz", get(ready));
+        let router = match &self.sign_in {
+            Some(sign_in) => sign_in.add_metadata(router),
+            None => router,
+        };
         // A router would match the path before its layers change it.
         NormalizePath::trim_trailing_slash(router)
     }
@@ -108,7 +114,14 @@ impl Middleware {
     }
 
     /// The context of a call, from its header and its connection.
-    fn context(&self, interface: Interface, request: &Request) -> Context {
+    async fn context(&self, interface: Interface, request: &mut Request) -> Context {
+        let tokens = self.settings.tokens.current();
+        let mut token = auth::bearer(request.headers()).and_then(|token| tokens.caller(token));
+        if let Some(sign_in) = &self.sign_in
+            && token.is_none()
+        {
+            token = sign_in.caller(request).await;
+        }
         let headers = request.headers();
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         // Each proxy appends the address of its client: only the last is of the operator's own.
@@ -118,8 +131,6 @@ impl Middleware {
             let value = String::from_utf8_lossy(value.as_bytes());
             text::excerpt(value.rsplit(',').next().unwrap_or_default().trim()).into()
         };
-        let tokens = self.settings.tokens.current();
-        let token = auth::bearer(headers).and_then(|token| tokens.caller(token));
         let key = || auth::qovery_key(headers).map(Arc::new);
         let key = self.settings.caller_keys.then(key).flatten();
         let agent = headers
@@ -174,7 +185,7 @@ async fn log_request(
 ) -> Response {
     let tokens = &middleware.settings.tokens;
     tokens.refresh(middleware.limits.secret_check).await;
-    let context = middleware.context(interface, &request);
+    let context = middleware.context(interface, &mut request).await;
     request.extensions_mut().insert(context.clone());
     let path = path.as_ref().map_or("", MatchedPath::as_str);
     let operation = rest::operation(request.method(), path);

@@ -302,7 +302,7 @@ type Cause = dyn StdError + 'static;
 
 /// The text of the innermost cause: the outer ones only say that the request failed. It can quote the
 /// names of a certificate, so it is sanitized and shortened.
-pub(super) fn root_cause(error: &Cause) -> String {
+pub(crate) fn root_cause(error: &Cause) -> String {
     let root = causes(error).last().unwrap_or(error);
     text::excerpt(&root.to_string())
 }

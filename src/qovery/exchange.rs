@@ -40,7 +40,9 @@ impl Client {
         context: &Context,
     ) -> Result<Response, Failure> {
         let url = format!("{}{}", self.base_url, request.path);
-        let http = self.http.get_or_try_init(async || self.build_http());
+        let http = self
+            .http
+            .get_or_try_init(async || build_http(self.base_url.is_loopback(), self.limits.connect));
         let http = http.await.map_err(Failure::Setup)?;
         let timeout = self.limits.attempt.min(context.deadline.remaining());
         let authorization = request.credentials.header();
@@ -96,22 +98,26 @@ impl Client {
             },
         })
     }
+}
 
-    fn build_http(&self) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
-        // Fails if another provider is installed, which then is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(self.limits.connect)
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .referer(false)
-            .https_only(true);
-        if self.base_url.is_loopback() {
-            builder = builder.no_proxy().https_only(false);
-        }
-        Ok(builder.build()?)
+/// A client that follows no redirect, over https alone except where its peer is on loopback.
+pub(crate) fn build_http(
+    is_loopback: bool,
+    connect: Duration,
+) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
+    // Fails if another provider is installed, which then is used.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(connect)
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .referer(false)
+        .https_only(true);
+    if is_loopback {
+        builder = builder.no_proxy().https_only(false);
     }
+    Ok(builder.build()?)
 }
 
 impl Response {
@@ -162,7 +168,11 @@ fn error_message(body: &[u8], credentials: &Credentials) -> Option<String> {
     Some(text::excerpt(&credentials.redact(&message)))
 }
 
-async fn read_body(mut response: reqwest::Response, max: usize) -> Result<Bytes, Failure> {
+/// Reads a body of at most `max` bytes.
+pub(crate) async fn read_body(
+    mut response: reqwest::Response,
+    max: usize,
+) -> Result<Bytes, Failure> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failure_of)? {
         if body.len() + chunk.len() > max {

@@ -185,6 +185,15 @@ impl Problem {
         }
     }
 
+    /// The same, in other words.
+    #[must_use]
+    pub fn with_detail(self, detail: String) -> Self {
+        Self {
+            detail: detail.into(),
+            ..self
+        }
+    }
+
     /// The same, with one more header in its response.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {

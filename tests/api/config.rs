@@ -52,7 +52,7 @@ pub(crate) fn settings() -> Vec<Setting> {
         })
     });
     let settings: Vec<_> = secrets.chain(arguments).collect();
-    assert_eq!(settings.len(), 23);
+    assert_eq!(settings.len(), 25);
     settings
 }
 

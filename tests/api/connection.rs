@@ -20,7 +20,7 @@ pub(crate) fn backups_of(database: &str) -> String {
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     method: &'static str,
-    target: String,
+    pub(crate) target: String,
     headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
 }

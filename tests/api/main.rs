@@ -35,6 +35,7 @@ mod keys;
 mod lifecycle;
 mod lists;
 mod network;
+mod oauth;
 mod openapi;
 mod outcome;
 mod overview;
