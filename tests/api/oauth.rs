@@ -622,6 +622,26 @@ async fn an_issuer_that_does_not_fit_signs_no_caller_in() {
     }
 }
 
+/// What is said of a sign-in that does not work, by what the pages quote of it.
+pub(crate) async fn messages() -> Vec<(&'static str, String)> {
+    let issuer = Issuer::start().await;
+    let server = issuer.serve(&[]).await;
+    let token = issuer.token_with("aud", json!([]));
+    let refused = server.rest(list().token(Some(&token))).await;
+    *issuer.metadata.lock().unwrap() = json!({});
+    let check = issuer.app().run(&["check", "--sandbox"]).await;
+    let server = issuer.serve(&[]).await;
+    server.rest(list().token(Some(&token))).await;
+    vec![
+        ("it is for another audience (aud)", refused.text()),
+        ("the sign-in would not work", check.stdout),
+        (
+            "the keys of the sign-in could not be read",
+            server.finish().await.stderr,
+        ),
+    ]
+}
+
 /// Expects a fresh server to refuse a token, and `check` to say why.
 async fn refuses(issuer: &Issuer, token: &str, reason: &str) {
     let server = issuer.serve(&[]).await;

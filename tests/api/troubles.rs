@@ -12,6 +12,7 @@ use crate::{
     docs::read,
     expect::contains,
     network::{Tls, trusting},
+    oauth,
     upstreams::{Database, Upstream, backup, json_reply, page, reply},
 };
 
@@ -43,6 +44,7 @@ async fn each_quoted_message_is_what_the_program_says() {
         of_the_key().await,
         of_the_call().await,
         over_http().await,
+        oauth::messages().await,
     ];
     let said = said.concat();
     for (quote, text) in &said {
