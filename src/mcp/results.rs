@@ -10,7 +10,7 @@ use rmcp::{
 };
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::arguments::{ArgumentError, ListArguments};
 use crate::{
@@ -24,8 +24,7 @@ use crate::{
     text,
 };
 
-/// The result of list-database-backups. An absent field is left out: hosts have lost whole results
-/// over a `null`.
+/// The result of list-database-backups.
 #[derive(Default, Serialize, JsonSchema)]
 pub(super) struct BackupList {
     /// Whose they are.
@@ -33,24 +32,19 @@ pub(super) struct BackupList {
     /// The time of this answer.
     now: String,
     /// Whether the list was read to its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
     complete: Option<bool>,
     /// Of all backups, whatever the filters, if the list is complete.
-    #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
     /// How the filters were read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     filters: Option<String>,
     /// How many fit the filters, if fewer are shown or there are filters.
-    #[serde(skip_serializing_if = "Option::is_none")]
     matching: Option<usize>,
     /// If more fit: the createdBefore to go on with.
-    #[serde(skip_serializing_if = "Option::is_none")]
     next_created_before: Option<String>,
     /// The newest first.
-    backups: Vec<BackupView>,
+    #[schemars(with = "Vec<BackupView>")]
+    backups: Vec<Value>,
     /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
@@ -64,7 +58,6 @@ pub(super) struct AllDatabases {
     /// Those that have gone longest without a finished backup first.
     databases: Vec<DatabaseView>,
     /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
@@ -75,13 +68,11 @@ struct DatabaseView {
     project: String,
     environment: String,
     /// The newest backup that can be restored from, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     newest_finished: Option<NewestFinished>,
     in_progress: usize,
     /// How many failed after it.
     failed_since: usize,
     /// Whether too little of the list could be read to be sure.
-    #[serde(skip_serializing_if = "Option::is_none")]
     not_known: Option<bool>,
 }
 
@@ -96,7 +87,6 @@ struct NewestFinished {
 pub(super) struct DatabaseRef {
     id: String,
     /// What people call it, where that can be looked up.
-    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }
 
@@ -109,12 +99,9 @@ struct Summary {
     being_removed: usize,
     unknown: usize,
     /// The date of the oldest.
-    #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<String>,
     /// The date of the newest.
-    #[serde(skip_serializing_if = "Option::is_none")]
     newest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     newest_finished_id: Option<BackupId>,
 }
 
@@ -122,27 +109,20 @@ struct Summary {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct BackupView {
     id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
     created_at: String,
     #[schemars(extend("enum" = Condition::ALL.map(Condition::name)))]
     condition: &'static str,
     /// Qovery's own word for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     state: Option<String>,
     /// Why this server refuses to remove it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     protected: Option<&'static str>,
     /// If it is another than created_at.
-    #[serde(skip_serializing_if = "Option::is_none")]
     updated_at: Option<String>,
     /// If it is another than created_at.
-    #[serde(skip_serializing_if = "Option::is_none")]
     last_deployment_date: Option<String>,
     /// All that Qovery says of its status.
-    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Map<String, Value>>,
     #[serde(flatten)]
     other: Map<String, Value>,
@@ -156,7 +136,6 @@ pub(super) struct AddedBackup {
     #[serde(flatten)]
     pub(super) backup: BackupView,
     /// What to do next.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
@@ -171,30 +150,24 @@ pub(super) struct RemovalReport {
     #[schemars(with = "String", extend("enum" = CONSENTS))]
     consent: Consent,
     /// Why nothing was removed, if nothing was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// What the person should know.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default)]
     backups: Vec<RemovalRow>,
     /// How many backups of the database remain.
-    #[serde(skip_serializing_if = "Option::is_none")]
     remaining: Option<usize>,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct RemovalRow {
     id: BackupId,
-    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
     #[schemars(extend("enum" = [REMOVED, NOT_REMOVED, UNKNOWN]))]
     outcome: &'static str,
     /// Why it was not removed, or why that is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
@@ -251,8 +224,7 @@ impl BackupList {
         let matching = rows.len();
         rows.truncate(count_shown(&dates, &vec![0; matching], limits));
         let mut rows = BackupView::rows(rows, &listing, arguments.verbose.unwrap_or(false));
-        // What cannot be serialized fails the whole answer later.
-        let size = |row| serde_json::to_string(row).map_or(0, |json| json.len());
+        let size = |row: &Value| row.to_string().len();
         let sizes: Vec<usize> = rows.iter().map(size).collect();
         rows.truncate(count_shown(&dates, &sizes, limits));
         let (shown, left_out) = dates.split_at(rows.len());
@@ -308,11 +280,7 @@ impl BackupList {
         Self::with(&listing, rows, note.into_iter())
     }
 
-    fn with(
-        listing: &Listing,
-        backups: Vec<BackupView>,
-        notes: impl Iterator<Item = String>,
-    ) -> Self {
+    fn with(listing: &Listing, backups: Vec<Value>, notes: impl Iterator<Item = String>) -> Self {
         let skew = listing.clock_skew.map(|skew| {
             let minutes = skew.num_minutes();
             format!("Qovery's clock and this server's are {minutes} minutes apart.")
@@ -431,12 +399,17 @@ impl Summary {
 }
 
 impl BackupView {
-    fn rows(mut backups: Vec<Listed>, listing: &Listing, is_verbose: bool) -> Vec<Self> {
+    fn rows(mut backups: Vec<Listed>, listing: &Listing, is_verbose: bool) -> Vec<Value> {
         if is_verbose {
             listing.add_statuses(&mut backups);
         }
         let rows = backups.into_iter();
-        rows.map(|listed| Self::new(listed, is_verbose)).collect()
+        let row = |listed| {
+            let mut row = json!(Self::new(listed, is_verbose));
+            remove_nulls(&mut row);
+            row
+        };
+        rows.map(row).collect()
     }
 
     /// A row, with Qovery's own words where they are asked for or say more than the condition.
@@ -458,11 +431,10 @@ impl BackupView {
         ] {
             other.remove(own);
         }
-        let mut status = match listed.status {
+        let status = match listed.status {
             Some(Value::Object(status)) => Some(status),
             _ => None,
         };
-        status.iter_mut().chain([&mut other]).for_each(remove_nulls);
         let short = backup.status.unwrap_or_default();
         let differs = |date: &String| *date != backup.created_at;
         Self {
@@ -479,19 +451,6 @@ impl BackupView {
             created_at: backup.created_at,
         }
     }
-}
-
-/// Removes nulls from fields that are passed on as Qovery sent them.
-fn remove_nulls(fields: &mut Map<String, Value>) {
-    fn descend(value: &mut Value) {
-        match value {
-            Value::Object(fields) => remove_nulls(fields),
-            Value::Array(values) => values.iter_mut().for_each(descend),
-            _ => {}
-        }
-    }
-    fields.retain(|_, value| !value.is_null());
-    fields.values_mut().for_each(descend);
 }
 
 impl RemovalReport {
@@ -565,6 +524,7 @@ impl Reply {
     pub(super) fn new(result: impl Serialize) -> Result<Self, Refusal> {
         let failed = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
         let mut value = serde_json::to_value(result).map_err(failed)?;
+        remove_nulls(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
         let mut text = serde_json::to_string(&value).map_err(failed)?;
         if !text::is_printable_ascii(&text) {
@@ -583,6 +543,18 @@ impl Reply {
     /// The same response under another label.
     pub(super) fn with_outcome(self, outcome: &'static str) -> Self {
         Self { outcome, ..self }
+    }
+}
+
+/// Leaves out absent fields: hosts have lost whole results over a `null`.
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(values) => values.iter_mut().for_each(remove_nulls),
+        _ => {}
     }
 }
 
@@ -638,8 +610,6 @@ impl From<ArgumentError> for Refusal {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::mcp::arguments::schema;
 
