@@ -6,6 +6,7 @@
 
 mod arguments;
 mod confirmation;
+mod lists;
 mod progress;
 mod question;
 mod questions;

@@ -8,7 +8,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use hyper::body::Bytes;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{
     sync::watch,
     time::{sleep, timeout_at},
@@ -48,15 +49,24 @@ impl Listing {
         guard::date(&listed.backup, self.now).ok()
     }
 
-    /// Gives some of these backups their status as Qovery sent it.
-    pub fn add_statuses(&self, backups: &mut [Listed]) {
-        let rows = backups.iter_mut();
-        let mut rows: HashMap<_, _> = rows.map(|row| (row.backup.id, &mut row.status)).collect();
-        for (id, status) in self.json.iter().flat_map(|page| statuses(page)) {
-            if let Some(row) = rows.get_mut(&id) {
-                **row = Some(status);
-            }
+    /// The status of each backup as Qovery sent it.
+    pub fn statuses(&self) -> HashMap<BackupId, &RawValue> {
+        #[derive(Deserialize)]
+        struct Page<'a> {
+            #[serde(borrow)]
+            results: Vec<Row<'a>>,
         }
+        #[derive(Deserialize)]
+        struct Row<'a> {
+            id: BackupId,
+            #[serde(borrow)]
+            status: Option<&'a RawValue>,
+        }
+        let pages = self.json.iter();
+        // The same JSON was parsed before.
+        let pages = pages.filter_map(|page| serde_json::from_slice::<Page>(page).ok());
+        let rows = pages.flat_map(|page| page.results);
+        rows.filter_map(|row| Some((row.id, row.status?))).collect()
     }
 }
 
@@ -69,8 +79,6 @@ pub struct Listed {
     pub condition: Condition,
     /// The rule that protects it, if the whole list is known and one does.
     pub protection: Option<Protection>,
-    /// Its status as Qovery sent it, if that was asked for.
-    pub status: Option<Value>,
 }
 
 impl Listed {
@@ -78,7 +86,6 @@ impl Listed {
         Self {
             condition: assessment.condition,
             protection: assessment.protection,
-            status: None,
             backup,
         }
     }
@@ -90,7 +97,6 @@ impl From<Backup> for Listed {
         Self {
             condition: Condition::of(&backup, Clock::new(Utc::now(), None)),
             protection: None,
-            status: None,
             backup,
         }
     }
@@ -279,16 +285,4 @@ impl Backups {
             json: list.json,
         }
     }
-}
-
-/// The status of each backup of a page, as Qovery sent it.
-fn statuses(page: &[u8]) -> Vec<(BackupId, Value)> {
-    // The same JSON was parsed before.
-    let mut page: Value = serde_json::from_slice(page).unwrap_or_default();
-    let backups = page["results"].as_array_mut().into_iter().flatten();
-    let statuses = backups.filter_map(|backup| {
-        let id = backup["id"].as_str()?.parse().ok()?;
-        Some((id, backup["status"].take()))
-    });
-    statuses.collect()
 }

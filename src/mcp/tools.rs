@@ -15,10 +15,8 @@ use super::{
         schema,
     },
     confirmation::Target,
-    results::{
-        AddedBackup, AllDatabases, BackupList, BackupView, DatabaseRef, Refusal, RemovalReport,
-        Reply,
-    },
+    lists::{AllDatabases, BackupList, BackupView, DatabaseRef},
+    results::{AddedBackup, Refusal, RemovalReport, Reply},
 };
 use crate::{
     backups::{Found, Listed},
@@ -219,7 +217,7 @@ impl Server {
         let name = self.backups.name(context, database).await;
         Reply::new(AddedBackup {
             database: DatabaseRef::new(database, name.as_deref()),
-            backup: BackupView::new(Listed::from(added.answered.value), false),
+            backup: BackupView::new(Listed::from(added.answered.value), None),
             note: Some(note),
         })
     }
