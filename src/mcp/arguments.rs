@@ -353,21 +353,17 @@ impl RemoveArguments {
     ) -> Result<(DatabaseArgument, Vec<BackupId>), ArgumentError> {
         let max = limits.batch_size;
         let problem = match (self.backup_id, self.backup_ids) {
-            (Some(backup), None) => return Ok((self.database_id, vec![backup])),
-            (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
-                return Ok((self.database_id, backups));
-            }
-            (None, Some(backups)) => {
-                let number = backups.len();
-                format!("backupIds: must have 1 to {max} ids, and has {number}")
-            }
             (None, None) => "missing field `backupId`".to_owned(),
-            (Some(backup), Some(same)) if same.is_empty() || same == [backup] => {
-                return Ok((self.database_id, vec![backup]));
+            (None, Some(ids)) if (1..=max).contains(&ids.len()) => {
+                return Ok((self.database_id, ids));
             }
-            (Some(_), Some(_)) => {
+            (None, Some(ids)) => {
+                format!("backupIds: must have 1 to {max} ids, and has {}", ids.len())
+            }
+            (Some(id), Some(ids)) if !ids.is_empty() && ids != [id] => {
                 "`backupId` is given beside `backupIds`; leave one of them out".to_owned()
             }
+            (Some(id), _) => return Ok((self.database_id, vec![id])),
         };
         Err(ArgumentError(problem))
     }
