@@ -177,11 +177,6 @@ impl Reply {
             alert: None,
         })
     }
-
-    /// The same response under another label.
-    pub(super) fn with_outcome(self, outcome: &'static str) -> Self {
-        Self { outcome, ..self }
-    }
 }
 
 /// Leaves out absent fields: hosts have lost whole results over a `null`.
@@ -218,9 +213,9 @@ impl Refusal {
     }
 
     /// The text, if the operator has to act on it.
-    pub(super) fn alert(&self) -> Option<&str> {
-        let text = self.error.as_deref().ok();
-        text.filter(|_| self.concern == Concern::Operator)
+    pub(super) fn alert(&self) -> Option<String> {
+        let text = self.error.as_ref().ok();
+        text.filter(|_| self.concern == Concern::Operator).cloned()
     }
 
     /// The response. In-band it is text alone: TypeScript v1 clients check structured content against
