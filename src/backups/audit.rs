@@ -20,6 +20,7 @@ use std::{
 use chrono::{SecondsFormat, Utc};
 use parking_lot::Mutex as SyncMutex;
 use serde::Serialize;
+use serde_json::json;
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,
@@ -159,6 +160,7 @@ impl Record {
     }
 
     fn log(&self, is_missing_in_file: bool) {
+        let json = json!(self);
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -172,8 +174,8 @@ impl Record {
                     backup_id = self.backup_id.map(tracing::field::display),
                     name = self.name,
                     created_at = self.created_at,
-                    consent = self.consent.name(),
-                    asked_by = self.asked_by.map(AskedBy::name),
+                    consent = json["consent"].as_str(),
+                    asked_by = json["asked_by"].as_str(),
                     phase = self.phase,
                     reason = self.reason,
                     outcome = self.outcome.map(Outcome::name),
