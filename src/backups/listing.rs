@@ -180,10 +180,8 @@ impl Backups {
             let in_progress = listed.condition == Condition::InProgress;
             context = context.with_deadline(until);
             listing.name = self.name(&context, database).await;
-            let pause = pauses
-                .next()
-                .filter(|pause| in_progress && *pause < context.deadline.remaining());
-            let Some(pause) = pause else {
+            let has_time = |pause: &_| in_progress && *pause < context.deadline.remaining();
+            let Some(pause) = pauses.next().filter(has_time) else {
                 return Ok(listing);
             };
             polls.send_modify(|polls| *polls += 1);
@@ -265,15 +263,12 @@ impl Backups {
         }
         let clock = Clock::new(now, list.date);
         let assessments = guard::assess(&list.backups, self.inner.policy.keep_latest, clock);
-        let mut backups: Vec<_> = list
-            .backups
-            .into_iter()
-            .zip(assessments)
-            .map(|(backup, assessment)| Listed {
-                protection: assessment.protection.filter(|_| list.complete),
-                ..Listed::new(backup, assessment)
-            })
-            .collect();
+        let rows = list.backups.into_iter().zip(assessments);
+        let rows = rows.map(|(backup, assessment)| Listed {
+            protection: assessment.protection.filter(|_| list.complete),
+            ..Listed::new(backup, assessment)
+        });
+        let mut backups: Vec<_> = rows.collect();
         backups.sort_by_cached_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));
         Listing {
             database,
