@@ -107,13 +107,12 @@ impl Backups {
                 };
                 let step = async {
                     let target = (database, backup.id);
-                    match this.check_again(&context, &mut list, target).await? {
-                        Condition::BeingRemoved => Ok(backup.clone()),
-                        _ => {
-                            this.request(&context, record, &mut reserved, send, settle)
-                                .await
-                        }
+                    let now = this.check_again(&context, &mut list, target).await?;
+                    if now == Condition::BeingRemoved {
+                        return Ok(backup.clone());
                     }
+                    let request = this.request(&context, record, &mut reserved, send, settle);
+                    request.await
                 };
                 match step.await {
                     Ok(backup) => {

@@ -254,12 +254,10 @@ impl AllDatabases {
             failed_since: reading.failed_since,
             not_known: (!reading.is_known).then_some(true),
         };
-        let (number, mut notes) = (overview.databases.len(), overview.problems);
-        if number > MAX_ROWS {
-            notes.push(format!(
-                "{} more are not shown: each is better off.",
-                number - MAX_ROWS
-            ));
+        let mut notes = overview.problems;
+        let more = overview.databases.len().saturating_sub(MAX_ROWS);
+        if more > 0 {
+            notes.push(format!("{more} more are not shown: each is better off."));
         }
         if !overview.complete {
             notes.push("Not each database was read: call again in a moment to go on.".to_owned());

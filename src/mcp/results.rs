@@ -93,17 +93,12 @@ pub(super) struct Refusal {
 
 impl RemovalReport {
     pub(super) fn new(outcome: RemovalOutcome) -> Self {
-        let RemovalOutcome {
-            plan,
-            consent,
-            results,
-        } = outcome;
-        let mut results = results.into_iter();
-        let row = |Listed {
-                       backup, condition, ..
-                   }: Listed| {
+        let (plan, consent) = (outcome.plan, outcome.consent);
+        let mut results = outcome.results.into_iter();
+        let row = |listed: Listed| {
+            let backup = listed.backup;
             let (outcome, reason) = match results.next() {
-                Some(Ok(_)) if condition == Condition::BeingRemoved => {
+                Some(Ok(_)) if listed.condition == Condition::BeingRemoved => {
                     (REMOVED, Some("It was being removed already.".to_owned()))
                 }
                 Some(Ok(_)) => (REMOVED, None),
