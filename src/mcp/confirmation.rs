@@ -273,23 +273,17 @@ impl Server {
             Some(_) => self.limits.dialog_timeout_with_progress,
             None => self.limits.dialog_timeout,
         };
-        let answer = tokio::select! {
+        let reason = tokio::select! {
             biased;
-            (_, text) = self.interruption(request) => {
-                return Ok(Answer::NotConfirmed(text.into()));
-            }
-            answer = dialog.ask(text, time, &self.limits) => answer,
+            (_, text) = self.interruption(request) => text,
+            answer = dialog.ask(text, time, &self.limits) => match answer {
+                Ok(dialog::Answer::Remove) => return Ok(Answer::Confirmed),
+                Ok(dialog::Answer::Keep) => "The person answered no in a dialog. Nothing was removed.",
+                Ok(dialog::Answer::NoAnswer) => "Nobody answered the dialog. Nothing was removed.",
+                Err(error) => return Err(Refusal::in_band("not_asked", &error)),
+            },
         };
-        Ok(match answer {
-            Ok(dialog::Answer::Remove) => Answer::Confirmed,
-            Ok(dialog::Answer::Keep) => Answer::NotConfirmed(
-                "The person answered no in a dialog. Nothing was removed.".into(),
-            ),
-            Ok(dialog::Answer::NoAnswer) => {
-                Answer::NotConfirmed("Nobody answered the dialog. Nothing was removed.".into())
-            }
-            Err(error) => return Err(Refusal::in_band("not_asked", &error)),
-        })
+        Ok(Answer::NotConfirmed(reason.into()))
     }
 
     /// Why an answer is no longer wanted, once that is so: for the client and for a model.
@@ -367,6 +361,10 @@ impl Answer {
     fn parse(answer: &Value) -> Result<Self, &'static str> {
         const UNTICKED: &str =
             "The host answered for the person without ticking the box. Nothing was removed.";
+        const DECLINED: &str = "The host answered no for the person. Nothing was removed. The rest of the task \
+                                may go on. If the host showed no question, it cannot show one.";
+        const CLOSED: &str = "The host closed the question without an answer. Nothing was removed. If it \
+                              showed no question, it cannot show one.";
         let action = answer["action"].as_str().ok_or("it has no action")?;
         let reason = match (action, &answer["content"]) {
             ("accept", Value::Object(form)) => match form.get("remove") {
@@ -374,23 +372,16 @@ impl Answer {
                 Some(Value::String(text)) if text == "true" => return Ok(Self::Confirmed),
                 Some(Value::String(text)) if text != "false" => {
                     let text = text::excerpt(text);
-                    format!("The host answered \"{text}\" in place of true. Nothing was removed.").into()
+                    format!("The host answered \"{text}\" in place of true. Nothing was removed.")
+                        .into()
                 }
                 None | Some(Value::Bool(_) | Value::String(_) | Value::Null) => UNTICKED.into(),
                 Some(_) => return Err("`remove` is neither true nor false"),
             },
             ("accept", Value::Null) => UNTICKED.into(),
             ("accept", _) => return Err("its content is no form"),
-            ("decline", _) => {
-                "The host answered no for the person. Nothing was removed. The rest of the task may go \
-                 on. If the host showed no question, it cannot show one."
-                    .into()
-            }
-            ("cancel", _) => {
-                "The host closed the question without an answer. Nothing was removed. If it showed \
-                 no question, it cannot show one."
-                    .into()
-            }
+            ("decline", _) => DECLINED.into(),
+            ("cancel", _) => CLOSED.into(),
             (other, _) => {
                 let other = text::excerpt(other);
                 format!("The host answered \"{other}\" for the person. Nothing was removed.").into()
