@@ -103,6 +103,7 @@ impl From<Backup> for Listed {
 }
 
 /// The part of a list that was read.
+#[derive(Default)]
 pub(super) struct Pages {
     pub(super) backups: Vec<Backup>,
     /// The pages as Qovery sent them.
@@ -208,12 +209,7 @@ impl Backups {
         max: usize,
         is_enough: impl Fn(&[Backup]) -> bool,
     ) -> Result<Pages, Error> {
-        let mut list = Pages {
-            backups: Vec::new(),
-            json: Vec::new(),
-            complete: false,
-            date: None,
-        };
+        let mut list = Pages::default();
         let (mut seen, mut bytes, mut next) = (HashSet::new(), 0, None);
         for number in 0..MAX_PAGES {
             let page = self.inner.qovery.list_backups(database, next, context);
