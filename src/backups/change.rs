@@ -119,13 +119,11 @@ impl Backups {
                         request.gone.send_modify(|gone| *gone += 1);
                         results.push(Ok(backup));
                     }
-                    Err(error)
-                        if wanted == 1
-                            || results.is_empty() && error.outcome() == Outcome::NotApplied =>
-                    {
-                        return Err(error);
-                    }
                     Err(error) => {
+                        let is_unchanged = error.outcome() == Outcome::NotApplied;
+                        if wanted == 1 || results.is_empty() && is_unchanged {
+                            return Err(error);
+                        }
                         if error.concern() == Concern::Caller {
                             let target = (database, &[backup.id][..]);
                             this.record_refusal(&context, target, error.kind(), None)

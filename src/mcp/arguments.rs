@@ -297,10 +297,8 @@ impl ListArguments {
     pub(super) fn describe_filters(&self) -> Option<String> {
         let date = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         let parts = [
-            self.created_after
-                .map(|from| format!("from {}", date(from))),
-            self.created_before
-                .map(|end| format!("before {}", date(end))),
+            self.created_after.map(|it| format!("from {}", date(it))),
+            self.created_before.map(|it| format!("before {}", date(it))),
             self.condition.map(|it| format!("condition {}", it.name())),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();

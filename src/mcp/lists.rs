@@ -299,6 +299,7 @@ impl Summary {
             let undated = [Protection::Undated, Protection::InFuture].map(Some);
             !undated.contains(&listed.protection)
         });
+        let newest_finished = of(Condition::Finished).next();
         let newest = dated.next();
         let oldest = dated.next_back().or(newest);
         let date = |listed: &Listed| listed.backup.created_at.clone();
@@ -311,9 +312,7 @@ impl Summary {
             unknown: of(Condition::Unknown).count(),
             oldest: oldest.map(date),
             newest: newest.map(date),
-            newest_finished_id: of(Condition::Finished)
-                .next()
-                .map(|listed| listed.backup.id),
+            newest_finished_id: newest_finished.map(|listed| listed.backup.id),
         }
     }
 }
