@@ -102,11 +102,8 @@ pub enum Confirm {
 impl Backups {
     /// Backups behind `qovery`, under `policy`.
     pub fn new(qovery: Client, policy: Policy, limits: Arc<Limits>, shutdown: Shutdown) -> Self {
-        let audit = Audit::new(
-            policy.audit_log.clone(),
-            limits.audit_write,
-            shutdown.clone(),
-        );
+        let log = policy.audit_log.clone();
+        let audit = Audit::new(log, limits.audit_write, shutdown.clone());
         Self {
             inner: Arc::new(Inner {
                 qovery,

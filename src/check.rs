@@ -155,34 +155,29 @@ pub async fn check_ages(
     }
     let mut is_old = false;
     for (database, reading) in readings {
+        if !reading.is_known {
+            problems.push(format!("{database}: its list is too long or out of order."));
+            continue;
+        }
         let age = reading.newest_finished.map(|(_, date)| Utc::now() - date);
-        let words = age.map_or_else(
-            || "no finished backup".to_owned(),
-            |age| format!("the newest finished backup is {} h old", age.num_hours()),
-        );
-        let verdict = match age {
-            _ if !reading.is_known => {
-                problems.push(format!("{database}: its list is too long or out of order."));
-                continue;
-            }
-            Some(age) if age <= max_age => "OK",
-            _ => "TOO OLD",
+        let is_good = age.is_some_and(|age| age <= max_age);
+        let verdict = if is_good { "OK" } else { "TOO OLD" };
+        let words = match age {
+            None => "no finished backup".to_owned(),
+            Some(age) => format!("the newest finished backup is {} h old", age.num_hours()),
         };
-        is_old |= verdict != "OK";
+        let failed = reading.failed_since;
         writeln!(
             output,
-            "{verdict}: {database}: {words}, {} failed since.",
-            reading.failed_since
+            "{verdict}: {database}: {words}, {failed} failed since."
         )?;
+        is_old |= !is_good;
     }
     for problem in &problems {
         writeln!(output, "NOT KNOWN: {problem}")?;
     }
-    Ok(if is_old {
-        3
-    } else {
-        u8::from(!problems.is_empty())
-    })
+    let code = u8::from(!problems.is_empty());
+    Ok(if is_old { 3 } else { code })
 }
 
 /// Counts the backups of a database, page by page, up to the longest list that is read elsewhere.

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod confirmation;
+mod lists;
 mod progress;
 mod question;
 mod questions;
@@ -150,9 +151,8 @@ impl Server {
         context.cancellation = request.ct.child_token();
         // Over HTTP, rmcp has only a placeholder for a client of an older revision.
         let placeholder = Implementation::default();
-        if let Some(client) = request
-            .client_info()
-            .filter(|client| *client != placeholder)
+        let client = request.client_info();
+        if let Some(client) = client.filter(|client| *client != placeholder)
             && context.caller.own_name().is_none()
         {
             let name = format!("{} {}", client.name, client.version);
@@ -249,17 +249,13 @@ impl ServerHandler for Server {
         let context = self.context(&request);
         let mut entry = Call::begin(&context, tools::operation(&params.name));
         let result = catch_panic(self.call(params, &context, &request, &entry)).await;
-        let alert = match &result {
-            Ok(reply) => reply.alert.as_deref(),
-            Err(refusal) => refusal.alert(),
+        let (outcome, alert, mut response) = match result {
+            Ok(reply) => (reply.outcome, reply.alert, Ok(reply.response)),
+            Err(refusal) => (refusal.outcome, refusal.alert(), refusal.response()),
         };
         if let Some(alert) = alert {
-            entry.alert(alert);
+            entry.alert(&alert);
         }
-        let (outcome, mut response) = match result {
-            Ok(reply) => (reply.outcome, Ok(reply.response)),
-            Err(refusal) => (refusal.outcome, refusal.response()),
-        };
         entry.end(outcome, None);
         let meta = is_stateless(&request).then(|| RESULT_META.clone());
         match &mut response {

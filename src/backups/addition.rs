@@ -54,10 +54,8 @@ impl Backups {
         let since = date - answered.duration_since(sent_at.1);
         let since = since.max(sent_at.0.trunc_subsecs(0));
         let listed = &page.value.results;
-        let position = self
-            .inner
-            .recent_additions
-            .find(listed, database, wanted, since)?;
+        let recent = &self.inner.recent_additions;
+        let position = recent.find(listed, database, wanted, since)?;
         // Its own JSON, as the lost answer would have had it.
         let whole: Value = serde_json::from_slice(&page.json).ok()?;
         let json = serde_json::to_vec(&whole["results"][position]).ok()?;

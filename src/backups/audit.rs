@@ -20,6 +20,7 @@ use std::{
 use chrono::{SecondsFormat, Utc};
 use parking_lot::Mutex as SyncMutex;
 use serde::Serialize;
+use serde_json::json;
 use tokio::{
     sync::Mutex,
     task::spawn_blocking,
@@ -39,9 +40,10 @@ use crate::{
 pub const TARGET: &str = "audit";
 
 /// Where the trail is written, beside the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AuditLog {
     /// Nowhere.
+    #[default]
     Off,
     /// To the operator's file. What it does not take is not changed.
     File(PathBuf),
@@ -50,7 +52,7 @@ pub enum AuditLog {
 }
 
 /// The trail.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Audit {
     log: AuditLog,
     /// A line that takes longer is not written.
@@ -159,6 +161,7 @@ impl Record {
     }
 
     fn log(&self, is_missing_in_file: bool) {
+        let json = json!(self);
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -172,8 +175,8 @@ impl Record {
                     backup_id = self.backup_id.map(tracing::field::display),
                     name = self.name,
                     created_at = self.created_at,
-                    consent = self.consent.name(),
-                    asked_by = self.asked_by.map(AskedBy::name),
+                    consent = json["consent"].as_str(),
+                    asked_by = json["asked_by"].as_str(),
                     phase = self.phase,
                     reason = self.reason,
                     outcome = self.outcome.map(Outcome::name),
@@ -194,11 +197,8 @@ impl Audit {
         Self {
             log,
             write_timeout,
-            lock: Arc::default(),
             shutdown,
-            incomplete: AtomicBool::new(false),
-            is_unwritable: AtomicBool::new(false),
-            refusals: SyncMutex::default(),
+            ..Self::default()
         }
     }
 
@@ -223,18 +223,18 @@ impl Audit {
     /// Records that removals were refused. The same refusal is recorded once in a while: an agent that loops
     /// must not fill the disk.
     pub(super) async fn refusals(&self, caller: Option<&Arc<str>>, mut records: Vec<Record>) {
-        let now = Instant::now();
-        let is_new = |record: &Record| {
-            let mut refusals = self.refusals.lock();
+        {
+            let (now, mut refusals) = (Instant::now(), self.refusals.lock());
             refusals.retain(|_, since| now.duration_since(*since) < REFUSAL_WINDOW);
-            let refusal = (caller.cloned(), record.backup_id, record.reason);
-            let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
-            if is_new {
-                refusals.insert(refusal, now);
-            }
-            is_new
-        };
-        records.retain(is_new);
+            records.retain(|record| {
+                let refusal = (caller.cloned(), record.backup_id, record.reason);
+                let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
+                if is_new {
+                    refusals.insert(refusal, now);
+                }
+                is_new
+            });
+        }
         if records.is_empty() {
             return;
         }
@@ -248,19 +248,23 @@ impl Audit {
         for record in &mut *records {
             record.time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
         }
-        let month = || now.format("audit-%Y-%m.jsonl").to_string();
-        let written = match &self.log {
-            AuditLog::Off => Ok(()),
-            AuditLog::File(path) => self.write_file(path.clone(), records).await,
-            AuditLog::Monthly(folder) => self.write_file(folder.join(month()), records).await,
-        };
-        match written {
-            Err(error) if matches!(self.log, AuditLog::Monthly(_)) => {
-                if !self.is_unwritable.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "the audit log cannot be written: changes are in this log only");
-                }
+        let (path, is_ours) = match &self.log {
+            AuditLog::Off => (None, false),
+            AuditLog::File(path) => (Some(path.clone()), false),
+            AuditLog::Monthly(folder) => {
+                let month = now.format("audit-%Y-%m.jsonl").to_string();
+                (Some(folder.join(month)), true)
             }
-            written => written?,
+        };
+        if let Some(path) = path
+            && let Err(error) = self.write_file(path, is_ours, records).await
+        {
+            if !is_ours {
+                return Err(error);
+            }
+            if !self.is_unwritable.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the audit log cannot be written: changes are in this log only");
+            }
         }
         for record in records {
             record.log(false);
@@ -268,13 +272,13 @@ impl Audit {
         Ok(())
     }
 
-    async fn write_file(&self, path: PathBuf, records: &[Record]) -> io::Result<()> {
+    /// Appends lines to a file, which is the operator's or in a folder of ours.
+    async fn write_file(&self, path: PathBuf, is_ours: bool, records: &[Record]) -> io::Result<()> {
         let mut lines = Vec::new();
         for record in records {
             serde_json::to_writer(&mut lines, record)?;
             lines.push(b'\n');
         }
-        let is_ours = matches!(self.log, AuditLog::Monthly(_));
         let sync = records.iter().any(|record| record.reason.is_none());
         let deadline = Instant::now() + self.write_timeout;
         let written = timeout_at(deadline, async {

@@ -109,26 +109,23 @@ impl Backups {
                 };
                 let step = async {
                     let target = (database, backup.id);
-                    match this.check_again(&context, &mut list, target).await? {
-                        Condition::BeingRemoved => Ok(backup.clone()),
-                        _ => {
-                            this.request(&context, record, &mut reserved, send, settle)
-                                .await
-                        }
+                    let now = this.check_again(&context, &mut list, target).await?;
+                    if now == Condition::BeingRemoved {
+                        return Ok(backup.clone());
                     }
+                    let request = this.request(&context, record, &mut reserved, send, settle);
+                    request.await
                 };
                 match step.await {
                     Ok(backup) => {
                         request.gone.send_modify(|gone| *gone += 1);
                         results.push(Ok(backup));
                     }
-                    Err(error)
-                        if wanted == 1
-                            || results.is_empty() && error.outcome() == Outcome::NotApplied =>
-                    {
-                        return Err(error);
-                    }
                     Err(error) => {
+                        let is_unchanged = error.outcome() == Outcome::NotApplied;
+                        if wanted == 1 || results.is_empty() && is_unchanged {
+                            return Err(error);
+                        }
                         if error.concern() == Concern::Caller {
                             let target = (database, &[backup.id][..]);
                             this.record_refusal(&context, target, error.kind(), None)

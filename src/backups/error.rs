@@ -148,13 +148,16 @@ pub enum Concern {
 }
 
 /// Why a backup cannot be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
     /// It is not, or no longer, in the database's list.
+    #[error("it is not in the list of this database")]
     NotListed,
     /// A rule says that it must stay.
+    #[error("{0}")]
     Protected(Protection),
     /// The call names it more than once.
+    #[error("it is named twice")]
     NamedTwice,
 }
 
@@ -178,13 +181,7 @@ fn obstructed(database: DatabaseId, wanted: usize, obstacles: &[(BackupId, Obsta
         obstacles.len()
     );
     for (backup, obstacle) in obstacles {
-        let _ = match obstacle {
-            Obstacle::NotListed => {
-                write!(text, " {backup}: it is not in the list of this database.")
-            }
-            Obstacle::Protected(protection) => write!(text, " {backup}: {protection}."),
-            Obstacle::NamedTwice => write!(text, " {backup}: it is named twice."),
-        };
+        let _ = write!(text, " {backup}: {obstacle}.");
     }
     text
 }

@@ -8,7 +8,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use hyper::body::Bytes;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{
     sync::watch,
     time::{sleep, timeout_at},
@@ -48,15 +49,24 @@ impl Listing {
         guard::date(&listed.backup, self.now).ok()
     }
 
-    /// Gives some of these backups their status as Qovery sent it.
-    pub fn add_statuses(&self, backups: &mut [Listed]) {
-        let rows = backups.iter_mut();
-        let mut rows: HashMap<_, _> = rows.map(|row| (row.backup.id, &mut row.status)).collect();
-        for (id, status) in self.json.iter().flat_map(|page| statuses(page)) {
-            if let Some(row) = rows.get_mut(&id) {
-                **row = Some(status);
-            }
+    /// The status of each backup as Qovery sent it.
+    pub fn statuses(&self) -> HashMap<BackupId, &RawValue> {
+        #[derive(Deserialize)]
+        struct Page<'a> {
+            #[serde(borrow)]
+            results: Vec<Row<'a>>,
         }
+        #[derive(Deserialize)]
+        struct Row<'a> {
+            id: BackupId,
+            #[serde(borrow)]
+            status: Option<&'a RawValue>,
+        }
+        let pages = self.json.iter();
+        // The same JSON was parsed before.
+        let pages = pages.filter_map(|page| serde_json::from_slice::<Page>(page).ok());
+        let rows = pages.flat_map(|page| page.results);
+        rows.filter_map(|row| Some((row.id, row.status?))).collect()
     }
 }
 
@@ -69,8 +79,6 @@ pub struct Listed {
     pub condition: Condition,
     /// The rule that protects it, if the whole list is known and one does.
     pub protection: Option<Protection>,
-    /// Its status as Qovery sent it, if that was asked for.
-    pub status: Option<Value>,
 }
 
 impl Listed {
@@ -78,7 +86,6 @@ impl Listed {
         Self {
             condition: assessment.condition,
             protection: assessment.protection,
-            status: None,
             backup,
         }
     }
@@ -90,13 +97,13 @@ impl From<Backup> for Listed {
         Self {
             condition: Condition::of(&backup, Clock::new(Utc::now(), None)),
             protection: None,
-            status: None,
             backup,
         }
     }
 }
 
 /// The part of a list that was read.
+#[derive(Default)]
 pub(super) struct Pages {
     pub(super) backups: Vec<Backup>,
     /// The pages as Qovery sent them.
@@ -174,10 +181,8 @@ impl Backups {
             let in_progress = listed.condition == Condition::InProgress;
             context = context.with_deadline(until);
             listing.name = self.name(&context, database).await;
-            let pause = pauses
-                .next()
-                .filter(|pause| in_progress && *pause < context.deadline.remaining());
-            let Some(pause) = pause else {
+            let has_time = |pause: &_| in_progress && *pause < context.deadline.remaining();
+            let Some(pause) = pauses.next().filter(has_time) else {
                 return Ok(listing);
             };
             polls.send_modify(|polls| *polls += 1);
@@ -204,12 +209,7 @@ impl Backups {
         max: usize,
         is_enough: impl Fn(&[Backup]) -> bool,
     ) -> Result<Pages, Error> {
-        let mut list = Pages {
-            backups: Vec::new(),
-            json: Vec::new(),
-            complete: false,
-            date: None,
-        };
+        let mut list = Pages::default();
         let (mut seen, mut bytes, mut next) = (HashSet::new(), 0, None);
         for number in 0..MAX_PAGES {
             let page = self.inner.qovery.list_backups(database, next, context);
@@ -259,15 +259,12 @@ impl Backups {
         }
         let clock = Clock::new(now, list.date);
         let assessments = guard::assess(&list.backups, self.inner.policy.keep_latest, clock);
-        let mut backups: Vec<_> = list
-            .backups
-            .into_iter()
-            .zip(assessments)
-            .map(|(backup, assessment)| Listed {
-                protection: assessment.protection.filter(|_| list.complete),
-                ..Listed::new(backup, assessment)
-            })
-            .collect();
+        let rows = list.backups.into_iter().zip(assessments);
+        let rows = rows.map(|(backup, assessment)| Listed {
+            protection: assessment.protection.filter(|_| list.complete),
+            ..Listed::new(backup, assessment)
+        });
+        let mut backups: Vec<_> = rows.collect();
         backups.sort_by_cached_key(|listed| Reverse(guard::date(&listed.backup, now).ok()));
         Listing {
             database,
@@ -279,16 +276,4 @@ impl Backups {
             json: list.json,
         }
     }
-}
-
-/// The status of each backup of a page, as Qovery sent it.
-fn statuses(page: &[u8]) -> Vec<(BackupId, Value)> {
-    // The same JSON was parsed before.
-    let mut page: Value = serde_json::from_slice(page).unwrap_or_default();
-    let backups = page["results"].as_array_mut().into_iter().flatten();
-    let statuses = backups.filter_map(|backup| {
-        let id = backup["id"].as_str()?.parse().ok()?;
-        Some((id, backup["status"].take()))
-    });
-    statuses.collect()
 }

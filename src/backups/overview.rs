@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt, future::OptionFuture, stream};
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -88,13 +88,14 @@ impl Backups {
         }
         pending.truncate(max);
         let read = async |database: Service| {
-            let may_read = inner.qovery.requests_left(context) >= RESERVED_REQUESTS;
-            let reading = async { self.reading(context, database.id).await };
-            let reading = OptionFuture::from(may_read.then_some(reading)).await;
-            (database, reading)
+            if inner.qovery.requests_left(context) < RESERVED_REQUESTS {
+                return (database, None);
+            }
+            let reading = self.reading(context, database.id).await;
+            (database, Some(reading))
         };
-        let mut readings =
-            stream::iter(pending.into_iter().map(read)).buffer_unordered(CONCURRENCY);
+        let pending = stream::iter(pending.into_iter().map(read));
+        let mut readings = pending.buffer_unordered(CONCURRENCY);
         let mut held_back = 0;
         while let Ok(Some((database, reading))) = timeout_at(end, readings.next()).await {
             let expires = Instant::now() + inner.limits.name_ttl;

@@ -285,29 +285,6 @@ impl RemovalPlan {
     }
 }
 
-impl Consent {
-    /// Its name in the audit trail, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Declined => "declined",
-            Self::NotAsked => "not_asked",
-            Self::Unattended => "unattended",
-            Self::Rest => "rest",
-        }
-    }
-}
-
-impl AskedBy {
-    /// Its name in the audit trail, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Elicitation => "elicitation",
-            Self::Dialog => "dialog",
-        }
-    }
-}
-
 impl fmt::Display for RemovalPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Qovery documents no length of a name or a date.

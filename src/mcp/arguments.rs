@@ -297,10 +297,8 @@ impl ListArguments {
     pub(super) fn describe_filters(&self) -> Option<String> {
         let date = |date: DateTime<Utc>| date.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         let parts = [
-            self.created_after
-                .map(|from| format!("from {}", date(from))),
-            self.created_before
-                .map(|end| format!("before {}", date(end))),
+            self.created_after.map(|it| format!("from {}", date(it))),
+            self.created_before.map(|it| format!("before {}", date(it))),
             self.condition.map(|it| format!("condition {}", it.name())),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -353,21 +351,17 @@ impl RemoveArguments {
     ) -> Result<(DatabaseArgument, Vec<BackupId>), ArgumentError> {
         let max = limits.batch_size;
         let problem = match (self.backup_id, self.backup_ids) {
-            (Some(backup), None) => return Ok((self.database_id, vec![backup])),
-            (None, Some(backups)) if (1..=max).contains(&backups.len()) => {
-                return Ok((self.database_id, backups));
-            }
-            (None, Some(backups)) => {
-                let number = backups.len();
-                format!("backupIds: must have 1 to {max} ids, and has {number}")
-            }
             (None, None) => "missing field `backupId`".to_owned(),
-            (Some(backup), Some(same)) if same.is_empty() || same == [backup] => {
-                return Ok((self.database_id, vec![backup]));
+            (None, Some(ids)) if (1..=max).contains(&ids.len()) => {
+                return Ok((self.database_id, ids));
             }
-            (Some(_), Some(_)) => {
+            (None, Some(ids)) => {
+                format!("backupIds: must have 1 to {max} ids, and has {}", ids.len())
+            }
+            (Some(id), Some(ids)) if !ids.is_empty() && ids != [id] => {
                 "`backupId` is given beside `backupIds`; leave one of them out".to_owned()
             }
+            (Some(id), _) => return Ok((self.database_id, vec![id])),
         };
         Err(ArgumentError(problem))
     }

@@ -26,7 +26,10 @@ use super::{
     tools::REMOVE,
 };
 use crate::{
-    backups::{self, AskedBy, Concern, Confirm, ConfirmedFacts, RemovalRequest},
+    backups::{
+        self, AskedBy, Concern, Confirm, ConfirmedFacts, RemovalOutcome, RemovalPlan,
+        RemovalRequest,
+    },
     context::{Context, Deadline},
     dialog,
     qovery::{BackupId, DatabaseId},
@@ -63,9 +66,8 @@ impl Server {
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
-        let removed = self
-            .remove_confirmed(&target, answer, context, request)
-            .await;
+        let removed = self.remove_confirmed(&target, answer, context, request);
+        let removed = removed.await;
         let (reason, declined) = match &removed {
             Ok(reply) if reply.outcome == NOT_CONFIRMED => (NOT_CONFIRMED, self.asks_by(request)),
             Err(refusal) if refusal.concern == Concern::Caller => (refusal.outcome, None),
@@ -98,10 +100,9 @@ impl Server {
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
-        let state = state.as_deref();
         let associated = target.associated_data(context);
-        let open = |state| self.seal.open(state, &associated);
-        let confirmed = state.map(open).transpose()?;
+        let open = |state: &String| self.seal.open(state, &associated);
+        let confirmed = state.as_ref().map(open).transpose()?;
         let confirmed = confirmed.map(|facts| (facts, AskedBy::Elicitation));
         let answer = responses.and_then(|mut responses| responses.remove(QUESTION));
         let answer = answer.map(|answer| Answer::parse(&answer)).transpose();
@@ -109,26 +110,26 @@ impl Server {
             let error = ErrorData::invalid_params(malformed_answer(reason), None);
             Refusal::protocol("invalid_params", error)
         })?;
-        let remove = |confirmed| self.remove_or_ask(target, confirmed, context, request);
-        match (answer, state) {
+        // Without both parts nothing is confirmed.
+        let answered = state.filter(|_| answer.is_some());
+        let confirmed = confirmed.filter(|_| answered.is_some());
+        let reply = async {
             // A no counts without proof that the question was put.
-            (Some(Answer::NotConfirmed(reason)), None) => not_confirmed(&reason),
-            (Some(answer), Some(state)) => {
-                let outcome = self.questions.outcome(&context.caller, state)?;
-                let reply = outcome.get_or_try_init(async || {
-                    // A failure is no outcome to keep.
-                    match answer {
-                        Answer::NotConfirmed(reason) => not_confirmed(&reason),
-                        Answer::Confirmed => remove(confirmed).await,
-                    }
-                });
-                reply.await.cloned()
+            if let Some(Answer::NotConfirmed(reason)) = answer {
+                return not_confirmed(&reason);
             }
-            // Without both parts nothing is confirmed.
-            _ => remove(None).await,
-        }
+            let reply = self.remove_or_ask(target, confirmed, context, request);
+            reply.await
+        };
+        let Some(state) = answered else {
+            return reply.await;
+        };
+        let outcome = self.questions.outcome(&context.caller, &state)?;
+        // A failure is no outcome to keep.
+        outcome.get_or_try_init(|| reply).await.cloned()
     }
 
+    /// Removes backups. Asks a person first, and again if what the person confirmed is no longer true.
     async fn remove_or_ask(
         &self,
         target: &Target,
@@ -136,8 +137,7 @@ impl Server {
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
-        let Target { database, backups } = target;
-        let stateless = is_stateless(request);
+        let backups = &target.backups;
         let asks_by = self.asks_by(request);
         let is_auto = self.backups.policy().confirm == Confirm::Auto;
         if is_auto && asks_by.is_none() && backups.len() > 1 {
@@ -146,97 +146,94 @@ impl Server {
                           --confirm never.";
             return Err(Refusal::in_band("one_at_a_time", &reason));
         }
+        let time = match backups.as_slice() {
+            [_] => self.limits.call,
+            _ => self.limits.batch,
+        };
+        let mut timed = context.with_deadline(Deadline::after(time));
+        let mut to_ask = None;
+        if asks_by.is_some() && confirmed.is_none() {
+            // Before anything is sent to Qovery: an agent that repeats the call must stop.
+            self.questions.check(&context.caller, backups)?;
+            let plan = self.backups.plan_removal(&timed, target.database, backups);
+            let plan = Some(plan.await?).filter(|plan| !plan.sends_nothing());
+            to_ask = plan.map(|plan| (plan, None));
+        }
         loop {
+            if let (Some(asked_by), Some((plan, change))) = (asks_by, to_ask) {
+                let question = (&plan, change.as_deref());
+                let reply = self.ask(asked_by, target, question, &timed, request);
+                if let Some(reply) = reply.await? {
+                    return Ok(reply);
+                }
+                confirmed = Some((plan.facts(), asked_by));
+            }
             // The time that a person takes does not count.
-            let time = match backups.as_slice() {
-                [_] => self.limits.call,
-                _ => self.limits.batch,
-            };
-            let context = context.with_deadline(Deadline::after(time));
-            let mut to_ask = None;
-            if asks_by.is_some() && confirmed.is_none() {
-                // Before anything is sent to Qovery: an agent that repeats the call must stop.
-                self.questions.check(&context.caller, backups)?;
-                let plan = self.backups.plan_removal(&context, *database, backups);
-                to_ask = Some(plan.await?).filter(|plan| !plan.sends_nothing());
-            }
-            let (plan, change) = if let Some(plan) = to_ask {
-                (plan, None)
-            } else {
-                let describe = |removed| format!("{removed} removed");
-                let total = Some(backups.len());
-                let removal = self.with_progress(request, &context, total, describe, |gone| {
-                    let removal = RemovalRequest {
-                        database: *database,
-                        backups: backups.clone(),
-                        confirmed: confirmed.take(),
-                        gone,
-                    };
-                    self.backups.remove(&context, removal)
-                });
-                match removal.await {
-                    Ok(outcome) => {
-                        let last = outcome.results.last();
-                        let failure = last.and_then(|result| result.as_ref().err());
-                        let label = failure.map_or(OK, backups::Error::label);
-                        let failure = failure.filter(|it| it.concern() == Concern::Operator);
-                        let failure = failure.map(ToString::to_string);
-                        let report = RemovalReport::new(outcome);
-                        let alert = failure.or_else(|| report.note.clone());
-                        let reply = Reply::new(report)?.with_outcome(label);
-                        return Ok(Reply { alert, ..reply });
-                    }
-                    Err(backups::Error::Changed { plan, change }) if asks_by.is_some() => {
-                        (*plan, Some(change))
-                    }
-                    Err(error @ backups::Error::Unconfirmed(_)) if stateless => {
-                        return Err(missing_capability(&error));
-                    }
-                    Err(error) => return Err(error.into()),
+            timed = context.with_deadline(Deadline::after(time));
+            let describe = |removed| format!("{removed} removed");
+            let total = Some(backups.len());
+            let removal = self.with_progress(request, &timed, total, describe, |gone| {
+                let removal = RemovalRequest {
+                    database: target.database,
+                    backups: backups.clone(),
+                    confirmed: confirmed.take(),
+                    gone,
+                };
+                self.backups.remove(&timed, removal)
+            });
+            match removal.await {
+                Err(backups::Error::Changed { plan, change }) if asks_by.is_some() => {
+                    to_ask = Some((*plan, Some(change)));
                 }
-            };
-            let _open = self.questions.open(&context.caller, backups)?;
-            let name = self.backups.name(&context, *database).await;
-            let text = question(&plan, name.as_deref(), change.as_deref());
-            if let Some(dialog) = self
-                .dialog
-                .as_ref()
-                .filter(|_| asks_by == Some(AskedBy::Dialog))
-            {
-                match self.ask_by_dialog(dialog, &text, &context, request).await? {
-                    Answer::Confirmed => confirmed = Some((plan.facts(), AskedBy::Dialog)),
-                    Answer::NotConfirmed(reason) => return not_confirmed(&reason),
+                Err(error @ backups::Error::Unconfirmed(_)) if is_stateless(request) => {
+                    return Err(missing_capability(&error));
                 }
-                continue;
+                outcome => return removed(outcome?),
             }
-            let question = ElicitRequest::new(form(text, backups.len()));
-            if stateless {
-                let associated = target.associated_data(&context);
+        }
+    }
+
+    /// Asks a person whether to carry out a plan, and says what changed if it is asked again. Returns the
+    /// reply in place of a removal, unless the person confirmed it: a no, or the question itself.
+    async fn ask(
+        &self,
+        asked_by: AskedBy,
+        target: &Target,
+        (plan, change): (&RemovalPlan, Option<&str>),
+        context: &Context,
+        request: &Request,
+    ) -> Result<Option<Reply>, Refusal> {
+        let _open = self.questions.open(&context.caller, &target.backups)?;
+        let name = self.backups.name(context, target.database).await;
+        let text = question(plan, name.as_deref(), change);
+        let dialog = self.dialog.as_ref();
+        let answer = if let Some(dialog) = dialog.filter(|_| asked_by == AskedBy::Dialog) {
+            self.ask_by_dialog(dialog, &text, request).await?
+        } else {
+            let question = ElicitRequest::new(form(text, target.backups.len()));
+            if is_stateless(request) {
+                let associated = target.associated_data(context);
                 let ttl = self.limits.answer_timeout;
                 let state = self.seal.seal(&plan.facts(), &associated, ttl);
                 let question = InputRequest::Elicitation(question);
                 let requests = InputRequests::from([(QUESTION.to_owned(), question)]);
-                return Ok(Reply {
+                return Ok(Some(Reply {
                     outcome: "input_required",
                     response: InputRequiredResult::new(Some(requests), Some(state)).into(),
                     alert: None,
-                });
+                }));
             }
-            match self.elicit(question, &context, request).await? {
-                Answer::Confirmed => confirmed = Some((plan.facts(), AskedBy::Elicitation)),
-                Answer::NotConfirmed(reason) => return not_confirmed(&reason),
-            }
+            self.elicit(question, request).await?
+        };
+        match answer {
+            Answer::Confirmed => Ok(None),
+            Answer::NotConfirmed(reason) => not_confirmed(&reason).map(Some),
         }
     }
 
     /// Asks over the connection of the call, and cancels the question when its answer is no longer
     /// wanted.
-    async fn elicit(
-        &self,
-        question: ElicitRequest,
-        context: &Context,
-        request: &Request,
-    ) -> Result<Answer, Refusal> {
+    async fn elicit(&self, question: ElicitRequest, request: &Request) -> Result<Answer, Refusal> {
         let failed = || {
             let reason = "The client could not ask the person. Nothing was removed.";
             Refusal::in_band("not_asked", &reason)
@@ -247,7 +244,7 @@ impl Server {
         let mut prompt = sent.await.map_err(|_| failed())?;
         let (reason, text) = tokio::select! {
             biased;
-            interruption = self.interruption(context, request) => interruption,
+            interruption = self.interruption(request) => interruption,
             answer = &mut prompt.rx => {
                 let Ok(Ok(answer)) = answer else {
                     return Err(failed());
@@ -270,41 +267,30 @@ impl Server {
         &self,
         dialog: &dialog::Dialog,
         text: &str,
-        context: &Context,
         request: &Request,
     ) -> Result<Answer, Refusal> {
         let time = match request.meta.get_progress_token() {
             Some(_) => self.limits.dialog_timeout_with_progress,
             None => self.limits.dialog_timeout,
         };
-        let answer = tokio::select! {
+        let reason = tokio::select! {
             biased;
-            (_, text) = self.interruption(context, request) => {
-                return Ok(Answer::NotConfirmed(text.into()));
-            }
-            answer = dialog.ask(text, time, &self.limits) => answer,
+            (_, text) = self.interruption(request) => text,
+            answer = dialog.ask(text, time, &self.limits) => match answer {
+                Ok(dialog::Answer::Remove) => return Ok(Answer::Confirmed),
+                Ok(dialog::Answer::Keep) => "The person answered no in a dialog. Nothing was removed.",
+                Ok(dialog::Answer::NoAnswer) => "Nobody answered the dialog. Nothing was removed.",
+                Err(error) => return Err(Refusal::in_band("not_asked", &error)),
+            },
         };
-        Ok(match answer {
-            Ok(dialog::Answer::Remove) => Answer::Confirmed,
-            Ok(dialog::Answer::Keep) => Answer::NotConfirmed(
-                "The person answered no in a dialog. Nothing was removed.".into(),
-            ),
-            Ok(dialog::Answer::NoAnswer) => {
-                Answer::NotConfirmed("Nobody answered the dialog. Nothing was removed.".into())
-            }
-            Err(error) => return Err(Refusal::in_band("not_asked", &error)),
-        })
+        Ok(Answer::NotConfirmed(reason.into()))
     }
 
     /// Why an answer is no longer wanted, once that is so: for the client and for a model.
-    async fn interruption(
-        &self,
-        context: &Context,
-        request: &Request,
-    ) -> (&'static str, &'static str) {
+    async fn interruption(&self, request: &Request) -> (&'static str, &'static str) {
         tokio::select! {
             biased;
-            () = context.cancellation.cancelled() => (
+            () = request.ct.cancelled() => (
                 "the call was cancelled",
                 "The call was cancelled. Nothing was removed.",
             ),
@@ -322,23 +308,18 @@ impl Server {
     /// Notifies the client, if it asked for progress, that a person is waited for, until the time for an
     /// answer is over.
     async fn report_waiting(&self, request: &Request) {
+        let pause = self.limits.prompt_progress;
         let end = Instant::now() + self.limits.prompt_timeout;
         // Progress must increase, and the first removal after the answer is number 1.
         let mut waiting = request.meta.get_progress_token().map(|token| {
             ProgressNotificationParam::new(token, 0.0).with_message("waiting for the person")
         });
         while let Some(progress) = &mut waiting
-            && timeout_at(end, sleep(self.limits.prompt_progress))
-                .await
-                .is_ok()
+            && timeout_at(end, sleep(pause)).await.is_ok()
         {
             progress.progress += 0.001;
-            if request
-                .peer
-                .notify_progress(progress.clone())
-                .await
-                .is_err()
-            {
+            let sent = request.peer.notify_progress(progress.clone());
+            if sent.await.is_err() {
                 break;
             }
         }
@@ -357,7 +338,24 @@ impl Target {
 }
 
 fn not_confirmed(reason: &str) -> Result<Reply, Refusal> {
-    Ok(Reply::new(RemovalReport::declined(reason))?.with_outcome(NOT_CONFIRMED))
+    Ok(Reply {
+        outcome: NOT_CONFIRMED,
+        ..Reply::new(RemovalReport::declined(reason))?
+    })
+}
+
+fn removed(outcome: RemovalOutcome) -> Result<Reply, Refusal> {
+    let last = outcome.results.last();
+    let failure = last.and_then(|result| result.as_ref().err());
+    let label = failure.map_or(OK, backups::Error::label);
+    let failure = failure.filter(|it| it.concern() == Concern::Operator);
+    let failure = failure.map(ToString::to_string);
+    let report = RemovalReport::new(outcome);
+    Ok(Reply {
+        outcome: label,
+        alert: failure.or_else(|| report.note.clone()),
+        ..Reply::new(report)?
+    })
 }
 
 impl Answer {
@@ -365,6 +363,10 @@ impl Answer {
     fn parse(answer: &Value) -> Result<Self, &'static str> {
         const UNTICKED: &str =
             "The host answered for the person without ticking the box. Nothing was removed.";
+        const DECLINED: &str = "The host answered no for the person. Nothing was removed. The rest of the task \
+                                may go on. If the host showed no question, it cannot show one.";
+        const CLOSED: &str = "The host closed the question without an answer. Nothing was removed. If it \
+                              showed no question, it cannot show one.";
         let action = answer["action"].as_str().ok_or("it has no action")?;
         let reason = match (action, &answer["content"]) {
             ("accept", Value::Object(form)) => match form.get("remove") {
@@ -372,23 +374,16 @@ impl Answer {
                 Some(Value::String(text)) if text == "true" => return Ok(Self::Confirmed),
                 Some(Value::String(text)) if text != "false" => {
                     let text = text::excerpt(text);
-                    format!("The host answered \"{text}\" in place of true. Nothing was removed.").into()
+                    format!("The host answered \"{text}\" in place of true. Nothing was removed.")
+                        .into()
                 }
                 None | Some(Value::Bool(_) | Value::String(_) | Value::Null) => UNTICKED.into(),
                 Some(_) => return Err("`remove` is neither true nor false"),
             },
             ("accept", Value::Null) => UNTICKED.into(),
             ("accept", _) => return Err("its content is no form"),
-            ("decline", _) => {
-                "The host answered no for the person. Nothing was removed. The rest of the task may go \
-                 on. If the host showed no question, it cannot show one."
-                    .into()
-            }
-            ("cancel", _) => {
-                "The host closed the question without an answer. Nothing was removed. If it showed \
-                 no question, it cannot show one."
-                    .into()
-            }
+            ("decline", _) => DECLINED.into(),
+            ("cancel", _) => CLOSED.into(),
             (other, _) => {
                 let other = text::excerpt(other);
                 format!("The host answered \"{other}\" for the person. Nothing was removed.").into()
@@ -410,9 +405,8 @@ fn can_be_asked(request: &Request) -> bool {
     let negotiated = client.map(|client| client.capabilities.clone());
     let declared = request.client_capabilities();
     let declared = declared.filter(|_| is_stateless(request));
-    [negotiated, declared]
-        .into_iter()
-        .filter_map(|capabilities| capabilities?.elicitation)
+    let both = [negotiated, declared].into_iter();
+    both.filter_map(|capabilities| capabilities?.elicitation)
         .any(|modes| modes.form.is_some() || modes.url.is_none())
 }
 

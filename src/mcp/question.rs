@@ -22,10 +22,10 @@ const STATE_COLUMNS: usize = 18;
 /// The question about a plan. `name` is the database's; `change` says why the question is put again.
 pub(super) fn question(plan: &RemovalPlan, name: Option<&str>, change: Option<&str>) -> String {
     let message = message(plan, name, Utc::now());
-    change.map_or_else(
-        || message.clone(),
-        |change| format!("Changed: {change}\n{message}"),
-    )
+    match change {
+        Some(change) => format!("Changed: {change}\n{message}"),
+        None => message,
+    }
 }
 
 /// A form with the question about this many backups.
@@ -65,13 +65,7 @@ fn message(plan: &RemovalPlan, name: Option<&str>, now: DateTime<Utc>) -> String
     if let [Listed { backup, .. }] = backups.as_slice() {
         let facts = format!("Remove {}", describe(backup));
         let first = with_name(facts, backup.name.as_deref());
-        return [
-            first,
-            remaining,
-            database,
-            "This cannot be undone.".to_owned(),
-        ]
-        .join("\n");
+        return format!("{first}\n{remaining}\n{database}\nThis cannot be undone.");
     }
     let is_failed = |listed: &&Listed| listed.condition == Condition::Failed;
     let failed = match backups.iter().filter(is_failed).count() {

@@ -1,152 +1,26 @@
-//! Results of the tools: structured content that conforms to the advertised schema, the same as
+//! Results of the tools that change something, and what all results have in common: structured content that conforms to the advertised schema, the same as
 //! text, and errors in-band as text alone.
 
 use std::fmt::Display;
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rmcp::{
     ErrorData,
     model::{CallToolResponse, CallToolResult, ContentBlock},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::arguments::{ArgumentError, ListArguments};
+use super::{
+    arguments::ArgumentError,
+    lists::{BackupView, DatabaseRef},
+};
 use crate::{
-    backups::{
-        self, Concern, Condition, Consent, Listed, Listing, Overview, Protection, Reading,
-        RemovalOutcome,
-    },
-    limits::Limits,
-    qovery::{BackupId, DatabaseId, Outcome, Service},
+    backups::{self, Concern, Condition, Consent, Listed, RemovalOutcome},
+    qovery::{BackupId, Outcome},
     telemetry::OK,
     text,
 };
-
-/// The result of list-database-backups. An absent field is left out: hosts have lost whole results
-/// over a `null`.
-#[derive(Default, Serialize, JsonSchema)]
-pub(super) struct BackupList {
-    /// Whose they are.
-    database: DatabaseRef,
-    /// The time of this answer.
-    now: String,
-    /// Whether the list was read to its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    complete: Option<bool>,
-    /// Of all backups, whatever the filters, if the list is complete.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<Summary>,
-    /// How the filters were read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    filters: Option<String>,
-    /// How many fit the filters, if fewer are shown or there are filters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    matching: Option<usize>,
-    /// If more fit: the createdBefore to go on with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_created_before: Option<String>,
-    /// The newest first.
-    backups: Vec<BackupView>,
-    /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) note: Option<String>,
-}
-
-/// The other result of list-database-backups, in the same schema.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct AllDatabases {
-    /// The time of this answer.
-    now: String,
-    /// Whether each database is in it.
-    complete: bool,
-    /// Those that have gone longest without a finished backup first.
-    databases: Vec<DatabaseView>,
-    /// What else there is to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) note: Option<String>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct DatabaseView {
-    id: String,
-    name: String,
-    project: String,
-    environment: String,
-    /// The newest backup that can be restored from, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    newest_finished: Option<NewestFinished>,
-    in_progress: usize,
-    /// How many failed after it.
-    failed_since: usize,
-    /// Whether too little of the list could be read to be sure.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    not_known: Option<bool>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct NewestFinished {
-    id: BackupId,
-    created_at: String,
-    age_hours: f64,
-}
-
-#[derive(Default, Serialize, JsonSchema)]
-pub(super) struct DatabaseRef {
-    id: String,
-    /// What people call it, where that can be looked up.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Summary {
-    total: usize,
-    finished: usize,
-    in_progress: usize,
-    failed: usize,
-    being_removed: usize,
-    unknown: usize,
-    /// The date of the oldest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    oldest: Option<String>,
-    /// The date of the newest.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    newest: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    newest_finished_id: Option<BackupId>,
-}
-
-/// A backup.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct BackupView {
-    id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-    created_at: String,
-    #[schemars(extend("enum" = Condition::ALL.map(Condition::name)))]
-    condition: &'static str,
-    /// Qovery's own word for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<String>,
-    /// Why this server refuses to remove it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protected: Option<&'static str>,
-    /// If it is another than created_at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    updated_at: Option<String>,
-    /// If it is another than created_at.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_deployment_date: Option<String>,
-    /// All that Qovery says of its status.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Map<String, Value>>,
-    #[serde(flatten)]
-    other: Map<String, Value>,
-}
 
 /// The result of add-backup-database.
 #[derive(Serialize, JsonSchema)]
@@ -156,7 +30,6 @@ pub(super) struct AddedBackup {
     #[serde(flatten)]
     pub(super) backup: BackupView,
     /// What to do next.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
 }
 
@@ -171,30 +44,24 @@ pub(super) struct RemovalReport {
     #[schemars(with = "String", extend("enum" = CONSENTS))]
     consent: Consent,
     /// Why nothing was removed, if nothing was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// What the person should know.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) note: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(default)]
     backups: Vec<RemovalRow>,
     /// How many backups of the database remain.
-    #[serde(skip_serializing_if = "Option::is_none")]
     remaining: Option<usize>,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct RemovalRow {
     id: BackupId,
-    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
     #[schemars(extend("enum" = [REMOVED, NOT_REMOVED, UNKNOWN]))]
     outcome: &'static str,
     /// Why it was not removed, or why that is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
@@ -224,289 +91,14 @@ pub(super) struct Refusal {
     pub(super) concern: Concern,
 }
 
-impl BackupList {
-    /// The answer about a list: the newest backups that fit the filters and an answer's size.
-    pub(super) fn new(mut listing: Listing, arguments: &ListArguments, limits: &Limits) -> Self {
-        /// So that an answer stays small: clients that read slowly hold many of them.
-        const MAX_MESSAGE: usize = 200;
-
-        let read = listing.backups.len();
-        let summary = listing.complete.then(|| Summary::new(&listing.backups));
-        if read > 1 {
-            for listed in &mut listing.backups {
-                if let Some(message) = &mut listed.backup.message
-                    && message.chars().nth(MAX_MESSAGE).is_some()
-                {
-                    *message = text::truncate(message, MAX_MESSAGE) + "…";
-                }
-            }
-        }
-        let mut rows = std::mem::take(&mut listing.backups);
-        rows.retain(|row| arguments.fit(row));
-        let mut dates: Vec<_> = rows.iter().map(|row| listing.date(row)).collect();
-        // Those without a date come first here: an answer that goes on before a date has none of them.
-        let undated = dates.iter().filter(|date| date.is_none()).count();
-        rows.rotate_right(undated);
-        dates.rotate_right(undated);
-        let matching = rows.len();
-        rows.truncate(count_shown(&dates, &vec![0; matching], limits));
-        let mut rows = BackupView::rows(rows, &listing, arguments.verbose.unwrap_or(false));
-        // What cannot be serialized fails the whole answer later.
-        let size = |row| serde_json::to_string(row).map_or(0, |json| json.len());
-        let sizes: Vec<usize> = rows.iter().map(size).collect();
-        rows.truncate(count_shown(&dates, &sizes, limits));
-        let (shown, left_out) = dates.split_at(rows.len());
-        rows.rotate_left(undated.min(shown.len()));
-
-        let after = |date: &DateTime<Utc>| *date + TimeDelta::seconds(1);
-        let after = left_out.iter().flatten().next().map(after);
-        let last = shown.last().filter(|_| !left_out.is_empty());
-        let same = left_out.iter().filter(|date| Some(*date) == last).count();
-        let rest = left_out.len() - same;
-        let next = last.and_then(|last| last.or(after)).filter(|_| rest > 0);
-        let incomplete = if read >= limits.read_backups {
-            "A call reads no more"
-        } else {
-            "The list changed meanwhile, its pages repeat, or Qovery is slow. Call again"
-        };
-        let notes = [
-            (listing.complete && read == 0).then(|| {
-                "Qovery lists no backups of this database. Where the database is a managed one, its \
-                 cloud provider may have snapshots that Qovery does not show."
-                    .to_owned()
-            }),
-            (!listing.complete).then(|| {
-                format!(
-                    "Only {read} backups were read: newer ones may be missing, and what is protected \
-                     is not known. {incomplete}."
-                )
-            }),
-            (rest > 0).then(|| {
-                format!("{rest} more fit: go on with next_created_before as createdBefore.")
-            }),
-            (same > 0).then(|| format!("{same} of one date are too long for an answer.")),
-        ];
-        let filters = arguments.describe_filters();
-        Self {
-            complete: Some(listing.complete),
-            summary,
-            matching: (filters.is_some() || shown.len() < matching).then_some(matching),
-            filters,
-            next_created_before: next.map(|date| date.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
-            ..Self::with(&listing, rows, notes.into_iter().flatten())
-        }
-    }
-
-    /// The answer about a single backup, without the facts of the rest of the list.
-    pub(super) fn of_one(mut listing: Listing, is_verbose: bool) -> Self {
-        let backups = std::mem::take(&mut listing.backups);
-        let is_unfinished = |listed: &Listed| listed.condition == Condition::InProgress;
-        let note = backups.iter().any(is_unfinished).then(|| {
-            "It is still being made. Call again with this backupId to wait on.".to_owned()
-        });
-        let rows = BackupView::rows(backups, &listing, is_verbose);
-        Self::with(&listing, rows, note.into_iter())
-    }
-
-    fn with(
-        listing: &Listing,
-        backups: Vec<BackupView>,
-        notes: impl Iterator<Item = String>,
-    ) -> Self {
-        let skew = listing.clock_skew.map(|skew| {
-            let minutes = skew.num_minutes();
-            format!("Qovery's clock and this server's are {minutes} minutes apart.")
-        });
-        let notes: Vec<String> = notes.chain(skew).collect();
-        Self {
-            database: DatabaseRef::new(listing.database, listing.name.as_deref()),
-            now: listing.now.to_rfc3339_opts(SecondsFormat::Secs, true),
-            backups,
-            note: (!notes.is_empty()).then(|| notes.join(" ")),
-            ..Self::default()
-        }
-    }
-}
-
-impl AllDatabases {
-    pub(super) fn new(overview: Overview) -> Self {
-        /// Of the longest texts, some 40 kB.
-        const MAX_ROWS: usize = 100;
-
-        let now = overview.now;
-        let view = |(database, reading): (Service, Reading)| DatabaseView {
-            id: database.id.to_string(),
-            name: database.name,
-            project: database.project_name,
-            environment: database.environment_name,
-            newest_finished: reading.newest_finished.map(|(id, date)| NewestFinished {
-                id,
-                created_at: date.to_rfc3339_opts(SecondsFormat::Secs, true),
-                age_hours: hours(now - date),
-            }),
-            in_progress: reading.in_progress,
-            failed_since: reading.failed_since,
-            not_known: (!reading.is_known).then_some(true),
-        };
-        let (number, mut notes) = (overview.databases.len(), overview.problems);
-        if number > MAX_ROWS {
-            notes.push(format!(
-                "{} more are not shown: each is better off.",
-                number - MAX_ROWS
-            ));
-        }
-        if !overview.complete {
-            notes.push("Not each database was read: call again in a moment to go on.".to_owned());
-        }
-        notes.push("This says nothing of databases that the key cannot see.".to_owned());
-        let shown = overview.databases.into_iter().take(MAX_ROWS);
-        Self {
-            now: now.to_rfc3339_opts(SecondsFormat::Secs, true),
-            complete: overview.complete,
-            databases: shown.map(view).collect(),
-            note: Some(notes.join(" ")),
-        }
-    }
-}
-
-/// In tenths.
-fn hours(age: TimeDelta) -> f64 {
-    let minutes = i32::try_from(age.num_minutes()).unwrap_or(i32::MAX);
-    (f64::from(minutes) / 6.0).round() / 10.0
-}
-
-/// How many backups one answer shows, by their dates and sizes. Those of one date are not split, unless
-/// the first ones alone are too large.
-fn count_shown(dates: &[Option<DateTime<Utc>>], sizes: &[usize], limits: &Limits) -> usize {
-    let mut bytes = 0;
-    let rows = dates.iter().zip(sizes).enumerate();
-    let fitting = rows.take_while(|(number, (date, size))| {
-        bytes += *size;
-        let fits = *number < limits.listed || *date == &dates[0];
-        *number == 0 || (fits && bytes <= limits.listed_bytes)
-    });
-    let end = fitting.count();
-    let next = dates.get(end);
-    let last_of_another = dates[..end].iter().rposition(|date| Some(date) != next);
-    last_of_another.map_or(end, |last| last + 1)
-}
-
-impl DatabaseRef {
-    pub(super) fn new(id: DatabaseId, name: Option<&str>) -> Self {
-        Self {
-            id: id.to_string(),
-            name: name.map(str::to_owned),
-        }
-    }
-}
-
-impl Summary {
-    /// Expects the newest backup first and those without a date last.
-    fn new(backups: &[Listed]) -> Self {
-        let of = |condition| {
-            let listed = backups.iter();
-            listed.filter(move |listed| listed.condition == condition)
-        };
-        let mut dated = backups.iter().filter(|listed| {
-            let undated = [Protection::Undated, Protection::InFuture].map(Some);
-            !undated.contains(&listed.protection)
-        });
-        let newest = dated.next();
-        let oldest = dated.next_back().or(newest);
-        let date = |listed: &Listed| listed.backup.created_at.clone();
-        Self {
-            total: backups.len(),
-            finished: of(Condition::Finished).count(),
-            in_progress: of(Condition::InProgress).count(),
-            failed: of(Condition::Failed).count(),
-            being_removed: of(Condition::BeingRemoved).count(),
-            unknown: of(Condition::Unknown).count(),
-            oldest: oldest.map(date),
-            newest: newest.map(date),
-            newest_finished_id: of(Condition::Finished)
-                .next()
-                .map(|listed| listed.backup.id),
-        }
-    }
-}
-
-impl BackupView {
-    fn rows(mut backups: Vec<Listed>, listing: &Listing, is_verbose: bool) -> Vec<Self> {
-        if is_verbose {
-            listing.add_statuses(&mut backups);
-        }
-        let rows = backups.into_iter();
-        rows.map(|listed| Self::new(listed, is_verbose)).collect()
-    }
-
-    /// A row, with Qovery's own words where they are asked for or say more than the condition.
-    pub(super) fn new(listed: Listed, verbose: bool) -> Self {
-        let mut backup = listed.backup;
-        if !verbose && listed.condition != Condition::Unknown {
-            (backup.status, backup.updated_at) = (None, None);
-            backup.other.clear();
-        }
-        let mut other = backup.other;
-        // A field that Qovery may call so one day means something else here.
-        for own in [
-            "condition",
-            "database",
-            "last_deployment_date",
-            "note",
-            "protected",
-            "state",
-        ] {
-            other.remove(own);
-        }
-        let mut status = match listed.status {
-            Some(Value::Object(status)) => Some(status),
-            _ => None,
-        };
-        status.iter_mut().chain([&mut other]).for_each(remove_nulls);
-        let short = backup.status.unwrap_or_default();
-        let differs = |date: &String| *date != backup.created_at;
-        Self {
-            id: backup.id.to_string(),
-            name: backup.name,
-            message: backup.message.filter(|message| !message.is_empty()),
-            condition: listed.condition.name(),
-            state: short.state,
-            protected: listed.protection.map(Protection::name),
-            updated_at: backup.updated_at.filter(differs),
-            last_deployment_date: short.last_deployment_date.filter(differs),
-            status,
-            other,
-            created_at: backup.created_at,
-        }
-    }
-}
-
-/// Removes nulls from fields that are passed on as Qovery sent them.
-fn remove_nulls(fields: &mut Map<String, Value>) {
-    fn descend(value: &mut Value) {
-        match value {
-            Value::Object(fields) => remove_nulls(fields),
-            Value::Array(values) => values.iter_mut().for_each(descend),
-            _ => {}
-        }
-    }
-    fields.retain(|_, value| !value.is_null());
-    fields.values_mut().for_each(descend);
-}
-
 impl RemovalReport {
     pub(super) fn new(outcome: RemovalOutcome) -> Self {
-        let RemovalOutcome {
-            plan,
-            consent,
-            results,
-        } = outcome;
-        let mut results = results.into_iter();
-        let row = |Listed {
-                       backup, condition, ..
-                   }: Listed| {
+        let (plan, consent) = (outcome.plan, outcome.consent);
+        let mut results = outcome.results.into_iter();
+        let row = |listed: Listed| {
+            let backup = listed.backup;
             let (outcome, reason) = match results.next() {
-                Some(Ok(_)) if condition == Condition::BeingRemoved => {
+                Some(Ok(_)) if listed.condition == Condition::BeingRemoved => {
                     (REMOVED, Some("It was being removed already.".to_owned()))
                 }
                 Some(Ok(_)) => (REMOVED, None),
@@ -565,6 +157,7 @@ impl Reply {
     pub(super) fn new(result: impl Serialize) -> Result<Self, Refusal> {
         let failed = |error: serde_json::Error| Refusal::in_band("internal_error", &error);
         let mut value = serde_json::to_value(result).map_err(failed)?;
+        remove_nulls(&mut value);
         // Three times as fast as `Display`, which writes through a formatter.
         let mut text = serde_json::to_string(&value).map_err(failed)?;
         if !text::is_printable_ascii(&text) {
@@ -579,10 +172,17 @@ impl Reply {
             alert: None,
         })
     }
+}
 
-    /// The same response under another label.
-    pub(super) fn with_outcome(self, outcome: &'static str) -> Self {
-        Self { outcome, ..self }
+/// Leaves out absent fields: hosts have lost whole results over a `null`.
+pub(super) fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(values) => values.iter_mut().for_each(remove_nulls),
+        _ => {}
     }
 }
 
@@ -608,9 +208,9 @@ impl Refusal {
     }
 
     /// The text, if the operator has to act on it.
-    pub(super) fn alert(&self) -> Option<&str> {
-        let text = self.error.as_deref().ok();
-        text.filter(|_| self.concern == Concern::Operator)
+    pub(super) fn alert(&self) -> Option<String> {
+        let text = self.error.as_ref().ok();
+        text.filter(|_| self.concern == Concern::Operator).cloned()
     }
 
     /// The response. In-band it is text alone: TypeScript v1 clients check structured content against

@@ -15,10 +15,8 @@ use super::{
         schema,
     },
     confirmation::Target,
-    results::{
-        AddedBackup, AllDatabases, BackupList, BackupView, DatabaseRef, Refusal, RemovalReport,
-        Reply,
-    },
+    lists::{AllDatabases, BackupList, BackupView, DatabaseRef},
+    results::{AddedBackup, Refusal, RemovalReport, Reply},
 };
 use crate::{
     backups::{Found, Listed},
@@ -55,22 +53,11 @@ pub(super) fn definitions(keep_latest: usize) -> [Tool; 3] {
     let list = hints.clone().read_only(true).idempotent(true);
     let add = hints.read_only(false).idempotent(false);
     let remove = add.clone().destructive(true).idempotent(true);
+    let (added, removal) = (schema::<AddedBackup>().1, schema::<RemovalReport>().1);
     [
         define::<ListArguments>(LIST, "List database backups", list, &kept, list_output()),
-        define::<AddArguments>(
-            ADD,
-            "Add a backup to the database",
-            add,
-            &kept,
-            schema::<AddedBackup>().1,
-        ),
-        define::<RemoveArguments>(
-            REMOVE,
-            "Remove database backup",
-            remove,
-            &kept,
-            schema::<RemovalReport>().1,
-        ),
+        define::<AddArguments>(ADD, "Add a backup to the database", add, &kept, added),
+        define::<RemoveArguments>(REMOVE, "Remove database backup", remove, &kept, removal),
     ]
 }
 
@@ -219,7 +206,7 @@ impl Server {
         let name = self.backups.name(context, database).await;
         Reply::new(AddedBackup {
             database: DatabaseRef::new(database, name.as_deref()),
-            backup: BackupView::new(Listed::from(added.answered.value), false),
+            backup: BackupView::new(Listed::from(added.answered.value), None),
             note: Some(note),
         })
     }
