@@ -12,6 +12,7 @@ use crate::{
     docs::read,
     expect::contains,
     network::{Tls, trusting},
+    oauth::{Issuer, list},
     upstreams::{Database, Upstream, backup, json_reply, page, reply},
 };
 
@@ -43,6 +44,7 @@ async fn each_quoted_message_is_what_the_program_says() {
         of_the_key().await,
         of_the_call().await,
         over_http().await,
+        of_the_sign_in().await,
     ];
     let said = said.concat();
     for (quote, text) in &said {
@@ -50,6 +52,23 @@ async fn each_quoted_message_is_what_the_program_says() {
     }
     let tried: BTreeSet<_> = said.iter().map(|(quote, _)| (*quote).to_owned()).collect();
     assert_eq!(tried, quoted());
+}
+
+async fn of_the_sign_in() -> Said {
+    let issuer = Issuer::start().await;
+    let for_another = issuer.token_with("aud", json!("another"));
+    let server = issuer.serve(&[]).await;
+    let refused = server.rest(list().token(Some(&for_another))).await;
+    issuer.publish(reply("503 X", "", ""));
+    let checked = issuer.app().run(&["check", "--sandbox"]).await;
+    let down = issuer.serve(&[]).await;
+    down.rest(list().token(Some(&for_another))).await;
+    let quote = "the keys of the sign-in could not be read";
+    vec![
+        ("it is for another audience (aud)", refused.text()),
+        ("the sign-in would not work", checked.stdout),
+        (quote, down.log.message(quote).await),
+    ]
 }
 
 async fn at_the_start() -> Said {
