@@ -112,7 +112,7 @@ impl Key {
 }
 
 /// An issuer that publishes what the test says.
-struct Issuer {
+pub(crate) struct Issuer {
     server: Upstream,
     metadata: Arc<Mutex<Value>>,
     keys: Arc<Mutex<Reply>>,
@@ -143,24 +143,24 @@ impl Issuer {
         }
     }
 
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Key::ec()).await
     }
 
     /// The program with this issuer.
-    fn app(&self) -> TestApp {
+    pub(crate) fn app(&self) -> TestApp {
         TestApp::new(&[])
             .with("QOVERY_BACKUPS_OAUTH_ISSUER", self.server.url())
             .with("QOVERY_BACKUPS_PUBLIC_URL", PUBLIC_URL)
     }
 
-    async fn serve(&self, arguments: &[&str]) -> Server {
+    pub(crate) async fn serve(&self, arguments: &[&str]) -> Server {
         self.app()
             .serve(&[&["--sandbox"], arguments].concat())
             .await
     }
 
-    fn publish(&self, reply: Reply) {
+    pub(crate) fn publish(&self, reply: Reply) {
         *self.keys.lock().unwrap() = reply;
     }
 
@@ -189,7 +189,7 @@ impl Issuer {
     }
 
     /// A token with another value of this claim, or without it.
-    fn token_with(&self, claim: &str, value: Value) -> String {
+    pub(crate) fn token_with(&self, claim: &str, value: Value) -> String {
         let mut claims = self.claims(BOTH);
         match value {
             Value::Null => drop(claims.as_object_mut().unwrap().remove(claim)),
@@ -211,7 +211,7 @@ fn jwks(keys: &[Value]) -> Reply {
     json_reply("200 OK", &json!({ "keys": keys }))
 }
 
-fn list() -> Request {
+pub(crate) fn list() -> Request {
     Request::get(&backups_of(Sandbox::ORDERS))
 }
 
@@ -620,26 +620,6 @@ async fn an_issuer_that_does_not_fit_signs_no_caller_in() {
         *issuer.metadata.lock().unwrap() = metadata;
         refuses(&issuer, &token, reason).await;
     }
-}
-
-/// What is said of a sign-in that does not work, by what the pages quote of it.
-pub(crate) async fn messages() -> Vec<(&'static str, String)> {
-    let issuer = Issuer::start().await;
-    let server = issuer.serve(&[]).await;
-    let token = issuer.token_with("aud", json!([]));
-    let refused = server.rest(list().token(Some(&token))).await;
-    *issuer.metadata.lock().unwrap() = json!({});
-    let check = issuer.app().run(&["check", "--sandbox"]).await;
-    let server = issuer.serve(&[]).await;
-    server.rest(list().token(Some(&token))).await;
-    vec![
-        ("it is for another audience (aud)", refused.text()),
-        ("the sign-in would not work", check.stdout),
-        (
-            "the keys of the sign-in could not be read",
-            server.finish().await.stderr,
-        ),
-    ]
 }
 
 /// Expects a fresh server to refuse a token, and `check` to say why.

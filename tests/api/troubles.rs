@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use crate::{
     app::{TestApp, sandbox_session, serve_sandbox},
     clients::{ADD, ASKABLE, Client, Era, LIST, REMOVE, STATELESS, can_ask, orders, yes},
-    connection::{Request, backups_of},
+    connection::Request,
     docs::read,
     expect::contains,
     network::{Tls, trusting},
-    oauth,
+    oauth::{Issuer, list},
     upstreams::{Database, Upstream, backup, json_reply, page, reply},
 };
 
@@ -44,7 +44,7 @@ async fn each_quoted_message_is_what_the_program_says() {
         of_the_key().await,
         of_the_call().await,
         over_http().await,
-        oauth::messages().await,
+        of_the_sign_in().await,
     ];
     let said = said.concat();
     for (quote, text) in &said {
@@ -52,6 +52,23 @@ async fn each_quoted_message_is_what_the_program_says() {
     }
     let tried: BTreeSet<_> = said.iter().map(|(quote, _)| (*quote).to_owned()).collect();
     assert_eq!(tried, quoted());
+}
+
+async fn of_the_sign_in() -> Said {
+    let issuer = Issuer::start().await;
+    let for_another = issuer.token_with("aud", json!("another"));
+    let server = issuer.serve(&[]).await;
+    let refused = server.rest(list().token(Some(&for_another))).await;
+    issuer.publish(reply("503 X", "", ""));
+    let checked = issuer.app().run(&["check", "--sandbox"]).await;
+    let down = issuer.serve(&[]).await;
+    down.rest(list().token(Some(&for_another))).await;
+    let quote = "the keys of the sign-in could not be read";
+    vec![
+        ("it is for another audience (aud)", refused.text()),
+        ("the sign-in would not work", checked.stdout),
+        (quote, down.log.message(quote).await),
+    ]
 }
 
 async fn at_the_start() -> Said {
@@ -200,9 +217,6 @@ async fn over_http() -> Said {
     let server = serve_sandbox(&[]).await;
     let elsewhere = Request::get("/v1/database/x/backup").header("Host", "backups.example.com");
     let elsewhere = elsewhere.send(server.rest).await;
-    let keyless = serve_sandbox(&["--caller-keys"]).await;
-    let keyless = keyless.rest(Request::get(&backups_of(Sandbox::ORDERS)));
-    let keyless = keyless.await.text();
     // Two replicas, each with a state key of its own making.
     let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
     let [mut asks, mut answers] = [
@@ -218,10 +232,6 @@ async fn over_http() -> Said {
             registration.text(),
         ),
         ("This server does not answer to that name", elsewhere.text()),
-        (
-            "the header X-Qovery-Api-Key of the call holds none",
-            keyless,
-        ),
         (
             "The requestState is not one that this server gave",
             forged.to_string(),
