@@ -223,18 +223,18 @@ impl Audit {
     /// Records that removals were refused. The same refusal is recorded once in a while: an agent that loops
     /// must not fill the disk.
     pub(super) async fn refusals(&self, token: Option<&str>, mut records: Vec<Record>) {
-        {
-            let (now, mut refusals) = (Instant::now(), self.refusals.lock());
+        let now = Instant::now();
+        let is_new = |record: &Record| {
+            let mut refusals = self.refusals.lock();
             refusals.retain(|_, since| now.duration_since(*since) < REFUSAL_WINDOW);
-            records.retain(|record| {
-                let refusal = (token.map(str::to_owned), record.backup_id, record.reason);
-                let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
-                if is_new {
-                    refusals.insert(refusal, now);
-                }
-                is_new
-            });
-        }
+            let refusal = (token.map(str::to_owned), record.backup_id, record.reason);
+            let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
+            if is_new {
+                refusals.insert(refusal, now);
+            }
+            is_new
+        };
+        records.retain(is_new);
         if records.is_empty() {
             return;
         }
