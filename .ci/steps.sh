@@ -17,7 +17,7 @@ mkdir -p "$cache"
 export PATH="$cache/bin:$PATH" CARGO_TERM_COLOR=never DEBIAN_FRONTEND=noninteractive
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
-largest_binary=9600000
+largest_binary=9750000
 deny_version=0.20.2
 # The conformance suite and the Inspector need a newer Node than Debian's.
 node_version=22.23.3

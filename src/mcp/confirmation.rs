@@ -167,9 +167,9 @@ impl Server {
                     return Ok(reply);
                 }
                 confirmed = Some((plan.facts(), asked_by));
+                // The time that the person took does not count.
+                timed = context.with_deadline(Deadline::after(time));
             }
-            // The time that a person takes does not count.
-            timed = context.with_deadline(Deadline::after(time));
             let describe = |removed| format!("{removed} removed");
             let total = Some(backups.len());
             let removal = self.with_progress(request, &timed, total, describe, |gone| {

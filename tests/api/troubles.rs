@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     app::{TestApp, sandbox_session, serve_sandbox},
     clients::{ADD, ASKABLE, Client, Era, LIST, REMOVE, STATELESS, can_ask, orders, yes},
-    connection::Request,
+    connection::{Request, backups_of},
     docs::read,
     expect::contains,
     network::{Tls, trusting},
@@ -217,6 +217,9 @@ async fn over_http() -> Said {
     let server = serve_sandbox(&[]).await;
     let elsewhere = Request::get("/v1/database/x/backup").header("Host", "backups.example.com");
     let elsewhere = elsewhere.send(server.rest).await;
+    let keyless = serve_sandbox(&["--caller-keys"]).await;
+    let keyless = keyless.rest(Request::get(&backups_of(Sandbox::ORDERS)));
+    let keyless = keyless.await.text();
     // Two replicas, each with a state key of its own making.
     let database = Database::with([1, 2, 3].map(|number| backup(number, "READY"))).await;
     let [mut asks, mut answers] = [
@@ -232,6 +235,10 @@ async fn over_http() -> Said {
             registration.text(),
         ),
         ("This server does not answer to that name", elsewhere.text()),
+        (
+            "the header X-Qovery-Api-Key of the call holds none",
+            keyless,
+        ),
         (
             "The requestState is not one that this server gave",
             forged.to_string(),
