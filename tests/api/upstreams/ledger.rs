@@ -64,7 +64,7 @@ impl Entry {
 
     /// As Qovery writes it, with fields that no program knows.
     pub(crate) fn json(&self) -> Value {
-        let created_at = self.created_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let created_at = self.created_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         json!({
             "id": self.id,
             "created_at": created_at,
