@@ -384,6 +384,27 @@ async fn access_tokens_are_accepted_beside_it() {
     unauthenticated(&server.rest(list()).await, false);
 }
 
+/// The sign-in says who calls, and the key what Qovery lets them do: neither stands for the other.
+#[tokio::test]
+async fn a_caller_who_signs_in_may_bring_the_own_key() {
+    let issuer = Issuer::start().await;
+    let server = issuer.serve(&["--caller-keys"]).await;
+    let token = issuer.token(BOTH);
+    let key = ("X-Qovery-Api-Key", Sandbox::KEY);
+    let both = list().token(Some(&token)).header(key.0, key.1);
+    let answer = server.rest(both).await;
+    assert_eq!(answer.status, 200);
+    let caller = server.call_of(&answer).await["caller"].clone();
+    assert!(
+        caller.as_str().unwrap().starts_with("ada@example.com ("),
+        "{caller}"
+    );
+    let keyless = server.rest(list().token(Some(&token))).await;
+    keyless.problem(403, "key_missing");
+    unauthenticated(&server.rest(list().header(key.0, key.1)).await, false);
+    unauthenticated(&server.rest(list().header("X-API-Key", key.1)).await, false);
+}
+
 #[tokio::test]
 async fn a_token_that_is_not_for_this_server_is_refused_with_its_reason() {
     let issuer = Issuer::start().await;
