@@ -153,6 +153,9 @@ pub async fn check_ages(
             Err(error) => problems.push(error.to_string()),
         }
     }
+    if readings.is_empty() && problems.is_empty() {
+        problems.push("the key sees no database.".to_owned());
+    }
     let mut is_old = false;
     for (database, reading) in readings {
         if !reading.is_known {
@@ -164,7 +167,10 @@ pub async fn check_ages(
         let verdict = if is_good { "OK" } else { "TOO OLD" };
         let words = match age {
             None => "no finished backup".to_owned(),
-            Some(age) => format!("the newest finished backup is {} h old", age.num_hours()),
+            Some(age) => format!(
+                "the newest finished backup is {} h old",
+                age.num_hours().max(0)
+            ),
         };
         let failed = reading.failed_since;
         writeln!(

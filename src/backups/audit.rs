@@ -65,11 +65,15 @@ pub(super) struct Audit {
     incomplete: AtomicBool,
     /// Whether the log says already that the file of the month cannot be written.
     is_unwritable: AtomicBool,
-    /// When refusals were recorded: by the caller's access token or key, backup and reason.
+    /// When refusals were recorded: by the caller's access token or key, database, backup and reason.
     refusals: SyncMutex<HashMap<Refusal, Instant>>,
 }
 
-type Refusal = (Option<Arc<str>>, Option<BackupId>, Option<&'static str>);
+type Refusal = (
+    Option<Arc<str>>,
+    (DatabaseId, Option<BackupId>),
+    Option<&'static str>,
+);
 
 /// A change whose intent is on record. Dropped without its outcome on record, as by a panic, it logs the
 /// outcome as an error.
@@ -108,6 +112,8 @@ pub(super) struct Record {
 /// How long the same refusal is not recorded again, and how many are remembered.
 const REFUSAL_WINDOW: Duration = Duration::from_secs(10 * 60);
 const MAX_REFUSALS: usize = 4096;
+/// Those of one caller.
+const MAX_REFUSALS_OF_CALLER: usize = 512;
 
 impl Record {
     /// Names and dates are cut: Qovery documents no limit.
@@ -221,16 +227,23 @@ impl Audit {
     }
 
     /// Records that removals were refused. The same refusal is recorded once in a while: an agent that loops
-    /// must not fill the disk.
+    /// must not fill the disk, nor use up what is remembered of others.
     pub(super) async fn refusals(&self, caller: Option<&Arc<str>>, mut records: Vec<Record>) {
+        let key = |record: &Record| {
+            let ids = (record.database_id, record.backup_id);
+            (caller.cloned(), ids, record.reason)
+        };
         {
             let (now, mut refusals) = (Instant::now(), self.refusals.lock());
             refusals.retain(|_, since| now.duration_since(*since) < REFUSAL_WINDOW);
+            let is_own = |refusal: &&Refusal| refusal.0.as_ref() == caller;
+            let mut own = refusals.keys().filter(is_own).count();
             records.retain(|record| {
-                let refusal = (caller.cloned(), record.backup_id, record.reason);
-                let is_new = refusals.len() < MAX_REFUSALS && !refusals.contains_key(&refusal);
+                let is_full = own >= MAX_REFUSALS_OF_CALLER || refusals.len() >= MAX_REFUSALS;
+                let is_new = !is_full && !refusals.contains_key(&key(record));
                 if is_new {
-                    refusals.insert(refusal, now);
+                    refusals.insert(key(record), now);
+                    own += 1;
                 }
                 is_new
             });
@@ -240,6 +253,10 @@ impl Audit {
         }
         if let Err(error) = self.write(&mut records).await {
             tracing::warn!(%error, "the audit log could not be written; a refusal is not in it");
+            for record in &records {
+                record.log(false);
+                self.refusals.lock().remove(&key(record));
+            }
         }
     }
 

@@ -29,6 +29,7 @@ use tower_http::{
 use super::{Settings, SignIn, auth};
 use crate::{
     context::{Caller, Context, Deadline, Interface, RequestId, Role, TraceParent},
+    credentials::mask_keys,
     limits::Limits,
     rest::{self, Problem},
     shutdown::Shutdown,
@@ -194,7 +195,8 @@ async fn log_request(
         let call = Call::begin(&context, operation);
         let mut ids = uri.path().split('/').skip(3).step_by(2);
         if let ("add" | "remove", Some(database)) = (operation, ids.next()) {
-            call.about(text::excerpt(database), ids.next().map(text::excerpt));
+            let shown = |id: &str| mask_keys(&text::excerpt(id));
+            call.about(shown(database), ids.next().map(shown));
         }
         call
     };

@@ -29,7 +29,7 @@ use crate::{
 /// Up to 100 are shown, those that fit the filters; the next ones come with next_created_before as
 /// createdBefore. With backupId: that one alone, and while it is in_progress this waits for it, up to 20
 /// seconds, or 4 where the client sends no progress token. Without databaseId: of each database the newest finished
-/// backup, the worst first; to look at all at once, since it takes a request a database of the 1,000 that Qovery
+/// backup, the worst first; to look at all at once, since it takes a request or more a database of the 1,000 that Qovery
 /// allows an hour.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

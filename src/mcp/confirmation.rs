@@ -66,9 +66,12 @@ impl Server {
         context: &Context,
         request: &Request,
     ) -> Result<Reply, Refusal> {
+        // An answer without the state of a question is to none that was put.
+        let is_to_none = matches!(answer, (None, Some(_)));
         let removed = self.remove_confirmed(&target, answer, context, request);
         let removed = removed.await;
         let (reason, declined) = match &removed {
+            Ok(_) if is_to_none => return removed,
             Ok(reply) if reply.outcome == NOT_CONFIRMED => (NOT_CONFIRMED, self.asks_by(request)),
             Err(refusal) if refusal.concern == Concern::Caller => (refusal.outcome, None),
             _ => return removed,

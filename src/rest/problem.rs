@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     backups::{Concern, Error, Obstacle},
     context::RequestId,
-    qovery::{Failure, Outcome, Scheme},
+    qovery::{Failure, Outcome, Scheme, mask_keys},
     text,
 };
 
@@ -104,7 +104,7 @@ impl Problem {
     /// Invalid input.
     pub fn invalid(reason: &str) -> Self {
         // Some reasons repeat the input.
-        let short = text::excerpt(reason);
+        let short = mask_keys(&text::excerpt(reason));
         let detail = format!("{short}. No request was sent to Qovery, and nothing was changed.");
         Self::new("invalid_request", StatusCode::BAD_REQUEST, detail)
     }

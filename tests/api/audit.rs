@@ -799,3 +799,51 @@ async fn the_same_refusal_is_recorded_once_for_each_caller() {
         .collect();
     assert_eq!(callers, ["ada", "ben"]);
 }
+
+/// One caller's flood leaves room for the refusals of others, and a no to a question that was not put is none.
+#[tokio::test]
+async fn a_flood_of_refusals_hides_none_of_others() {
+    let tokens = format!("ada:{TOKEN}\nbot:7oken-of-bot-7oken-of-bot");
+    let audited =
+        Audited::start(|_| Behavior::default(), Some(&tokens), &["--confirm=never"]).await;
+    let bot = Some("7oken-of-bot-7oken-of-bot");
+    let mut flood = Caller::with_token(&audited.server, Interface::Mcp, bot).await;
+    for batch in 0..12_u32 {
+        let ids: Vec<String> = (0..50)
+            .map(|number| backup_id(1_000 + batch * 50 + number))
+            .collect();
+        let request = flood.remove_all(&database(1), &ids);
+        assert!(!flood.send(&request).await.ok);
+    }
+    assert_eq!(lines(&audited.path()).len(), 512);
+    let mut ada = Caller::with_token(&audited.server, Interface::Rest, Some(TOKEN)).await;
+    assert!(!ada.removed(&database(1), &audited.newest().id).await.ok);
+    assert_eq!(lines(&audited.path()).last().unwrap()["caller"], "ada");
+
+    let audited = Audited::obedient().await;
+    let mut client = Client::over_http(&audited.server, Era::Stateless, None);
+    client.capabilities = can_ask();
+    let arguments = json!({ "databaseId": database(1), "backupId": audited.entry(0).id });
+    let no = json!({ "confirmation": { "action": "decline" } });
+    let call = json!({ "name": REMOVE, "arguments": arguments, "inputResponses": no });
+    client.step(call).await.outcome("not_removed");
+    assert_eq!(lines(&audited.path()).len(), 0);
+}
+
+/// It is in the log then, and in the file once that can be written.
+#[tokio::test]
+async fn a_refusal_that_the_file_does_not_take_is_in_the_log() {
+    let audited = Audited::obedient().await;
+    let path = audited.path();
+    fs::create_dir(&path).unwrap();
+    let mut caller = Caller::of(&audited.server, Interface::Rest).await;
+    let newest = audited.newest().id;
+    assert!(!caller.removed(&database(1), &newest).await.ok);
+    let is_it = |line: &Value| {
+        line["fields"]["phase"] == "refused" && line["fields"]["backup_id"] == *newest
+    };
+    audited.server.log.line(is_it).await;
+    fs::remove_dir(&path).unwrap();
+    assert!(!caller.removed(&database(1), &newest).await.ok);
+    assert_eq!(lines(&path).len(), 1);
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::{
-    app::{TEST_TIMEOUT, TestApp, sandbox_session},
+    app::{TEST_TIMEOUT, TestApp, sandbox_session, serve_sandbox},
     clients::{ADD, Caller, Client, ERAS, Era, INTERFACES, Interface, LIST, REMOVE, orders},
     connection::{Request, backups_of},
     expect::{contains, lacks},
@@ -445,4 +445,12 @@ async fn no_refused_argument_shows_a_key() {
             lacks(&text, ["0123"]);
         }
     }
+    let server = serve_sandbox(&[]).await;
+    let path = backups_of("qov_0123456789");
+    for request in [Request::get(&path), Request::delete(&format!("{path}/x"))] {
+        let answer = server.rest(request).await;
+        contains(&answer.text(), ["qov_…"]);
+        lacks(&answer.text(), ["0123"]);
+    }
+    lacks(&server.finish().await.stderr, ["0123"]);
 }
