@@ -97,14 +97,14 @@ impl Dialog {
         let has_screen = display.is_some() || get("WAYLAND_DISPLAY").is_some();
         let folders = get("PATH").into_iter().flat_map(env::split_paths);
         let mut programs = folders.map(|folder| folder.join("zenity"));
-        let zenity = programs.find(|program| program.is_absolute() && program.is_file());
+        let mut zenity = || programs.find(|program| program.is_absolute() && program.is_file());
         let (system, program) = match os {
             _ if get("CI").is_some() => return Err("CI is set"),
             _ if get("SSH_CONNECTION").is_some() && !is_forwarded => {
                 return Err("SSH_CONNECTION is set, and DISPLAY names no host");
             }
             "linux" if !has_screen => return Err("neither WAYLAND_DISPLAY nor DISPLAY is set"),
-            "linux" => (System::Zenity, zenity.ok_or("no zenity is in PATH")?),
+            "linux" => (System::Zenity, zenity().ok_or("no zenity is in PATH")?),
             "macos" => (System::Osascript, "/usr/bin/osascript".into()),
             "windows" => (System::PowerShell, "powershell.exe".into()),
             _ => return Err("this operating system has no dialog"),

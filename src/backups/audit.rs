@@ -167,7 +167,7 @@ impl Record {
     }
 
     fn log(&self, is_missing_in_file: bool) {
-        let json = json!(self);
+        let (consent, asked_by) = (json!(self.consent), json!(self.asked_by));
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
@@ -181,8 +181,8 @@ impl Record {
                     backup_id = self.backup_id.map(tracing::field::display),
                     name = self.name,
                     created_at = self.created_at,
-                    consent = json["consent"].as_str(),
-                    asked_by = json["asked_by"].as_str(),
+                    consent = consent.as_str(),
+                    asked_by = asked_by.as_str(),
                     phase = self.phase,
                     reason = self.reason,
                     outcome = self.outcome.map(Outcome::name),
@@ -239,10 +239,11 @@ impl Audit {
             let is_own = |refusal: &&Refusal| refusal.0.as_ref() == caller;
             let mut own = refusals.keys().filter(is_own).count();
             records.retain(|record| {
+                let refusal = key(record);
                 let is_full = own >= MAX_REFUSALS_OF_CALLER || refusals.len() >= MAX_REFUSALS;
-                let is_new = !is_full && !refusals.contains_key(&key(record));
+                let is_new = !is_full && !refusals.contains_key(&refusal);
                 if is_new {
-                    refusals.insert(key(record), now);
+                    refusals.insert(refusal, now);
                     own += 1;
                 }
                 is_new

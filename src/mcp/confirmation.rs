@@ -51,7 +51,6 @@ enum Answer {
 }
 
 /// The backups of one database that a call is to remove.
-#[derive(Clone)]
 pub(super) struct Target {
     pub(super) database: DatabaseId,
     pub(super) backups: Vec<BackupId>,
